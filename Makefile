@@ -1,0 +1,50 @@
+# An active virtual or conda environment is used; without one, .venv is made.
+ENV := $(abspath $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),.venv))
+PYTHON := $(ENV)/bin/python
+INSTALLED := $(ENV)/.reranker-installed
+RUN := cd train_reranker && $(PYTHON)
+
+DATA := train_reranker/data
+BASE := models/demo-reranker
+MODEL := train_reranker/output_new
+
+.PHONY: install demo data test lint bench
+.DELETE_ON_ERROR:
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.txt requirements-demo.txt
+	test -x $(PYTHON) || python3 -m venv $(ENV)
+	$(PYTHON) -m pip install --quiet -r requirements.txt
+	$(PYTHON) -m pip install --quiet --no-deps -r requirements-demo.txt
+	touch $@
+
+# The demo, in the order in which one works: corpus to examples, examples to a reranker, and whether it helps.
+demo: $(MODEL)/config.json
+	$(RUN) test_reranker.py --model_path output_new --baseline_model ../$(BASE) --test_data data/test_data.jsonl
+	$(RUN) rerank_ablation_test.py --num 100 --ft_model output_new --exclude_data data/train_data.jsonl \
+	    --output_file ablation_results/demo.json
+
+data: $(DATA)/train_data.jsonl
+
+$(BASE)/config.json: | $(INSTALLED)
+	$(RUN) prepare_demo.py
+
+$(DATA)/train_data.jsonl: | $(INSTALLED) $(BASE)/config.json
+	$(RUN) contrastive_data_generator.py --num_examples 1000 --test_fraction 0.2 \
+	    --output_dir data --output_file demo_examples.jsonl --overwrite
+
+$(MODEL)/config.json: | $(DATA)/train_data.jsonl
+	$(RUN) train_reranker.py --model_path ../$(BASE) --train_data data/train_data.jsonl --output_dir output_new \
+	    --epochs 1 --batch_size 8 --learning_rate 5e-5 --query_max_len 32 --passage_max_len 128 --overwrite_output_dir
+
+test: $(INSTALLED)
+	$(PYTHON) -m pytest
+
+lint: $(INSTALLED)
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+
+bench: $(INSTALLED)
+	for benchmark in benchmarks/*.py; do $(PYTHON) $$benchmark || exit; done

@@ -1,0 +1,386 @@
+"""A scripted chat endpoint: a real HTTP server on loopback that reads the documents in the prompt, and can fail.
+
+In a test:
+
+    with ScriptedEndpoint(answer) as endpoint:
+        ... endpoint.url, endpoint.seen
+
+As a process of its own, for benchmarks and for tests that kill the client (prints its address, serves until killed):
+
+    python tests/endpoint.py --latency 0.5 --answer package.module:function
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import importlib
+import json
+import re
+import socket
+import struct
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+Messages = list[dict[str, str]]
+Answer = Callable[[Messages, str], Mapping[str, Any]]
+
+EXTRACTION, JUDGEMENT = "bridge_entity", "verdict"
+NOTE = "\n\nEarlier answers to this could not be used:\n"  # what a re-ask adds to the question that it repeats
+
+TRANSPORT_FAULTS = ("429", "500", "hang", "reset", "cut_body")
+BROKEN_REPLIES = ("cut_json", "off_schema", "empty")
+WRAPPED_REPLIES = ("prose", "fence", "think")
+
+
+class Asked(NamedTuple):
+    """What the texts of a prompt are: one document to extract from, or an entity with A and B to judge."""
+
+    kind: str
+    title: str
+    text: str
+    entity: str = ""
+    entity_type: str = ""
+    segment: str = ""
+
+
+def read_prompt(messages: Messages) -> Asked:
+    """Return the texts that stand between the tags of the last message."""
+    content = messages[-1]["content"]
+
+    def between(tag: str, text: str) -> str:
+        # From the last on, since the instructions, which may stand before the texts, name the tags, too.
+        return text.rpartition(f"<{tag}>")[2].split(f"</{tag}>", 1)[0]
+
+    def document(tag: str) -> tuple[str, str]:
+        body = between(tag, content)
+        return between("title", body), between("text", body)[1:-1]
+
+    if "<document_b>" not in content:
+        return Asked(EXTRACTION, *document("document"))
+    entity = between("entity", content)
+    segment = between("document_a", content)[1:-1]
+    return Asked(JUDGEMENT, *document("document_b"), between("name", entity), between("type", entity), segment)
+
+
+class Request(NamedTuple):
+    """One request as it is logged. ``question`` is the same for all askings of one question, ``nth`` counts them."""
+
+    body: str
+    question: str
+    nth: int
+    key: str
+    model: str
+    schema_name: str
+    arrived: float
+    fault: str | None
+    note: bool
+
+
+Fault = Callable[[str, int], str | None]  # (hash of the question, how often it was asked before) -> kind of fault
+
+
+def storm(
+    rate: float,
+    kinds: Collection[str] = (*TRANSPORT_FAULTS, *BROKEN_REPLIES, *WRAPPED_REPLIES),
+    *,
+    seed: int = 0,
+    most: int = 2,
+) -> Fault:
+    """Return faults that hit ``rate`` of all requests, whatever order they come in; one question ``most`` times."""
+    names = sorted(kinds)
+
+    def fault(question: str, nth: int) -> str | None:
+        draw = hashlib.sha256(f"{seed} {question} {nth}".encode()).digest()
+        hit = int.from_bytes(draw[:8], "big") / 2**64 < rate
+        return names[draw[8] % len(names)] if hit and nth < most else None
+
+    return fault
+
+
+class ScriptedEndpoint:
+    """Serves ``/v1/chat/completions`` and ``/v1/models`` on loopback, from a thread of its own.
+
+    Args:
+        answer: from the messages and the schema's name to the reply's JSON.
+        fault: what goes wrong with which asking of which question (see :func:`storm`).
+        latency: seconds that every reply takes.
+        retry_after: what a 429 tells; None tells nothing.
+        hang: seconds that a hanging request is kept.
+        refuses: parameters that get a 400: any name, ``json_schema`` for that format alone, ``system`` for the role.
+        keys: accepted API keys; None accepts all.
+        spent_keys: keys out of quota.
+        models: known models; None knows all.
+        usage: whether replies tell their tokens.
+    """
+
+    def __init__(
+        self,
+        answer: Answer,
+        *,
+        fault: Fault | None = None,
+        latency: float = 0.0,
+        retry_after: str | None = "0.05",
+        hang: float = 60.0,
+        refuses: Collection[str] = (),
+        keys: Collection[str] | None = None,
+        spent_keys: Collection[str] = (),
+        models: Collection[str] | None = None,
+        usage: bool = True,
+        port: int = 0,
+    ) -> None:
+        self.answer, self.fault = answer, fault
+        self.latency, self.retry_after, self.hang = latency, retry_after, hang
+        self.refuses, self.keys, self.spent_keys, self.models = refuses, keys, spent_keys, models
+        self.usage, self.port = usage, port
+        self.seen: list[Request] = []
+        self.connections = self.in_flight = self.most_in_flight = 0
+        self._asked: Counter[str] = Counter()
+
+    @property
+    def url(self) -> str:
+        """The base URL to put into a configuration."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def repeated(self) -> list[Request]:
+        """Return the requests whose very bytes were seen before."""
+        seen: set[str] = set()
+        return [request for request in self.seen if request.body in seen or seen.add(request.body)]
+
+    def __enter__(self) -> ScriptedEndpoint:
+        ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self.serve(ready.set)), daemon=True)
+        self._thread.start()
+        assert ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    async def serve(self, ready: Callable[[], None]) -> None:
+        """Serve until stopped; ``ready`` is called once :attr:`port` is known."""
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._handlers: set[asyncio.Task[None]] = set()
+        server = await asyncio.start_server(self._connected, "127.0.0.1", self.port, backlog=512)
+        self.port = server.sockets[0].getsockname()[1]
+        ready()
+        await self._stop.wait()
+        server.close()
+        for handler in self._handlers:
+            handler.cancel()
+        await asyncio.gather(*self._handlers, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._handlers.add(task)
+        task.add_done_callback(self._handlers.discard)
+        self.connections += 1
+        try:
+            while await self._serve_one(reader, writer):
+                pass
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client has gone
+        except asyncio.CancelledError:
+            pass  # stopped; asyncio would log it
+        finally:
+            writer.close()
+
+    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Serve one request, and return whether the connection lives on."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *lines = head.split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        path = first.split(" ")[1].partition("?")[0]
+        if path == "/seen":  # for those in another process
+            _write(writer, 200, [request._asdict() | {"key": ""} for request in self.seen])
+        elif path == "/v1/models":
+            _write(writer, 200, {"object": "list", "data": [{"id": name} for name in self.models or ("any",)]})
+        elif not path.endswith("/chat/completions"):
+            _write(writer, 404, {"error": {"message": f"no such path: {path}"}})
+        else:
+            self.in_flight += 1
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+            try:
+                return await self._complete(headers, body, writer)
+            except (KeyError, ValueError, IndexError) as error:  # a prompt that the script cannot read: say so
+                _write(writer, 400, {"error": {"message": f"scripted endpoint: {error!r}"}})
+                return True
+            finally:
+                self.in_flight -= 1
+        return True
+
+    async def _complete(self, headers: Mapping[str, str], body: bytes, writer: asyncio.StreamWriter) -> bool:
+        asked = json.loads(body)
+        key = headers.get("api-key") or headers.get("authorization", "").removeprefix("Bearer ")
+        refusal = self._refusal(asked, key)
+        request = self._log(asked, body, key, None if refusal else self.fault)
+        if refusal:
+            _write(writer, *refusal)
+            return True
+        if request.fault == "hang":
+            await asyncio.sleep(self.hang)
+            return False
+        if self.latency:
+            await asyncio.sleep(self.latency)
+        return self._reply(asked, request, writer)
+
+    def _log(self, asked: Mapping[str, Any], body: bytes, key: str, fault: Fault | None) -> Request:
+        text, _, note = asked["messages"][-1]["content"].partition(NOTE)
+        question = hashlib.sha256(f"{asked['model']} {text}".encode()).hexdigest()
+        nth = self._asked[question]
+        kind = fault(question, nth) if fault else None
+        self._asked[question] += fault is not None
+        schema_name = read_prompt(asked["messages"]).kind
+        whole = hashlib.sha256(body).hexdigest()
+        request = Request(whole, question, nth, key, asked["model"], schema_name, time.monotonic(), kind, bool(note))
+        self.seen.append(request)
+        return request
+
+    def _refusal(self, asked: Mapping[str, Any], key: str) -> tuple[int, Any] | None:
+        """Return the status and body that a request is turned away with, before anybody has worked on it."""
+        if self.keys is not None and key not in self.keys:
+            message = f"Incorrect API key provided: {key}. The masked one is {key[:6]}*****{key[-4:]}."
+            return 401, {"error": {"message": message, "code": "invalid_api_key"}}
+        if key in self.spent_keys:
+            message = f"You exceeded your current quota ({key}), please check your plan."
+            return 429, {"error": {"message": message, "code": "insufficient_quota"}}
+        if self.models is not None and asked["model"] not in self.models:
+            message = f"The model `{asked['model']}` does not exist or you do not have access to it."
+            return 404, {"error": {"message": message, "code": "model_not_found"}}
+        for name in self.refuses:
+            if name in asked:
+                return 400, _unsupported(name)
+        if "json_schema" in self.refuses and asked.get("response_format", {}).get("type") == "json_schema":
+            return 400, {"error": {"message": "response_format json_schema is unavailable for this model"}}
+        if "system" in self.refuses and asked["messages"][0]["role"] == "system":
+            return 400, {"error": {"message": "System role not supported", "type": "BadRequestError"}}
+        return None
+
+    def _reply(self, asked: Mapping[str, Any], request: Request, writer: asyncio.StreamWriter) -> bool:
+        """Write the reply, with its fault, and return whether the connection lives on."""
+        if request.fault == "429":
+            told = {} if self.retry_after is None else {"Retry-After": self.retry_after}
+            _write(writer, 429, {"error": {"message": "Slow down.", "code": "rate_limit_exceeded"}}, told)
+            return True
+        if request.fault == "403":
+            _write(writer, 403, {"error": {"message": f"flagged ({request.key})"}})
+            return True
+        if request.fault == "500":
+            _write(writer, 500, {"error": {"message": f"internal error ({request.key})"}})
+            return True
+        if request.fault == "html":
+            writer.write(_head(200, 6) + b"<html>")
+            return True
+        if request.fault == "reset":
+            _reset(writer)
+            return False
+        content = json.dumps(self.answer(asked["messages"], request.schema_name), ensure_ascii=False)
+        completion = self._completion(asked, _spoil(content, request.fault))
+        if request.fault == "length":
+            completion["choices"][0]["finish_reason"] = "length"
+        if request.fault == "cut_body":
+            raw = json.dumps(completion).encode()
+            writer.write(_head(200, len(raw)) + raw[: len(raw) // 2])
+            return False
+        _write(writer, 200, completion)
+        return True
+
+    def _completion(self, asked: Mapping[str, Any], content: str) -> dict[str, Any]:
+        tokens = sum(len(message["content"]) for message in asked["messages"]) // 4
+        usage = {"prompt_tokens": tokens, "completion_tokens": len(content) // 4}
+        message = {"role": "assistant", "content": content}
+        return {
+            "id": "chatcmpl-scripted",
+            "object": "chat.completion",
+            "model": asked["model"],
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+            **({"usage": usage} if self.usage else {}),
+        }
+
+
+def _spoil(content: str, fault: str | None) -> str:
+    """Return a reply's content as a model in a bad mood would write it."""
+    spoilt = {
+        "cut_json": content[: len(content) // 2],
+        "off_schema": json.dumps({"answer": json.loads(content)}),
+        "empty": "",
+        "prose": f"Sure {{as asked}}! Here it is:\n\n{content}\n\nTell me if {{you}} need more.",
+        "fence": f"```json\n{content}\n```",
+        "think": f'<think>Could it be {{"entity": "no"}}? Rather not.</think>\n{content}',
+        "open_think": f"<think>\nLet me see. It is this:\n{content}",
+    }
+    return spoilt.get(fault or "", content)
+
+
+def _unsupported(name: str) -> dict[str, Any]:
+    use = " Use 'max_completion_tokens' instead." if name == "max_tokens" else ""
+    message = f"Unsupported parameter: '{name}' is not supported with this model.{use}"
+    return {"error": {"message": message, "code": "unsupported_parameter", "param": name}}
+
+
+def _head(status: int, length: int, headers: Mapping[str, str] | None = None) -> bytes:
+    lines = [f"HTTP/1.1 {status} Scripted", "Content-Type: application/json", f"Content-Length: {length}"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def _write(writer: asyncio.StreamWriter, status: int, value: Any, headers: Mapping[str, str] | None = None) -> None:
+    body = json.dumps(value).encode()
+    writer.write(_head(status, len(body), headers) + body)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Break a connection off, so that the client's system says "connection reset by peer"."""
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+def canned(messages: Messages, schema_name: str) -> Mapping[str, Any]:
+    """Answer by one rule: the entity is the text's last word, and B is valid if its text has it."""
+    asked = read_prompt(messages)
+    if schema_name == EXTRACTION:
+        words = re.findall(r"\w+", asked.text)
+        name, segment = words[-1], " ".join((words * 20)[-30:])
+        query = f"What else is known of {name} beyond what is told of it in other places"
+        return {"entity": name, "type": "thing", "segment": segment, "query": query}
+    valid = asked.entity in asked.text
+    hops = [
+        {"question": f"What does {asked.segment[:20]} lead to?", "answer": asked.entity, "document": "A"},
+        {"question": f"What is told of {asked.entity}?", "answer": asked.text[:40], "document": "B"},
+    ]
+    return {
+        "valid": valid,
+        "reason": "it is there" if valid else "it is not there",
+        "bridge_connection": "",
+        "doc_b_segment": "",
+        "reasoning_path": "",
+        "sub_questions": hops if valid else [],
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Serve until killed; the address is the first line on stdout."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--port", type=int, default=0, help="0 takes any that is free")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds that every reply takes")
+    parser.add_argument("--answer", default="endpoint:canned", metavar="MODULE:FUNCTION", help="what replies")
+    parser.add_argument("--storm", type=float, default=0.0, metavar="RATE", help="share of requests that fail")
+    args = parser.parse_args(argv)
+    module, _, function = args.answer.partition(":")
+    answer = getattr(importlib.import_module(module), function)
+    fault = storm(args.storm) if args.storm else None
+    endpoint = ScriptedEndpoint(answer, latency=args.latency, port=args.port, fault=fault)
+    asyncio.run(endpoint.serve(lambda: print(endpoint.url, flush=True)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

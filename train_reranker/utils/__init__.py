@@ -1,0 +1,1 @@
+"""The small package that the scripts of this folder share; one concern a module."""

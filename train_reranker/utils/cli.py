@@ -1,0 +1,137 @@
+"""What all scripts share at their edge: errors and exit codes, flags, where inputs are looked for, progress."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+ROOT = SCRIPTS.parent
+
+EXIT_FAILED, EXIT_UNUSABLE_INPUT, EXIT_REGRESSION, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+log = logging.getLogger("reranker")
+T = TypeVar("T")
+
+
+class InputError(Exception):
+    """Input that cannot be used: one line that names the file, the line or key, and the mend (exit code 2)."""
+
+
+class RunError(Exception):
+    """A run that failed for a reason outside its input: one line that says what and what now (exit code 1)."""
+
+
+class _Help(argparse.HelpFormatter):
+    """Names every flag's default, also where the help text forgot to."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if action.default is argparse.SUPPRESS or "default" in text:
+            return text
+        return f"{text} (default: {'none' if action.default is None else '%(default)s'})"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose help shows all defaults and whose complaints are one line."""
+
+    def __init__(self, description: str | None) -> None:
+        """Describe what the script does; abbreviated flags are refused, for they change meaning as flags come."""
+        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line in one line and exit 2."""
+        self.exit(EXIT_UNUSABLE_INPUT, f"{self.prog}: {message} (see --help)\n")
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1, for argparse's ``type``."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value
+
+
+def fraction(text: str) -> float:
+    """Read a number from 0 up to, but not including, 1, for argparse's ``type``."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{value} must be from 0 up to, but not including, 1")
+    return value
+
+
+def add_lambdas(parser: argparse.ArgumentParser) -> None:
+    """Add the diverse retriever's three weights; they come from the flags, else from the configuration."""
+    meanings = ("relevance to the query", "likeness to the source", "likeness to what is chosen already")
+    for number, meaning in enumerate(meanings, 1):
+        parser.add_argument(f"--lambda{number}", type=float, help=f"weight of {meaning} (default: the configuration's)")
+
+
+def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> NoReturn:
+    """Call a script's ``main`` and turn its outcome into an exit code; no traceback for what a user can cause."""
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
+    log.setLevel(logging.INFO)
+    # Nothing may reach for a model hub behind the user's back: paths are local, and say so when they are not there.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        sys.exit(main(argv) or 0)
+    except InputError as error:
+        _say(error, EXIT_UNUSABLE_INPUT)
+    except RunError as error:
+        _say(error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        _say("interrupted", EXIT_INTERRUPTED)
+
+
+def _say(message: object, code: int) -> NoReturn:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(code)
+
+
+def find(path: str | Path) -> Path | None:
+    """Return where something to read is: looked up from here, from ``train_reranker/``, from the repository root.
+
+    Returns None where none of the three has it. Absolute paths are taken as they are.
+    """
+    for base in (Path.cwd(), SCRIPTS, ROOT):
+        candidate = base / path
+        if candidate.exists():
+            return candidate.resolve()
+    return None
+
+
+def find_input(path: str | Path, what: str, mend: str) -> Path:
+    """Like :func:`find`, but what is not there is an :class:`InputError` that says how to mend it."""
+    found = find(path)
+    if found is None:
+        raise InputError(f"{what} {path} is not there: {mend}")
+    return found
+
+
+def progress(items: Iterable[T], *, desc: str, total: int | None = None, unit: str = "it") -> Iterable[T]:
+    """Wrap an iterable in a progress bar on stderr."""
+    return progress_bar(items, desc=desc, total=total, unit=unit)
+
+
+def progress_bar(items: Iterable[T] | None = None, **options: Any) -> Any:
+    """Return a tqdm bar on stderr that stays quiet for what takes less than two seconds."""
+    from tqdm import tqdm
+
+    return tqdm(items, file=sys.stderr, dynamic_ncols=True, delay=2, **options)
+
+
+def use_gpus(gpu_id: str | None) -> None:
+    """Pin the GPUs that a configuration names, unless the user has set ``CUDA_VISIBLE_DEVICES``.
+
+    Must run before torch is imported.
+    """
+    if gpu_id is not None:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", gpu_id)

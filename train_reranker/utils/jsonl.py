@@ -1,0 +1,85 @@
+"""JSON Lines and JSON files: read with line numbers, append, replace atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from utils.cli import InputError
+
+
+def dumps(value: Any) -> str:
+    """Return one line of JSON, the same bytes for the same value."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def parse(line: bytes | str, path: Path, number: int) -> dict[str, Any]:
+    """Return the object on line ``number`` (1-based) of ``path``.
+
+    Raises:
+        InputError: the line is no JSON object; names file and line.
+    """
+    try:
+        row = json.loads(line)
+    except ValueError as error:  # also a UnicodeDecodeError
+        if line[:2] == b"\x1f\x8b":
+            raise InputError(f"{path} is compressed: unpack it first (gunzip {path.name})") from None
+        raise InputError(f"{path}, line {number}: not JSON ({error}); mend or remove the line") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{path}, line {number}: a JSON object is wanted, not {type(row).__name__}")
+    return row
+
+
+def read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) for each line of ``path`` that is not blank.
+
+    Raises:
+        InputError: a line is no JSON object, or the file cannot be read.
+    """
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield number, parse(line, path, number)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """Open a sibling of ``path`` for writing and put it in ``path``'s place once all is written and synced.
+
+    A run killed in between leaves the old file as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, rows: Iterable[Any]) -> None:
+    """Replace ``path`` by one line of JSON a row, atomically."""
+    with replacing(path) as out:
+        out.writelines(dumps(row) + "\n" for row in rows)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` by one indented JSON value, atomically."""
+    with replacing(path) as out:
+        out.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def append(out: IO[str], row: Any) -> None:
+    """Append one row to an open file and hand it to the operating system, so that a kill cannot lose it."""
+    out.write(dumps(row) + "\n")
+    out.flush()

@@ -1,0 +1,122 @@
+"""What a run spends: calls, tokens and money, counted by model, and the limits at which it stops."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+from utils.cli import RunError
+
+
+class BudgetSpent(RunError):
+    """One more call might exceed ``max_calls`` or ``max_cost``: stop cleanly, the run can be resumed."""
+
+
+class Price(NamedTuple):
+    """What a million tokens cost, in whatever currency the user thinks in."""
+
+    input: float
+    output: float
+
+    def of(self, tokens_in: int, tokens_out: int) -> float:
+        """Return what these tokens cost."""
+        return (tokens_in * self.input + tokens_out * self.output) / 1_000_000
+
+
+class Spent(NamedTuple):
+    """What one model's replies have come to; ``cost`` is None where no price is known."""
+
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: float | None = 0.0
+
+    @property
+    def mean_tokens_out(self) -> float | None:
+        """Tokens of an average reply, None before the first."""
+        return self.tokens_out / self.calls if self.calls else None
+
+
+class Ledger:
+    """Counts what a run's teachers ask, and refuses the call that might exceed a limit.
+
+    A call is a request that was answered, or that may have been worked on and be billed (a timeout, a connection that
+    broke, a server's error). A request that the endpoint turned away (429 and the like) is a retry, not a call. Replies
+    that come from the cache are counted on their own and cost nothing. Cost is what the replies' tokens come to: nobody
+    tells what an unanswered call has cost.
+    """
+
+    def __init__(self, max_calls: int | None = None, max_cost: float | None = None) -> None:
+        """Start from nothing; a limit that is None is none. ``max_cost`` is in the currency of the prices."""
+        self.max_calls, self.max_cost = max_calls, max_cost
+        self.calls = 0
+        self.cache_hits = 0
+        self.without_usage = 0
+        self.retries: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+        self.spent: dict[str, Spent] = {}
+        self._open = 0
+        self._open_cost = 0.0
+
+    @property
+    def tokens_in(self) -> int:
+        """Prompt tokens of all replies that were paid for."""
+        return sum(spent.tokens_in for spent in self.spent.values())
+
+    @property
+    def tokens_out(self) -> int:
+        """Completion tokens of all replies that were paid for."""
+        return sum(spent.tokens_out for spent in self.spent.values())
+
+    @property
+    def cost(self) -> float | None:
+        """What all replies cost; None if a model that replied has no price."""
+        costs = [spent.cost for spent in self.spent.values()]
+        return None if None in costs else sum(cost for cost in costs if cost is not None)
+
+    def expected_cost(self, model: str, price: Price | None, prompt_chars: int) -> float:
+        """Estimate what one more call costs: four characters a token, and a reply like the model's earlier ones."""
+        if price is None:
+            return 0.0
+        mean = self.spent.get(model, Spent()).mean_tokens_out
+        return price.of(prompt_chars // 4, round(300 if mean is None else mean))
+
+    def admit(self, expected_cost: float = 0.0) -> None:
+        """Let one request go; :meth:`settle` or :meth:`release` must follow, with the same ``expected_cost``.
+
+        Raises:
+            BudgetSpent: with what is on its way, this request might exceed a limit.
+        """
+        if self.max_calls is not None and self.calls + self._open >= self.max_calls:
+            raise BudgetSpent(f"the limit of {self.max_calls} calls is reached; run again with a higher one to go on")
+        if self.max_cost is not None and (self.cost or 0.0) + self._open_cost + expected_cost > self.max_cost:
+            raise BudgetSpent(f"the limit on cost, {self.max_cost:g}, is reached; run again with a higher one to go on")
+        self._open += 1
+        self._open_cost += expected_cost
+
+    def settle(self, model: str, price: Price | None, tokens_in: int, tokens_out: int, expected_cost: float) -> None:
+        """Enter an admitted request that was answered."""
+        self.release(expected_cost, billed=True)
+        calls, known_in, known_out, known_cost = self.spent.get(model, Spent())
+        cost = None if price is None or known_cost is None else known_cost + price.of(tokens_in, tokens_out)
+        self.spent[model] = Spent(calls + 1, known_in + tokens_in, known_out + tokens_out, cost)
+
+    def release(self, expected_cost: float, *, billed: bool) -> None:
+        """Enter an admitted request that was not answered; ``billed`` if it may have been worked on all the same."""
+        self._open -= 1
+        self._open_cost -= expected_cost
+        self.calls += billed
+
+    def summary(self) -> dict[str, Any]:
+        """Return all counts, fit for a JSON summary."""
+        return {
+            "calls": self.calls,
+            "cache_hits": self.cache_hits,
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+            "cost": self.cost,
+            "retries": dict(sorted(self.retries.items())),
+            "failures": dict(sorted(self.failures.items())),
+            "replies_without_usage": self.without_usage,
+            "by_model": {model: spent._asdict() for model, spent in sorted(self.spent.items())},
+        }

@@ -1,0 +1,144 @@
+"""The teacher that asks language models, by way of any OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from utils import prompts
+from utils.answers import BrokenReply, read_extraction, read_verdict
+from utils.cli import InputError
+from utils.client import Client, Patience
+from utils.ledger import Ledger
+from utils.protocol import EndpointSettings
+from utils.replies import Reply, ReplyCache, reply_key
+from utils.schema import BridgeEntity, Document, Outcome, Verdict
+from utils.teacher import TeacherError
+
+T = TypeVar("T")
+
+
+class LLMTeacher:
+    """Implements :class:`utils.teacher.Teacher`: one model extracts, one judges; every reply is kept on disk.
+
+    Both questions may be asked many at a time, from one event loop. To be closed by ``async with`` or :meth:`aclose`.
+    A question whose reply cannot be used is asked again, with a note of what was wrong, a few times.
+    """
+
+    def __init__(
+        self,
+        extractor: EndpointSettings,
+        judge: EndpointSettings,
+        cache_path: Path,
+        ledger: Ledger,
+        *,
+        min_segment_words: int = 20,
+        max_chars: int = prompts.MAX_CHARS,
+        askings: int = 3,
+        patience: Patience | None = None,
+        max_in_flight: int = 256,
+        seed: int = 0,
+    ) -> None:
+        """Open the cache; nothing is sent, and no connection made, before the first question that it cannot answer.
+
+        Args:
+            extractor: the model that finds entities.
+            judge: the model that judges candidates.
+            cache_path: the file of replies, which other processes may use at the same time.
+            ledger: counts all calls, and may refuse one.
+            min_segment_words: what a segment must have.
+            max_chars: what a document is cut to.
+            askings: how often one question is asked until its reply can be used.
+            patience: how long a call is kept up when the endpoint fails.
+            max_in_flight: requests on their way at once, for each endpoint.
+            seed: of the random part of waits.
+
+        Raises:
+            InputError: ``cache_path`` cannot be used, or the ledger limits the cost of a model that has no price.
+        """
+        for role in (extractor, judge):
+            if ledger.max_cost is not None and role.price is None:
+                raise InputError(
+                    f"a limit on cost needs the price of model {role.model}: "
+                    f"add price_per_million_tokens to {role.section}"
+                )
+        self.ledger = ledger
+        self.cache = ReplyCache(cache_path)
+        self._extractor, self._judge = extractor, judge
+        self._min_segment_words, self._max_chars, self._askings = min_segment_words, max_chars, askings
+        self._make_client = lambda settings: Client(settings, ledger, patience, max_in_flight, seed)
+        self._clients: dict[tuple[object, ...], Client] = {}
+
+    async def extract(self, document: Document) -> BridgeEntity | None:
+        """Return one bridge entity of the document, or None where the model finds none.
+
+        Raises:
+            TeacherError: the endpoint failed, or no asking brought a reply that keeps the rules.
+            BudgetSpent: the ledger allows no further call.
+            RunError: no answer will ever be had (a wrong key, an unknown model).
+        """
+        question = prompts.extraction(document, min_segment_words=self._min_segment_words, max_chars=self._max_chars)
+        return await self._ask(
+            self._extractor, question, lambda reply: read_extraction(reply, document, self._min_segment_words)
+        )
+
+    async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
+        """Say whether the candidate makes the second hop from the entity; ERROR where no answer could be had.
+
+        Raises:
+            BudgetSpent: the ledger allows no further call.
+            RunError: no answer will ever be had.
+        """
+        question = prompts.judgement(entity, candidate, max_chars=self._max_chars)
+        try:
+            return await self._ask(self._judge, question, read_verdict)
+        except TeacherError as error:
+            return Verdict(Outcome.ERROR, str(error))
+
+    async def aclose(self) -> None:
+        """Let what is on its way end, since it is paid for, but send nothing more; then close all."""
+        for client in self._clients.values():
+            client.stop_asking()
+        await self.cache.aclose()
+        for client in self._clients.values():
+            await client.aclose()
+
+    async def __aenter__(self) -> LLMTeacher:
+        """Return the teacher itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close, see :meth:`aclose`."""
+        await self.aclose()
+
+    async def _ask(self, settings: EndpointSettings, question: prompts.Question, read: Callable[[Reply], T]) -> T:
+        """Ask until ``read`` can use the reply, a few times at most."""
+        complaints: list[str] = []
+        keys: list[str] = []
+        while len(complaints) < self._askings:
+            asking = prompts.again(question, complaints) if complaints else question
+            keys.append(reply_key(settings.base_url, settings.model, asking, settings.params))
+            reply, was_free = await self._reply(settings, asking, keys[-1])
+            try:
+                return read(reply)
+            except BrokenReply as complaint:
+                complaints.append(str(complaint))
+                if not was_free:
+                    self.ledger.retries["broken_reply"] += 1
+        self.cache.mark_failed(keys)
+        self.ledger.failures["broken_reply"] += 1
+        raise TeacherError(f"{settings.where}: no usable reply in {self._askings} askings ({complaints[-1]})")
+
+    async def _reply(self, settings: EndpointSettings, question: prompts.Question, key: str) -> tuple[Reply, bool]:
+        client = self._client(settings)
+        reply, was_free = await self.cache.once(key, settings.model, lambda: client.ask(settings, question))
+        self.ledger.cache_hits += was_free
+        return reply, was_free
+
+    def _client(self, settings: EndpointSettings) -> Client:
+        """Return the client for these settings; models of one endpoint share it, and with it pace and keys."""
+        place = (settings.base_url, settings.api_keys, settings.api_type, settings.api_version)
+        if place not in self._clients:
+            self._clients[place] = self._make_client(settings)
+        return self._clients[place]

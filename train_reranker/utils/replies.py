@@ -1,0 +1,151 @@
+"""The replies that were paid for, on disk: what was asked once is never paid for again."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from utils.cli import InputError, RunError
+from utils.prompts import Question
+
+_VERSION = 1
+_TABLE = """
+CREATE TABLE IF NOT EXISTS replies (
+    key TEXT PRIMARY KEY, model TEXT NOT NULL, content TEXT NOT NULL, finish_reason TEXT NOT NULL,
+    tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, failed INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID
+"""
+
+
+class Reply(NamedTuple):
+    """What a model said, as it said it, and what it took."""
+
+    content: str
+    finish_reason: str
+    tokens_in: int
+    tokens_out: int
+
+
+def reply_key(base_url: str, model: str, question: Question, params: Mapping[str, Any]) -> str:
+    """Return the hash that a reply is filed under: all that decides what the reply may be, and no API key."""
+    asked = [base_url.rstrip("/"), model, question.messages, question.schema, dict(params)]
+    canonical = json.dumps(asked, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class ReplyCache:
+    """One sqlite file of replies, which several processes may use at once.
+
+    Every reply that came in whole is kept, a useless one, too: the note of the next asking makes that a request of its
+    own, so that a resumed run goes through the same askings without paying. Replies of a question that stayed without
+    an answer are marked, and :meth:`forget_failed` drops them, for when the endpoint has been mended.
+
+    A reply is handed to the operating system before :meth:`once` returns it, so that a killed process loses none; a
+    power cut may cost the last few.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, or start it.
+
+        Raises:
+            InputError: ``path`` is no such cache, or one of another version.
+        """
+        self.path = path
+        self._flights: dict[str, asyncio.Task[Reply]] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._open()
+        except (sqlite3.Error, OSError) as error:
+            raise InputError(f"{path} cannot be used as a cache of replies ({error}): move it away") from None
+
+    def _open(self) -> None:
+        self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        foreign = version == 0 and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if foreign or version not in (0, _VERSION):
+            raise InputError(f"{self.path} is no cache of replies, or one of another version: move it away")
+        self._db.execute(_TABLE)
+        self._db.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def __len__(self) -> int:
+        """Return the number of replies that are kept."""
+        count: int = self._db.execute("SELECT count(*) FROM replies").fetchone()[0]
+        return count
+
+    def get(self, key: str) -> Reply | None:
+        """Return the reply filed under ``key``, or None."""
+        row = self._run(
+            "SELECT content, finish_reason, tokens_in, tokens_out FROM replies WHERE key = ?", (key,)
+        ).fetchone()
+        return None if row is None else Reply(*row)
+
+    def put(self, key: str, model: str, reply: Reply) -> None:
+        """File a reply; once this returns, a kill of the process does not lose it.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        self._run(
+            "INSERT OR IGNORE INTO replies (key, model, content, finish_reason, tokens_in, tokens_out)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (key, model, *reply),
+        )
+
+    async def once(self, key: str, model: str, fetch: Callable[[], Awaitable[Reply]]) -> tuple[Reply, bool]:
+        """Return the reply for ``key`` and whether it cost nothing: filed before, or on its way for somebody else.
+
+        A caller that is cancelled leaves the request running: its reply is paid for, and is filed when it comes.
+
+        Raises:
+            whatever ``fetch`` raises.
+        """
+        reply = self.get(key)
+        if reply is not None:
+            return reply, True
+        flight = self._flights.get(key)
+        shared = flight is not None
+        if flight is None:
+            flight = asyncio.create_task(self._fetch(key, model, fetch))
+            self._flights[key] = flight
+            flight.add_done_callback(lambda done: self._land(key, done))
+        return await asyncio.shield(flight), shared
+
+    async def _fetch(self, key: str, model: str, fetch: Callable[[], Awaitable[Reply]]) -> Reply:
+        reply = await fetch()
+        self.put(key, model, reply)
+        return reply
+
+    def _land(self, key: str, flight: asyncio.Task[Reply]) -> None:
+        del self._flights[key]
+        if not flight.cancelled():
+            flight.exception()  # looked at, so that asyncio does not complain where every caller has gone
+
+    def mark_failed(self, keys: Iterable[str]) -> None:
+        """Mark the replies of a question that stayed without an answer."""
+        for key in keys:
+            self._run("UPDATE replies SET failed = 1 WHERE key = ?", (key,))
+
+    def forget_failed(self) -> int:
+        """Drop the replies of the questions that stayed without an answer, and return how many that were.
+
+        For when what made them useless was mended: until then they are replayed, and ERROR stays ERROR.
+        """
+        return self._run("DELETE FROM replies WHERE failed = 1").rowcount
+
+    async def aclose(self) -> None:
+        """Wait for what is on its way, which is paid for, and close the file."""
+        await asyncio.gather(*self._flights.values(), return_exceptions=True)
+        self._db.close()
+
+    def _run(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(statement, values)
+        except sqlite3.Error as error:
+            raise RunError(f"the cache of replies {self.path} failed ({error}); mend that and run again") from None

@@ -1,0 +1,123 @@
+"""Scoring (query, passage) pairs with a cross-encoder: batches of like length held to a token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.cli import find_input, progress_bar
+from utils.config import Config
+from utils.encoder import best_device, half_precision, length_limit, load_pretrained, token_batches
+
+MEND = "fine-tune one with train_reranker.py, or download a base model to this folder (models/README.md says how)"
+
+# More tokens at once make a CPU no faster and only take memory.
+CPU_BATCH_TOKENS = 8192
+
+
+class Reranker:
+    """A one-label sequence classifier, such as bge-reranker-v2-m3, that scores how well a passage answers a query."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        query_max_length: int = 512,
+        max_length: int | None = None,
+        batch_size: int = 16,
+        normalize: bool = False,
+        half: bool = True,
+        device: str | None = None,
+    ) -> None:
+        """Load the model of a folder.
+
+        Args:
+            path: a folder with config, weights and tokenizer.
+            query_max_length: tokens that are kept of a query.
+            max_length: tokens that are kept of a pair, the passage's end being cut; default: what the model takes.
+            batch_size: pairs of ``max_length`` that fit into memory at once; of shorter ones more go together.
+            normalize: pass the scores through a sigmoid, into 0 to 1.
+            half: compute in half precision where the device is fast at it.
+            device: as torch names it; default: the first visible GPU, else the CPU.
+
+        Raises:
+            utils.cli.InputError: the folder holds no such model.
+        """
+        from transformers import AutoModelForSequenceClassification
+
+        self.path, self.normalize = path, normalize
+        self.tokenizer, model = load_pretrained(AutoModelForSequenceClassification, path, "reranker", num_labels=1)
+        self.device = device or best_device()
+        dtype = half_precision(self.device) if half else None
+        self.model: Any = model.to(device=self.device, dtype=dtype).eval()
+        limit = length_limit(model.config, self.tokenizer)
+        self.max_length = min(max_length or limit, limit)
+        # As FlagEmbedding does: a query leaves at least a quarter of the room to the passage.
+        self.query_max_length = min(query_max_length, self.max_length * 3 // 4)
+        budget = batch_size * self.max_length
+        self.batch_tokens = min(budget, CPU_BATCH_TOKENS) if self.device == "cpu" else budget
+
+    def score(self, pairs: Sequence[tuple[str, str]], desc: str | None = None) -> np.ndarray:
+        """Return one score for each (query, passage), float32 of shape (pairs,), in the order of the pairs.
+
+        Higher is better; logits, or 0 to 1 with ``normalize``. ``desc`` names a progress bar.
+        """
+        import torch
+
+        scores = np.empty(len(pairs), dtype=np.float32)
+        if not pairs:
+            return scores
+        queries, passages = zip(*pairs, strict=True)
+        features = self._tokenize(queries, passages)
+        lengths = [len(ids) for ids in features["input_ids"]]
+        bar = progress_bar(desc=desc, total=len(pairs), unit="pair", disable=desc is None)
+        with torch.inference_mode(), bar:
+            for batch in token_batches(lengths, self.batch_tokens, len(pairs)):
+                chosen = {key: [values[i] for i in batch] for key, values in features.items()}
+                inputs = self.tokenizer.pad(chosen, return_tensors="pt").to(self.device)
+                scores[batch] = self.model(**inputs).logits.view(-1).float().cpu().numpy()
+                bar.update(len(batch))
+        return 1 / (1 + np.exp(-scores)) if self.normalize else scores
+
+    def _tokenize(self, queries: Sequence[str], passages: Sequence[str]) -> dict[str, list[list[int]]]:
+        cut = {query: self._cut(query) for query in dict.fromkeys(queries)}
+        return dict(
+            self.tokenizer(
+                [cut[query] for query in queries],
+                list(passages),
+                truncation="only_second",
+                max_length=self.max_length,
+            )
+        )
+
+    def _cut(self, query: str) -> str:
+        """Return the beginning of a query that has at most ``query_max_length`` tokens."""
+        if len(query) <= self.query_max_length:  # no token is shorter than a character
+            return query
+        offsets = self.tokenizer(query, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        return query if len(offsets) <= self.query_max_length else query[: offsets[self.query_max_length - 1][1]]
+
+
+def open_reranker(path: str | Path, **options: Any) -> Reranker:
+    """Load a reranker's folder, looked up as all inputs are; the options are :class:`Reranker`'s.
+
+    Raises:
+        utils.cli.InputError: it is not there (the line says how to get it), or holds no such model.
+    """
+    return Reranker(find_input(path, "reranker", MEND), **options)
+
+
+def reranker_options(config: Config) -> dict[str, Any]:
+    """Return :class:`Reranker`'s options as a configuration gives them."""
+    devices = config.reranker_devices
+    device = devices[0] if isinstance(devices, list) and devices else devices
+    return {
+        "query_max_length": config.query_max_length,
+        "max_length": config.passage_max_length,
+        "batch_size": config.reranker_batch_size,
+        "normalize": config.reranker_normalize,
+        "device": f"cuda:{device}" if isinstance(device, int) else device,
+    }

@@ -1,0 +1,334 @@
+"""The vector index and the five retrieval arms."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from utils import jsonl
+from utils.cli import InputError, find, log, progress_bar
+from utils.corpus import Corpus
+from utils.encoder import PASSAGE, QUERY, Encoder
+from utils.schema import Candidate, Document
+
+if TYPE_CHECKING:
+    from utils.config import Config
+    from utils.reranker import Reranker
+
+LAMBDAS = ("lambda1", "lambda2", "lambda3")
+BASE, FINE_TUNED = "base", "fine-tuned"
+
+
+class Arm(NamedTuple):
+    """One way to retrieve: whether the first stage is diverse, and which reranker sorts what it returns."""
+
+    label: str
+    diverse: bool
+    reranker: str | None = None
+
+
+ARMS: dict[str, Arm] = {
+    "standard": Arm("nearest", diverse=False),
+    "diverse": Arm("MMR-diverse", diverse=True),
+    "zs": Arm("nearest, base reranker", diverse=False, reranker=BASE),
+    "diverse_zs": Arm("MMR-diverse, base reranker", diverse=True, reranker=BASE),
+    "diverse_ft": Arm("MMR-diverse, fine-tuned reranker", diverse=True, reranker=FINE_TUNED),
+}
+
+
+class Lambdas(NamedTuple):
+    """Weights of relevance, likeness to the source and likeness to what is already chosen; they sum to 1."""
+
+    relevance: float
+    source: float
+    chosen: float
+
+    @classmethod
+    def of(cls, flags: argparse.Namespace, config: Config) -> Lambdas:
+        """Return the weights that the flags name, else the configuration, scaled to sum 1.
+
+        Raises:
+            InputError: as :meth:`scaled`.
+        """
+        given = (getattr(flags, name) for name in LAMBDAS)
+        return cls.scaled(*(getattr(config, n) if f is None else f for n, f in zip(LAMBDAS, given, strict=True)))
+
+    @classmethod
+    def scaled(cls, lambda1: float, lambda2: float, lambda3: float) -> Lambdas:
+        """Return the three weights scaled to sum 1.
+
+        Raises:
+            InputError: one is negative or not finite, or all are zero.
+        """
+        weights = (lambda1, lambda2, lambda3)
+        total = sum(weights)
+        if not all(0 <= weight < float("inf") for weight in weights) or total <= 0:
+            raise InputError(f"lambda1, lambda2, lambda3 = {weights}: none may be negative, and one must be above 0")
+        return cls(*(weight / total for weight in weights))
+
+
+def mmr(query: np.ndarray, pool: np.ndarray, source: np.ndarray, k: int, weights: Lambdas) -> list[int]:
+    """Choose ``k`` of a pool greedily by maximal marginal relevance with a penalty for likeness to the source.
+
+    The score of candidate d is λ1·sim(q,d) − λ2·sim(d,d0) − λ3·max(0, max over chosen s of sim(d,s)), as HopWeaver
+    (arXiv 2505.15087) extends MMR (Carbonell and Goldstein, 1998). Scores that agree to nine decimals are ties, and go
+    to the better retrieval rank.
+
+    Args:
+        query: its vector, shape (D,), like all of them float64 and of length 1.
+        pool: the candidates' vectors, shape (P, D), best retrieval rank first.
+        source: the source document's vector, shape (D,).
+        k: how many to choose; all of the pool if it has fewer.
+        weights: λ1, λ2, λ3.
+
+    Returns:
+        Positions in the pool, in the order in which they were chosen.
+    """
+    base = weights.relevance * (pool @ query) - weights.source * (pool @ source)
+    likeness = np.zeros(len(pool))
+    chosen: list[int] = []
+    for _ in range(min(k, len(pool))):
+        scores = np.round(base - weights.chosen * likeness, 9)
+        scores[chosen] = -np.inf
+        best = int(scores.argmax())  # the first of equals
+        chosen.append(best)
+        np.maximum(likeness, pool @ pool[best], out=likeness)
+    return chosen
+
+
+class Index:
+    """A FAISS inner-product index whose row i is the corpus's row i."""
+
+    def __init__(self, index: Any) -> None:
+        """Wrap a loaded FAISS index."""
+        self.index = index
+
+    def search(self, queries: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores and rows of the ``n`` nearest to each query, both of shape (queries, n), best first."""
+        return self.index.search(queries, min(n, self.index.ntotal))
+
+    def vectors(self, rows: Sequence[int]) -> np.ndarray:
+        """Return the vectors of rows out of the index, shape (rows, dimension)."""
+        return np.stack([self.index.reconstruct(int(row)) for row in rows])
+
+
+def open_index(corpus: Corpus, encoder: Encoder, path: Path) -> Index:
+    """Load the index of a corpus, building it where it is missing or was built from another corpus or encoder.
+
+    A file beside it says what it was built from. An index without one, as FlashRAG leaves it, is never overwritten:
+    it is taken as it is if its size and dimension fit.
+
+    Raises:
+        InputError: such an index does not fit or cannot be read.
+    """
+    import faiss
+
+    stamp = path.with_name(path.name + ".json")
+    wanted = {
+        "corpus": corpus.fingerprint,
+        "encoder": encoder.fingerprint,
+        "documents": len(corpus),
+        "dimension": encoder.dimension,
+    }
+    ours = not path.exists() or stamp.exists()
+    if ours and not (path.exists() and _read_stamp(stamp) == wanted):
+        if path.exists():
+            log.info("%s was built from another corpus or encoder: building it again", path)
+        _build(corpus, encoder, path)
+        jsonl.write_json(stamp, wanted)
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError:
+        raise InputError(f"{path} is no FAISS index, or cut short: delete it, and it is built again") from None
+    if (index.ntotal, index.d) != (len(corpus), encoder.dimension):
+        raise InputError(
+            f"{path} holds {index.ntotal} vectors of {index.d} dimensions, but {corpus.path} has {len(corpus)} "
+            f"documents and {encoder.path} gives {encoder.dimension} dimensions: name the index that fits"
+        )
+    return Index(index)
+
+
+def _read_stamp(stamp: Path) -> Any:
+    try:
+        return json.loads(stamp.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
+def _build(corpus: Corpus, encoder: Encoder, path: Path) -> None:
+    """Encode the corpus into a flat inner-product index, in row order, and put it in place when it is whole."""
+    import faiss
+
+    index = faiss.IndexFlatIP(encoder.dimension)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with progress_bar(desc="encoding the corpus", total=len(corpus), unit="doc") as bar:
+        for start in range(0, len(corpus), 1024):
+            texts = [corpus[row].text for row in range(start, min(start + 1024, len(corpus)))]
+            index.add(encoder.encode(texts, PASSAGE))
+            bar.update(len(texts))
+    temporary = path.with_name(f".{path.name}.tmp")
+    faiss.write_index(index, str(temporary))
+    temporary.replace(path)
+
+
+class Retriever:
+    """Runs the arms over one corpus and index, many queries at a time."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        encoder: Encoder,
+        index: Index,
+        weights: Lambdas,
+        rerankers: Mapping[str, Reranker] | None = None,
+        pool_factor: int = 1,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            corpus: the documents; row i belongs to row i of the index.
+            encoder: encodes the queries.
+            index: holds the documents' vectors.
+            weights: of the diverse first stage.
+            rerankers: by what the arms ask for: ``BASE``, ``FINE_TUNED``.
+            pool_factor: what an arm that reranks fetches is this many times k.
+        """
+        self.corpus, self.encoder, self.index, self.weights = corpus, encoder, index, weights
+        self.rerankers, self.pool_factor = dict(rerankers or {}), pool_factor
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the lists depend on, but for the rerankers."""
+        return {
+            "corpus": self.corpus.fingerprint,
+            "encoder": self.encoder.fingerprint,
+            **dict(zip(LAMBDAS, self.weights, strict=True)),
+            "rerank_pool_factor": self.pool_factor,
+        }
+
+    def retrieve(
+        self, arms: Sequence[str], queries: Sequence[str], sources: Sequence[Document], k: int
+    ) -> list[dict[str, list[Candidate]]]:
+        """Return, for each query, the candidates of each arm, best first, ``k`` at most, without the source document.
+
+        Args:
+            arms: names in ``ARMS``.
+            queries: at least one.
+            sources: the document that each query came from.
+            k: how many candidates an arm returns.
+        """
+        vectors = self.encoder.encode(queries, QUERY)
+        staged = {}
+        for diverse, depth in {self._stage(ARMS[arm], k) for arm in arms}:
+            stage = self._diverse if diverse else self._nearest
+            staged[diverse, depth] = stage(vectors, sources, depth)
+        reranked = [arm for arm in arms if ARMS[arm].reranker]
+        scores = {
+            name: self._score(
+                name,
+                [
+                    (query, candidate.document.text)
+                    for arm in reranked
+                    if ARMS[arm].reranker == name
+                    for query, candidates in zip(queries, staged[self._stage(ARMS[arm], k)], strict=True)
+                    for candidate in candidates
+                ],
+            )
+            for name in {ARMS[arm].reranker for arm in reranked}
+            if name is not None
+        }
+        return [
+            {arm: self._order(ARMS[arm], query, staged[self._stage(ARMS[arm], k)][i], scores)[:k] for arm in arms}
+            for i, query in enumerate(queries)
+        ]
+
+    def _stage(self, arm: Arm, k: int) -> tuple[bool, int]:
+        """Return which first stage an arm uses and how many candidates it asks it for."""
+        return arm.diverse, k * (self.pool_factor if arm.reranker else 1)
+
+    def _score(self, reranker: str, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], float]:
+        """Score each different pair once, whichever arms ask for it."""
+        different = list(dict.fromkeys(pairs))
+        return dict(zip(different, self.rerankers[reranker].score(different).tolist(), strict=True))
+
+    @staticmethod
+    def _order(
+        arm: Arm,
+        query: str,
+        candidates: list[Candidate],
+        scores: Mapping[str, Mapping[tuple[str, str], float]],
+    ) -> list[Candidate]:
+        """Sort by the arm's reranker, if it has one; equals keep their order."""
+        if arm.reranker is None:
+            return candidates
+        scored = [
+            candidate._replace(score=scores[arm.reranker][query, candidate.document.text]) for candidate in candidates
+        ]
+        return sorted(scored, key=lambda candidate: -candidate.score)
+
+    def _search(
+        self, vectors: np.ndarray, sources: Sequence[Document], wanted: Sequence[int]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return scores and rows of the ``wanted[i]`` nearest to query i, less its source document."""
+        scores, rows = self.index.search(vectors, max(wanted))
+        found = []
+        for i, (source, n) in enumerate(zip(sources, wanted, strict=True)):
+            # Approximate indexes fill up with -1 where they find too few.
+            kept = [j for j in range(min(n, rows.shape[1])) if rows[i, j] >= 0]
+            kept = [j for j in kept if self.corpus[rows[i, j]].article != source.article]
+            found.append((scores[i, kept], rows[i, kept]))
+        return found
+
+    def _nearest(self, vectors: np.ndarray, sources: Sequence[Document], k: int) -> list[list[Candidate]]:
+        """The ``k`` nearest, not counting the source's own chunks."""
+        wanted = [k + self.corpus.chunks(source.article) for source in sources]
+        return [self._candidates(rows[:k], scores[:k]) for scores, rows in self._search(vectors, sources, wanted)]
+
+    def _diverse(self, vectors: np.ndarray, sources: Sequence[Document], k: int) -> list[list[Candidate]]:
+        """MMR over the 3k nearest less the source; more are fetched only where its chunks would leave fewer than k."""
+        wanted = [max(3 * k, k + self.corpus.chunks(source.article)) for source in sources]
+        results = []
+        found = self._search(vectors, sources, wanted)
+        for query, source, (scores, rows) in zip(vectors.astype(np.float64), sources, found, strict=True):
+            d0, *pool = self.index.vectors([self.corpus.row(source.id), *rows]).astype(np.float64)
+            chosen = mmr(query, np.array(pool), d0, k, self.weights) if pool else []
+            results.append(self._candidates(rows[chosen], scores[chosen]))
+        return results
+
+    def _candidates(self, rows: np.ndarray, scores: np.ndarray) -> list[Candidate]:
+        return [Candidate(self.corpus[row], float(score)) for row, score in zip(rows, scores, strict=True)]
+
+
+def index_file(config: Config, corpus: Corpus) -> Path:
+    """Return where the index is, or is to be built: as the configuration says, else beside the corpus."""
+    if config.index_path is None:
+        return corpus.path.with_name(f"{corpus.path.stem}.{config.retrieval_method}.index")
+    named = Path(config.index_path)
+    folder = find(named.parent)
+    return find(named) or (folder / named.name if folder else named)
+
+
+def open_retrieval(config: Config, weights: Lambdas, rerankers: Mapping[str, Reranker] | None = None) -> Retriever:
+    """Open corpus, encoder and index as a configuration names them.
+
+    Raises:
+        InputError: one of them is not there or cannot be used.
+    """
+    encoder_path = config.encoder_path  # told before a large corpus is read
+    corpus = Corpus(config.corpus)
+    encoder = Encoder(
+        encoder_path,
+        method=config.retrieval_method,
+        pooling=config.pooling,
+        instruction=config.instruction,
+        max_length=config.retrieval_query_max_length,
+        batch_size=config.retrieval_batch_size,
+        half=config.retrieval_use_fp16,
+    )
+    index = open_index(corpus, encoder, index_file(config, corpus))
+    return Retriever(corpus, encoder, index, weights, rerankers, config.rerank_pool_factor)
