@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from utils import cli
 from utils.cli import InputError
 from utils.config import DEFAULT_CONFIG, expand, load_config

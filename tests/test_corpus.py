@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from utils.cli import InputError
 from utils.corpus import Corpus, parse_document, sources_of
 

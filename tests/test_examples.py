@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from utils.cli import InputError
 from utils.examples import Labelled, fill_negatives, parse_example, read_examples, split_examples
 from utils.schema import ContrastiveExample

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from utils import jsonl
 from utils.ablation import Excluded, SourceTrials, Trial, compare_arms, summarize
 from utils.cli import InputError, RunError
 from utils.config import load_config
+from utils.corpus import Corpus
 from utils.generation import Journal, Wanted, generate
 from utils.pipeline import BLOCK
-from utils.retrieval import ARMS, BASE, FINE_TUNED, Lambdas, Retriever, open_retrieval
 from utils.reranker import Reranker
+from utils.retrieval import ARMS, BASE, FINE_TUNED, Lambdas, Retriever, open_retrieval
 from utils.schema import BridgeEntity, Document, Outcome, Verdict
 from utils.teacher import OfflineTeacher, TeacherError
 
@@ -30,9 +34,14 @@ class SlowTeacher:
         self.in_flight = self.most_in_flight = 0
         self.broken: set[str] = set()  # ids of documents whose extraction fails
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        return self.inner.settings
+    settings, doing = {"teacher": "slow"}, dict[str, Any]()
+    forgotten = 0
+
+    def forget_failures(self) -> None:
+        self.forgotten += 1
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
 
     async def pause(self) -> None:
         self.in_flight += 1
@@ -55,13 +64,20 @@ class SlowTeacher:
 @pytest.fixture
 def retriever(config_file: Path, tiny_reranker: Path) -> Retriever:
     reranker = Reranker(tiny_reranker)
-    return open_retrieval(load_config(config_file), Lambdas(0.85, 0.05, 0.1), {BASE: reranker, FINE_TUNED: reranker})
+    config = load_config(config_file)
+    return open_retrieval(
+        config, Corpus(config.corpus), Lambdas(0.85, 0.05, 0.1), {BASE: reranker, FINE_TUNED: reranker}
+    )
 
 
 def run(retriever: Retriever, teacher: Any, path: Path, num: int = 99, **limits: Any) -> tuple[str, Journal]:
     journal = Journal(path, {"seed": 1})
-    sources = retriever.corpus.sample(random.Random(1))
-    return asyncio.run(generate(sources, teacher, retriever, Wanted(num, 5), journal, **limits)), journal
+
+    def sources() -> Iterator[Document]:
+        return retriever.corpus.sample(random.Random(1))
+
+    stop = asyncio.run(generate(sources, teacher, retriever, Wanted(num, 5), journal, **limits))
+    return stop.reason, journal
 
 
 def test_rows_are_the_same_at_any_concurrency(retriever: Retriever, tmp_path: Path) -> None:
@@ -156,6 +172,24 @@ def test_fatal_error_ends_the_run(retriever: Retriever, tmp_path: Path) -> None:
         run(retriever, Refused(retriever.corpus, 0), tmp_path / "p.jsonl", concurrency=8)
 
 
+def test_fault_that_lasts_pauses_then_ends_without_a_row(
+    retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.generation.PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("utils.generation.FRUITLESS", 4)
+    teacher, path = SlowTeacher(retriever.corpus, 0), tmp_path / "p.jsonl"
+    order = [document.id for document in retriever.corpus.sample(random.Random(1))]
+    teacher.broken = set(order[6:])
+    with pytest.raises(RunError, match="no usable reply for 4 sources in a row"):
+        run(retriever, teacher, path, concurrency=4)
+    assert teacher.forgotten == 2
+    teacher.broken = set()  # mended
+    run(retriever, teacher, path, concurrency=4)
+    whole = tmp_path / "whole.jsonl"
+    run(retriever, OfflineTeacher(retriever.corpus), whole)
+    assert path.read_bytes() == whole.read_bytes()
+
+
 def ablate(retriever: Retriever, teacher: Any, **options: Any) -> list[SourceTrials]:
     sources = retriever.corpus.sample(random.Random(1))
     return asyncio.run(compare_arms(list(ARMS), sources, teacher, retriever, num=12, candidates=4, **options))
@@ -179,9 +213,7 @@ def test_excluded_sources_are_passed_over(retriever: Retriever, tmp_path: Path) 
     _, journal = run(retriever, OfflineTeacher(retriever.corpus), path, num=4)
     used = {row.source for row in journal.rows if row.outcome == "example"}
     data = tmp_path / "train.jsonl"
-    data.write_text(
-        '{"query": "%s", "pos": ["x"]}\n' % next(r.entity.query for r in journal.rows if r.example(retriever.corpus))
-    )
+    jsonl.write(data, [example.row() for row in journal.rows[:4] if (example := row.example(retriever.corpus))])
     assert used & {r.source for r in ablate(retriever, OfflineTeacher(retriever.corpus))}
     left = ablate(retriever, OfflineTeacher(retriever.corpus), excluded=Excluded.read([str(path)]))
     assert not used & {r.source for r in left}

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+
 from utils.metrics import RANDOM, Pool, compare, evaluate, pools_of
 from utils.schema import ContrastiveExample
 

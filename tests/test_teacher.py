@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+
 from utils.corpus import Corpus
 from utils.schema import BridgeEntity, Document, Outcome
 from utils.teacher import OfflineTeacher, TitleFinder, name_of, sentences, words

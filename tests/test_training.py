@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,17 @@ from utils.schema import ContrastiveExample
 from utils.training import Lengths, TrainingSettings
 
 QUICK = ["--learning_rate", "1e-3", "--query_max_len", "32", "--passage_max_len", "32", "--save_steps", "0"]
-STEADY = ["--warmup_ratio", "0.5"]  # two of four steps: DeepSpeed warms up for two at least
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices this small are slower on several threads, the more so beside other work."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +56,12 @@ def weights(folder: Path) -> dict[str, Any]:
     return load_file(folder / "model.safetensors")
 
 
-def assert_same_weights(one: Path, other: Path, tolerance: float) -> None:
+def largest_change(one: Path, other: Path) -> float:
     first, second = weights(one), weights(other)
-    assert first.keys() == second.keys()
     # A softmax over a group does not see a constant: this bias has no gradient but rounding's.
-    for name, values in ((name, values) for name, values in first.items() if name != "classifier.bias"):
-        assert (values - second[name]).abs().max() <= tolerance, name
+    del first["classifier.bias"], second["classifier.bias"]
+    assert first.keys() == second.keys()
+    return max(float((values - second[name]).abs().max()) for name, values in first.items())
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -104,9 +115,9 @@ def test_same_seed_gives_same_bytes(tiny_reranker: Path, examples_file: Path, tm
 
 
 def test_training_learns(tiny_reranker: Path, tmp_path: Path) -> None:
-    rows = [{"query": "what of arden?", "pos": ["a river"], "neg": ["the market"]}] * 16
+    rows = [{"query": "what of arden?", "pos": ["a river"], "neg": ["the market"]}] * 8
     data = write_rows(tmp_path / "train.jsonl", rows)
-    flags = ("--train_group_size", "2", "--epochs", "10", "--learning_rate", "1e-2")
+    flags = ("--train_group_size", "2", "--epochs", "20", "--batch_size", "8", "--learning_rate", "1e-2")
     folder = train(tiny_reranker, data, tmp_path / "out", *flags)
 
     from FlagEmbedding import FlagReranker
@@ -160,34 +171,52 @@ def reference(still_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
         for w in ("arden", "belmont", "corwen", "dunmore", "elgin", "falmouth", "girvan", "harlech")
     ]
     data = write_rows(folder / "train.jsonl", rows)
-    return data, train(still_model, data, folder / "out", *STEADY, "--batch_size", "4")
+    return data, train(still_model, data, folder / "out", "--batch_size", "4")
 
 
 def test_accumulated_batches_equal_one(reference: tuple[Path, Path], still_model: Path, tmp_path: Path) -> None:
     data, expected = reference
-    flags = (*STEADY, "--batch_size", "2", "--gradient_accumulation_steps", "2", "--gradient_checkpointing")
-    assert_same_weights(train(still_model, data, tmp_path / "out", *flags), expected, 1e-4)
+    flags = ("--batch_size", "2", "--gradient_accumulation_steps", "2", "--gradient_checkpointing")
+    assert largest_change(train(still_model, data, tmp_path / "out", *flags), expected) <= 1e-4
 
 
-def test_deepspeed_in_one_process(reference: tuple[Path, Path], still_model: Path, tmp_path: Path) -> None:
-    data, expected = reference
+@pytest.fixture(scope="module")
+def deepspeed_reference(
+    reference: tuple[Path, Path], still_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The model that DeepSpeed makes of the same data in one process."""
     environment = dict(os.environ)
-    flags = (*STEADY, "--batch_size", "2", "--gradient_accumulation_steps", "2", "--use_deepspeed")
-    folder = train(still_model, data, tmp_path / "out", *flags)
+    output = tmp_path_factory.mktemp("deepspeed") / "out"
+    folder = train(still_model, reference[0], output, "--batch_size", "4", "--use_deepspeed")
     assert dict(os.environ) == environment
-    assert_same_weights(folder, expected, 1e-4)
-    # The process can go on to another training, with DeepSpeed or without.
-    train(still_model, data, tmp_path / "again", *STEADY, "--batch_size", "4", "--use_deepspeed")
-    assert_same_weights(train(still_model, data, tmp_path / "plain", *STEADY, "--batch_size", "4"), expected, 0)
+    return folder
+
+
+def test_deepspeed_in_one_process(
+    reference: tuple[Path, Path], deepspeed_reference: Path, still_model: Path, tmp_path: Path
+) -> None:
+    data, expected = reference
+    # DeepSpeed's own scheduler starts a step later than the Trainer's; with the latter all is the same.
+    config = json.loads((cli.SCRIPTS / "ds_stage0.json").read_text())
+    del config["scheduler"]
+    (tmp_path / "ds.json").write_text(json.dumps(config))
+    flags = ("--use_deepspeed", "--ds_config", str(tmp_path / "ds.json"), "--batch_size", "2")
+    folder = train(still_model, data, tmp_path / "out", *flags, "--gradient_accumulation_steps", "2")
+    assert largest_change(folder, expected) <= 1e-4
+    assert largest_change(deepspeed_reference, still_model) > 5e-4
+    # The process can go on to another training, without DeepSpeed.
+    assert largest_change(train(still_model, data, tmp_path / "plain", "--batch_size", "4"), expected) <= 0
 
 
 @pytest.mark.parametrize("deepspeed", [False, True])
-def test_two_processes(reference: tuple[Path, Path], still_model: Path, tmp_path: Path, deepspeed: bool) -> None:
-    data, expected = reference
+def test_two_processes(
+    reference: tuple[Path, Path], deepspeed_reference: Path, still_model: Path, tmp_path: Path, deepspeed: bool
+) -> None:
+    data, expected = reference[0], deepspeed_reference if deepspeed else reference[1]
     folder = tmp_path / "out"
     command = [sys.executable, str(cli.SCRIPTS / "train_reranker.py"), "--model_path", str(still_model)]
     command += ["--train_data", str(data), "--output_dir", str(folder), *QUICK, "--num_gpus", "2"]
-    command += [*STEADY, "--batch_size", "2", *(["--use_deepspeed"] if deepspeed else [])]
+    command += ["--batch_size", "2", *(["--use_deepspeed"] if deepspeed else [])]
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, timeout=300
     )
@@ -195,7 +224,9 @@ def test_two_processes(reference: tuple[Path, Path], still_model: Path, tmp_path
     printed = done.stdout.splitlines()
     assert [line.partition(":")[0] for line in printed] == ["model", "next"]
     assert "processes 2" in done.stderr
-    assert_same_weights(folder, expected, 1e-4)
+    told = done.stderr.replace("\r", "\n").splitlines()
+    assert all(line.startswith(("INFO ", "training:")) for line in told if line), done.stderr
+    assert largest_change(folder, expected) <= 1e-4
 
 
 # --- devices

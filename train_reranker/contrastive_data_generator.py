@@ -11,17 +11,20 @@ candidates, and the teacher judges them in order: usable ones become positives, 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import random
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 from utils import cli, jsonl
 from utils.config import DEFAULT_CONFIG, load_config
-from utils.corpus import sources_of
+from utils.corpus import Corpus, sources_of
 from utils.examples import split_examples, write_split
-from utils.generation import Journal, Outputs, Wanted, generate, summarize
+from utils.generation import Journal, Outputs, Plan, Stop, Wanted, generate, summarize
+from utils.ledger import Ledger
 from utils.retrieval import Lambdas, open_retrieval
-from utils.teacher import open_teacher
+from utils.schema import Document
+from utils.teachers import OFFLINE, open_teacher
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -50,8 +53,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="share of examples held out in test_data.jsonl",
     )
     add("--seed", type=int, help="decides which sources, in which order (default: the configuration's)")
-    add("--concurrency", type=cli.positive, default=1, help="source documents in flight at a time")
     add("--max_attempts", type=cli.positive, help="sources to try at most (default: all)")
+    cli.add_teacher_flags(parser, cache="replies.sqlite in --output_dir")
+    add("--dry_run", action="store_true", help="print how many calls to expect, and make none (default: run)")
     add("--overwrite", action="store_true", help="replace files of an earlier run (default: refuse)")
     return parser.parse_args(argv)
 
@@ -62,42 +66,72 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(args.config)
     weights = Lambdas.of(args, config)
     seed = config.seed if args.seed is None else args.seed
+    wanted = Wanted(args.num_examples, args.max_doc_candidates, args.num_pos, args.num_neg)
     outputs = Outputs.choose(args.output_dir, args.output_file, args.output, args.test_fraction > 0, args.overwrite)
     cli.use_gpus(config.gpu_id)
-    retriever = open_retrieval(config, weights)
-    teacher = open_teacher(config, retriever.corpus)
-    sources = sources_of(retriever.corpus, args.doc_ids_file, random.Random(seed), args.min_length)
-    wanted = Wanted(args.num_examples, args.max_doc_candidates, args.num_pos, args.num_neg)
-    settings = {
-        "seed": seed,
-        "min_length": args.min_length,
-        "doc_ids_file": args.doc_ids_file,
-        "max_doc_candidates": wanted.candidates,
-        "num_pos": wanted.positives,
-        "num_neg": wanted.negatives,
-        **retriever.settings,
-        **teacher.settings,
-    }
+    corpus = Corpus(config.corpus)
 
-    started = time.monotonic()
-    journal = Journal(outputs.provenance, settings)
-    limits = {"max_attempts": args.max_attempts, "concurrency": args.concurrency}
-    stopped = asyncio.run(generate(sources, teacher, retriever, wanted, journal, **limits))
-    labelled = journal.labelled(retriever.corpus)
-    jsonl.write(outputs.examples, (one.example.row() for one in labelled))
-    summary = summarize(journal, stopped, time.monotonic() - started)
-    if args.test_fraction:
-        split = split_examples(labelled, args.test_fraction, random.Random(seed))
-        summary |= write_split(outputs.folder, split)
-    jsonl.write_json(outputs.summary, {"settings": settings, "summary": summary})
+    def sources() -> Iterator[Document]:
+        return sources_of(corpus, args.doc_ids_file, random.Random(seed), args.min_length)
+
+    plan = Plan(wanted, sum(1 for _ in sources()), args.max_attempts, args.max_llm_calls)
+    if args.dry_run:
+        print(plan)
+        return
+    with outputs.held():
+        ledger = Ledger(args.max_llm_calls, args.max_cost)
+        cache = Path(args.reply_cache or outputs.folder / "replies.sqlite")
+        teacher = open_teacher(config, corpus, cache, ledger)
+        retriever = open_retrieval(config, corpus, weights)
+        settings = {
+            "seed": seed,
+            "min_length": args.min_length,
+            "doc_ids_file": args.doc_ids_file,
+            "max_doc_candidates": wanted.candidates,
+            "num_pos": wanted.positives,
+            "num_neg": wanted.negatives,
+            **retriever.settings,
+            **teacher.settings,
+        }
+        journal = Journal(outputs.provenance, settings, args.overwrite)
+        if config.generator_model != OFFLINE:
+            cli.log.info("%s", plan)
+
+        started = time.monotonic()
+        work = generate(
+            sources,
+            teacher,
+            retriever,
+            wanted,
+            journal,
+            max_attempts=args.max_attempts,
+            concurrency=args.concurrency,
+        )
+        stop, failure = None, None
+        try:
+            stop = cli.run_to_end(work)
+        except cli.RunError as error:  # what there is so far is written all the same
+            stop, failure = Stop(str(error), finished=False), error
+        labelled = journal.labelled(corpus)
+        jsonl.write(outputs.examples, (one.example.row() for one in labelled))
+        summary = summarize(journal, stop, time.monotonic() - started, ledger)
+        if args.test_fraction and stop.finished:
+            split = split_examples(labelled, args.test_fraction, random.Random(seed))
+            summary |= write_split(outputs.folder, split)
+        jsonl.write_json(outputs.summary, {"settings": settings, "summary": summary})
     report(summary, outputs)
+    if failure:
+        raise failure
 
 
 def report(summary: dict[str, object], outputs: Outputs) -> None:
     """Say what came out, where it is, and what to run next."""
     for key, value in summary.items():
-        print(f"{key:>20}  {value}")
+        print(f"{key:>21}  {value}")
     print(f"examples are in {outputs.examples}, verdicts in {outputs.provenance}, the summary in {outputs.summary}")
+    if not summary["finished"]:
+        print(f"to go on: {cli.command_line()}")
+        return
     data = outputs.folder / "train_data.jsonl" if "train" in summary else outputs.examples
     print(f"next: python train_reranker.py --train_data {data} --output_dir ./output_new")
 

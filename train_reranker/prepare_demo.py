@@ -22,6 +22,7 @@ from typing import Any
 
 from utils import cli, jsonl
 from utils.config import DEFAULT_CONFIG, load_config
+from utils.corpus import Corpus
 from utils.encoder import QUERY
 from utils.retrieval import Lambdas, Retriever, open_retrieval
 from utils.schema import ContrastiveExample
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         jsonl.write(corpus, documents(articles))
     if not encoder.exists():
         shutil.copytree(packaged(*ENCODER), encoder)
-    retriever = open_retrieval(config, Lambdas(1, 0, 0))
+    retriever = open_retrieval(config, Corpus(corpus), Lambdas(1, 0, 0))
     if not base.exists():
         train_base(retriever, articles, base, args.num_pairs, args.seed)
     print(f"corpus: {corpus}\nencoder: {encoder}\nbase reranker: {base}")

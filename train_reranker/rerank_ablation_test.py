@@ -11,7 +11,6 @@ candidate is judged once for a source, whichever arms retrieve it.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import random
 from datetime import datetime
 from pathlib import Path
@@ -19,10 +18,11 @@ from pathlib import Path
 from utils import cli, jsonl
 from utils.ablation import ArmResult, Contest, Excluded, compare_arms, summarize, to_json
 from utils.config import DEFAULT_CONFIG, load_config
-from utils.corpus import sources_of
+from utils.corpus import Corpus, sources_of
+from utils.ledger import Ledger
 from utils.report import percent, table
 from utils.retrieval import ARMS, Lambdas, open_retrieval
-from utils.teacher import open_teacher
+from utils.teachers import open_teacher
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -50,7 +50,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--ft_model", default="./output_new", help="the fine-tuned reranker's folder")
     cli.add_lambdas(parser)
     add("--seed", type=int, help="decides which sources, in which order (default: the configuration's)")
-    add("--concurrency", type=cli.positive, default=1, help="source documents in flight at a time")
+    cli.add_teacher_flags(parser, cache="./data/replies.sqlite, the generator's")
     return parser.parse_args(argv)
 
 
@@ -63,11 +63,13 @@ def main(argv: list[str] | None = None) -> None:
     seed = config.seed if args.seed is None else args.seed
     cli.use_gpus(config.gpu_id)
     contest = Contest.open(config, args.single, args.ft_model)
-    retriever = open_retrieval(config, weights, contest.rerankers)
-    teacher = open_teacher(config, retriever.corpus)
-    sources = sources_of(retriever.corpus, args.doc_ids, random.Random(seed), args.min_length)
+    corpus = Corpus(config.corpus)
+    sources = sources_of(corpus, args.doc_ids, random.Random(seed), args.min_length)
+    ledger = Ledger(args.max_llm_calls, args.max_cost)
+    teacher = open_teacher(config, corpus, Path(args.reply_cache or "./data/replies.sqlite"), ledger)
+    retriever = open_retrieval(config, corpus, weights, contest.rerankers)
 
-    results = asyncio.run(
+    results = cli.run_to_end(
         compare_arms(
             contest.arms,
             sources,
@@ -88,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
         **teacher.settings,
     }
     output = Path(args.output_file or f"./ablation_results/ablation_{datetime.now():%Y%m%d_%H%M%S}.json")
-    jsonl.write_json(output, to_json(settings, summary, contest.left_out, results))
+    jsonl.write_json(output, to_json(settings, summary, contest.left_out, results) | {"ledger": ledger.summary()})
     report(summary, contest.left_out, output)
 
 

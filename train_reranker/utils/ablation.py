@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from utils import jsonl
-from utils.cli import find, find_input, progress_bar
+from utils.cli import RunError, find, find_input, progress_bar
 from utils.config import Config
 from utils.examples import parse_example
 from utils.pipeline import Prepared, work_through
@@ -167,6 +167,9 @@ async def compare_arms(
         candidates: how many an arm retrieves, and at most are judged.
         concurrency: sources in flight at a time; the result is the same at any.
         excluded: sources whose query it knows are passed over.
+
+    Raises:
+        RunError: the teacher will never answer, or there is no source on which all arms came to an end.
     """
 
     def retrieve(queries: list[str], documents: list[Document]) -> list[dict[str, list[Candidate]]]:
@@ -179,12 +182,15 @@ async def compare_arms(
 
     results: list[SourceTrials] = []
     with progress_bar(desc="ablation", total=num, unit="source") as bar:
-        kept = excluded.filter(sources)
-        async with aclosing(work_through(kept, teacher, retrieve, judge, concurrency)) as trials:
+        work = work_through(excluded.filter(sources), teacher, retrieve, judge, concurrency)
+        async with aclosing(teacher), aclosing(work) as trials:
             while len(results) < num and (result := await anext(trials, None)):
                 if result.entity is not None or result.error is not None:
                     results.append(result)
                     bar.update()
+                    bar.set_postfix(teacher.doing, refresh=False)
+    if results and not any(result.paired for result in results):
+        raise RunError(f"no source on which every arm came to an end, of {len(results)}; see the teacher's messages")
     return results
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import os
+import shlex
+import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -20,11 +23,21 @@ T = TypeVar("T")
 
 
 class InputError(Exception):
-    """Input that cannot be used: one line that names the file, the line or key, and the mend (exit code 2)."""
+    """Input that cannot be used: one line that names the file, the line or key, and the mend."""
+
+    exit_code = EXIT_UNUSABLE_INPUT
 
 
 class RunError(Exception):
-    """A run that failed for a reason outside its input: one line that says what and what now (exit code 1)."""
+    """A run that failed for a reason outside its input: one line that says what and what now."""
+
+    exit_code = EXIT_FAILED
+
+
+class Interrupted(RunError):
+    """A run that was asked to end (Ctrl-C, SIGTERM) and has put away what it had."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 class _Help(argparse.HelpFormatter):
@@ -83,10 +96,8 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         sys.exit(main(argv) or 0)
-    except InputError as error:
-        _say(error, EXIT_UNUSABLE_INPUT)
-    except RunError as error:
-        _say(error, EXIT_FAILED)
+    except (InputError, RunError) as error:
+        _say(error, error.exit_code)
     except KeyboardInterrupt:
         _say("interrupted", EXIT_INTERRUPTED)
 
@@ -126,6 +137,39 @@ def progress_bar(items: Iterable[T] | None = None, **options: Any) -> Any:
     from tqdm import tqdm
 
     return tqdm(items, file=sys.stderr, dynamic_ncols=True, delay=2, **options)
+
+
+def add_teacher_flags(parser: argparse.ArgumentParser, cache: str) -> None:
+    """Add what bounds and keeps a language model's work; the offline teacher has no use for them."""
+    add = parser.add_argument
+    add("--reply_cache", help=f"file of the model's replies, which are never paid for twice (default: {cache})")
+    add("--max_llm_calls", type=int, help="stop, to be gone on with, before more calls than this (default: no limit)")
+    add("--max_cost", type=float, help="stop, to be gone on with, before a higher cost than this (default: no limit)")
+    add("--concurrency", type=positive, default=1, help="source documents in flight at a time")
+
+
+def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine; Ctrl-C and SIGTERM let it put away what it has.
+
+    Raises:
+        Interrupted: one of the two came; says how to go on.
+    """
+
+    async def stoppable() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(stoppable())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise Interrupted(f"interrupted; nothing is lost. To go on: {command_line()}") from None
+
+
+def command_line() -> str:
+    """Return the command that this process was started with, fit to be pasted into a shell."""
+    return shlex.join(["python", *sys.argv])
 
 
 def use_gpus(gpu_id: str | None) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import random
 from typing import Any, NamedTuple
 
-from utils.cli import InputError, RunError, log
+from utils.cli import RunError, log
 from utils.ledger import Ledger
 from utils.pace import Keys, Pace, Patience
 from utils.prompts import Question
@@ -43,7 +43,7 @@ class Client:
         max_in_flight: int = 256,
         seed: int = 0,
     ) -> None:
-        """Connect on the first call, not before.
+        """Make everything ready; nothing is sent yet.
 
         Args:
             settings: address and keys; the models may differ from call to call.
@@ -83,7 +83,7 @@ class Client:
             tries, replies = tries + stuck, self._pace.replies
             if not self._mend(settings, key, outcome, dialect, already_learnt=body != dialect.body(question)):
                 await self._wait_or_give_up(settings, outcome, tries)
-            self._ledger.retries[outcome.kind] += 1
+            self._ledger.retries[outcome.kind.value] += 1
 
     async def aclose(self) -> None:
         """Close all connections; what is on its way should have been waited for."""
@@ -178,13 +178,13 @@ class Client:
         """Wait until the call is worth another try."""
         if fault.kind is Kind.UNREACHABLE and not self._reached and tries >= self._patience.connect_tries:
             raise self._end(settings, f"it cannot be reached ({fault.text}); mend {settings.section}.base_url")
-        if fault.kind is Kind.GARBLED and not self._answered_with and tries >= self._patience.connect_tries:
+        if fault.kind is Kind.GARBLED and not self._answered_with and tries >= self._patience.tries:
             raise self._end(settings, f"what it replies is no chat completion; mend {settings.section}.base_url")
         if fault.wait is not None and fault.wait > self._patience.longest_told_wait:
             raise self._end(settings, f"it asks to wait for {fault.wait:.0f} s ({fault.shown}); go on after that")
         hopeless = fault.kind in (Kind.REFUSED, Kind.KEY)
         if hopeless or tries >= self._patience.tries or self._pace.closing.is_set():
-            self._ledger.failures[fault.kind] += 1
+            self._ledger.failures[fault.kind.value] += 1
             raise TeacherError(f"{settings.where}: {fault.shown}")
         if fault.kind is Kind.RATE_LIMIT or fault.wait is not None:
             wait = self._pace.slow_down(fault.wait)
@@ -206,8 +206,6 @@ def _connect(settings: EndpointSettings, keys: tuple[str, ...]) -> list[Any]:
     pool = openai.DefaultAsyncHttpxClient()  # up to 1,000 connections, of which 100 are kept
     shared: dict[str, Any] = {"max_retries": 0, "http_client": pool}
     if settings.api_type == "azure":
-        if not settings.api_version:
-            raise InputError(f"{settings.section}: api_type azure wants an api_version, too")
         shared |= {"azure_endpoint": settings.base_url, "api_version": settings.api_version}
         return [openai.AsyncAzureOpenAI(api_key=key, **shared) for key in keys]
     return [openai.AsyncOpenAI(api_key=key, base_url=settings.base_url, **shared) for key in keys]

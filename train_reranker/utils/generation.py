@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import aclosing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import aclosing, contextmanager
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils import jsonl
-from utils.cli import InputError, log, progress_bar
+from utils.cli import InputError, RunError, log, progress_bar
 from utils.corpus import Corpus
 from utils.examples import SPLIT_FILES, Labelled
+from utils.ledger import BudgetSpent, Ledger
+from utils.llm import ASKINGS
 from utils.pipeline import BLOCK, Prepared, work_through
 from utils.retrieval import Retriever
 from utils.schema import (
@@ -30,6 +33,14 @@ from utils.teacher import Teacher
 
 ARM = "diverse"
 
+# So many sources in a row without a usable reply are a fault that lasts. The run then waits, twice, and gives up.
+FRUITLESS = 20
+PAUSES = (15.0, 60.0)  # seconds
+
+# Share of sources that give an example, and candidates judged a source: of the offline teacher on the demo's corpus.
+# They serve the first estimate; the progress bar shows what holds for another teacher and corpus.
+ACCEPTED, JUDGED = 0.5, 3
+
 
 class Wanted(NamedTuple):
     """What makes an example, and how many are wanted."""
@@ -38,6 +49,38 @@ class Wanted(NamedTuple):
     candidates: int
     positives: int = 1
     negatives: int = 1
+
+
+class Plan(NamedTuple):
+    """How many calls of a language model a run is going to make."""
+
+    wanted: Wanted
+    sources: int
+    max_attempts: int | None = None
+    max_calls: int | None = None
+
+    @property
+    def attempts(self) -> int:
+        """Sources that are tried at most."""
+        return min(self.sources, self.max_attempts or self.sources)
+
+    @property
+    def expected(self) -> int:
+        """Calls to expect: one extraction a source, and some judgements until there is one of each kind."""
+        tried = min(self.attempts, round(self.wanted.examples / ACCEPTED))
+        return min(tried * (1 + min(self.wanted.candidates, JUDGED)), self.max_calls or self.largest)
+
+    @property
+    def largest(self) -> int:
+        """Calls at most: every source, every candidate, and every question asked as often as it may be."""
+        return min(self.attempts * (1 + self.wanted.candidates) * ASKINGS, self.max_calls or 10**18)
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        return (
+            f"{self.wanted.examples} examples wanted, {self.attempts} sources to try: "
+            f"about {self.expected} calls expected, {self.largest} at the most"
+        )
 
 
 class Judged(NamedTuple):
@@ -67,6 +110,11 @@ class Judged(NamedTuple):
         return self.error is not None or (
             bool(self.verdicts) and all(verdict.outcome is Outcome.ERROR for verdict in self.verdicts)
         )
+
+    @property
+    def complaint(self) -> str:
+        """The last reason that the teacher gave for not answering."""
+        return self.error or next((v.reason for v in reversed(self.verdicts) if v.outcome is Outcome.ERROR), "")
 
     def ids(self, outcome: Outcome) -> list[str]:
         """Return the ids of the candidates of an outcome, in order."""
@@ -106,25 +154,50 @@ class Outputs(NamedTuple):
             InputError: a finished run's file, or one of the split's, would be overwritten.
         """
         into = Path(folder)
-        unfinished = [
-            provenance
-            for provenance in sorted(into.glob("contrastive_examples_*.provenance.jsonl"))
-            if not provenance.with_name(provenance.name.replace(".provenance.jsonl", ".summary.json")).exists()
-        ]
-        if examples is None and unfinished and summary is None:
-            examples = unfinished[-1].name.replace(".provenance", "")
-            log.info("going on with the unfinished run of %s", into / examples)
-        examples = examples or f"contrastive_examples_{datetime.now():%Y%m%d_%H%M%S}.jsonl"
-        stem = examples.removesuffix(".jsonl")
-        outputs = cls(into / examples, into / f"{stem}.provenance.jsonl", into / (summary or f"{stem}.summary.json"))
-        finished = [outputs.summary, *(into / name for name in SPLIT_FILES if split)]
-        in_the_way = [path for path in finished if path.exists()]
-        if overwrite:
-            outputs.provenance.unlink(missing_ok=True)
-            outputs.summary.unlink(missing_ok=True)
-        elif in_the_way:
+
+        def named(examples: str) -> Outputs:
+            stem = examples.removesuffix(".jsonl")
+            return cls(into / examples, into / f"{stem}.provenance.jsonl", into / (summary or f"{stem}.summary.json"))
+
+        if examples is None:
+            begun = (path.name for path in sorted(into.glob("contrastive_examples_*.provenance.jsonl")))
+            unfinished = [run for run in (named(name.replace(".provenance", "")) for name in begun) if not run.finished]
+            if unfinished and not overwrite:
+                log.info("going on with the unfinished run of %s", unfinished[-1].examples)
+                return unfinished[-1]
+        outputs = named(examples or f"contrastive_examples_{datetime.now():%Y%m%d_%H%M%S}.jsonl")
+        results = [outputs.examples if outputs.finished else None, *(into / n for n in SPLIT_FILES if split)]
+        in_the_way = [path for path in results if path and path.exists()]
+        if in_the_way and not overwrite:
             raise InputError(f"{in_the_way[0]} is there already: name another --output_dir, or give --overwrite")
         return outputs
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a run of these files that has nothing left to go on with."""
+        try:
+            return bool(json.loads(self.summary.read_text(encoding="utf-8"))["summary"]["finished"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other runs off these files.
+
+        Raises:
+            InputError: another run has them.
+        """
+        from filelock import FileLock, Timeout
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / f".{self.examples.name}.lock", timeout=0)
+        try:
+            with lock:
+                yield
+        except Timeout:
+            raise InputError(
+                f"another run is writing {self.examples}: wait for it, or name another --output_file"
+            ) from None
 
 
 class Journal:
@@ -133,15 +206,15 @@ class Journal:
     Everything else that a run writes is made from it, so that a run killed at any moment can go on.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        """Open the journal of a run with these settings, new or to be continued.
+    def __init__(self, path: Path, settings: dict[str, Any], overwrite: bool = False) -> None:
+        """Open the journal of a run with these settings, new or to be continued; ``overwrite`` begins it anew.
 
         Raises:
             InputError: it belongs to a run with other settings; the differences are named.
         """
         settings = json.loads(jsonl.dumps(settings))  # as they will be read again
         self.path, self.settings, self.rows = path, settings, list[Judged]()
-        if path.exists() and path.stat().st_size:
+        if not overwrite and path.exists() and path.stat().st_size:
             earlier, self.rows = _read_journal(path)
             different = sorted(k for k in {*settings, *earlier} if settings.get(k) != earlier.get(k))
             if different:
@@ -156,10 +229,11 @@ class Journal:
         jsonl.write(path, [{"settings": settings}, *map(_to_row, self.rows)])
         self._out = path.open("a", encoding="utf-8")
 
-    def append(self, row: Judged) -> None:
-        """Add a source's row; it is on disk when this returns."""
-        jsonl.append(self._out, _to_row(row))
-        self.rows.append(row)
+    def extend(self, rows: Iterable[Judged]) -> None:
+        """Add sources' rows; they are out of this process's hands when this returns."""
+        for row in rows:
+            jsonl.append(self._out, _to_row(row))
+            self.rows.append(row)
 
     def labelled(self, corpus: Corpus) -> list[Labelled]:
         """Return the examples of the run, in source order, with what they came from."""
@@ -171,8 +245,15 @@ class Journal:
         ]
 
 
+class Stop(NamedTuple):
+    """Why a run ended, and whether there is nothing left to go on with."""
+
+    reason: str
+    finished: bool
+
+
 async def generate(
-    sources: Iterable[Document],
+    sources: Callable[[], Iterable[Document]],
     teacher: Teacher,
     retriever: Retriever,
     wanted: Wanted,
@@ -180,39 +261,83 @@ async def generate(
     *,
     max_attempts: int | None = None,
     concurrency: int = 1,
-) -> str:
-    """Judge source after source into the journal until there are enough examples; returns why it stopped.
+) -> Stop:
+    """Judge source after source into the journal until there are enough examples.
 
     Args:
-        sources: documents in a fixed order; those that the journal has already are passed over.
-        teacher: extracts and judges.
+        sources: gives documents in a fixed order; those that the journal has already are passed over.
+        teacher: extracts and judges; is closed at the end.
         retriever: finds the candidates, by the ``diverse`` arm.
         wanted: how many examples, of how many candidates, positives and negatives.
         journal: where the rows go.
         max_attempts: sources to try at most, those of the journal included.
         concurrency: sources in flight at a time; the rows are the same at any.
-    """
 
+    Raises:
+        RunError: the teacher will never answer, or has not for ``FRUITLESS`` sources in a row, also after pauses.
+    """
+    async with aclosing(teacher):
+        for pause in (*PAUSES, None):
+            try:
+                return await _generate(sources(), teacher, retriever, wanted, journal, max_attempts, concurrency)
+            except _Fruitless as fault:
+                if pause is None:
+                    raise RunError(
+                        f"no usable reply for {FRUITLESS} sources in a row, also after pauses (the last: {fault}); "
+                        "mend the endpoint and run the same command again to go on"
+                    ) from None
+                log.warning("no usable reply for %d sources in a row: waiting %g s (%s)", FRUITLESS, pause, fault)
+                # What came back is nonsense, and would only come out of the cache again.
+                teacher.forget_failures()
+                await asyncio.sleep(pause)
+            except BudgetSpent as limit:
+                return Stop(str(limit), finished=False)
+    raise AssertionError("the last pause is None")
+
+
+class _Fruitless(Exception):
+    """The teacher has not answered for ``FRUITLESS`` sources in a row; their rows were not written."""
+
+
+async def _generate(
+    sources: Iterable[Document],
+    teacher: Teacher,
+    retriever: Retriever,
+    wanted: Wanted,
+    journal: Journal,
+    max_attempts: int | None,
+    concurrency: int,
+) -> Stop:
     def retrieve(queries: list[str], documents: list[Document]) -> list[dict[str, list[Candidate]]]:
         return retriever.retrieve([ARM], queries, documents, wanted.candidates)
 
     async def judge(prepared: Prepared) -> Judged:
         return await judge_source(prepared, teacher, wanted)
 
-    outcomes = Counter(row.outcome for row in journal.rows)
-    with progress_bar(desc="examples", total=wanted.examples, initial=outcomes["example"], unit="ex") as bar:
+    held: list[Judged] = []  # rows without an answer: written once an answer comes, so that a lasting fault is no row
+    made = sum(row.outcome == "example" for row in journal.rows)
+    with progress_bar(desc="examples", total=wanted.examples, initial=made, unit="ex") as bar:
         left = islice(sources, len(journal.rows), max_attempts)
         async with aclosing(work_through(left, teacher, retrieve, judge, concurrency)) as rows:
-            while outcomes["example"] < wanted.examples:
-                row = await anext(rows, None)
-                if row is None:
-                    used_up = max_attempts is None or len(journal.rows) < max_attempts
-                    return "all sources are used up" if used_up else f"{max_attempts} sources were tried"
-                journal.append(row)
-                outcomes[row.outcome] += 1
+            while made < wanted.examples and (row := await anext(rows, None)):
+                held.append(row)
+                if row.fruitless:
+                    if len(held) >= FRUITLESS:
+                        raise _Fruitless(row.complaint)
+                    continue
+                journal.extend(held)
+                held.clear()
+                made += row.outcome == "example"
                 bar.update(row.outcome == "example")
-                bar.set_postfix(sources=len(journal.rows), refresh=False)
-    return "all examples are there"
+                accepted = f"{made / len(journal.rows):.0%}"
+                bar.set_postfix({"sources": len(journal.rows), "accepted": accepted, **teacher.doing}, refresh=False)
+    if made >= wanted.examples:
+        return Stop("all examples are there", finished=True)
+    if held and not journal.rows:
+        raise RunError(f"no usable reply for any source ({held[-1].complaint}); mend the endpoint and run again")
+    journal.extend(held)
+    used_up = max_attempts is None or len(journal.rows) < max_attempts
+    return Stop("all sources are used up" if used_up else f"{max_attempts} sources were tried", finished=True)
 
 
 async def judge_source(prepared: Prepared, teacher: Teacher, wanted: Wanted) -> Judged:
@@ -230,17 +355,23 @@ async def judge_source(prepared: Prepared, teacher: Teacher, wanted: Wanted) -> 
     return Judged(prepared.source.id, prepared.entity, retrieved, verdicts, prepared.error)
 
 
-def summarize(journal: Journal, stopped: str, seconds: float) -> dict[str, Any]:
-    """Return the run's figures: sources by outcome, verdicts by outcome, why it stopped, and how long it took."""
+def summarize(journal: Journal, stop: Stop, seconds: float, ledger: Ledger) -> dict[str, Any]:
+    """Return the run's figures: why it stopped, sources and verdicts by outcome, time, and what the teacher took."""
     sources = Counter(row.outcome for row in journal.rows)
     verdicts = Counter(verdict.outcome.value for row in journal.rows for verdict in row.verdicts)
+    made = sources["example"]
+    spent = ledger.summary() if ledger.calls or ledger.cache_hits else {}
+    if spent and spent["cost"] is not None and made:
+        spent["cost_per_example"] = spent["cost"] / made
     return {
-        "stopped because": stopped,
+        "stopped because": stop.reason,
+        "finished": stop.finished,
         "sources tried": len(journal.rows),
         "examples": sources["example"],
         "sources by outcome": dict(sorted(sources.items())),
         "verdicts": dict(sorted(verdicts.items())),
         "seconds": round(seconds, 1),
+        **spent,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from utils import prompts
 from utils.answers import BrokenReply, read_extraction, read_verdict
@@ -17,6 +17,8 @@ from utils.schema import BridgeEntity, Document, Outcome, Verdict
 from utils.teacher import TeacherError
 
 T = TypeVar("T")
+
+ASKINGS = 3  # of one question, until its reply can be used
 
 
 class LLMTeacher:
@@ -35,7 +37,7 @@ class LLMTeacher:
         *,
         min_segment_words: int = 20,
         max_chars: int = prompts.MAX_CHARS,
-        askings: int = 3,
+        askings: int = ASKINGS,
         patience: Patience | None = None,
         max_in_flight: int = 256,
         seed: int = 0,
@@ -60,8 +62,7 @@ class LLMTeacher:
         for role in (extractor, judge):
             if ledger.max_cost is not None and role.price is None:
                 raise InputError(
-                    f"a limit on cost needs the price of model {role.model}: "
-                    f"add price_per_million_tokens to {role.section}"
+                    f"a limit on cost needs the price of model {role.model}: add it to price_per_million_tokens"
                 )
         self.ledger = ledger
         self.cache = ReplyCache(cache_path)
@@ -69,6 +70,31 @@ class LLMTeacher:
         self._min_segment_words, self._max_chars, self._askings = min_segment_words, max_chars, askings
         self._make_client = lambda settings: Client(settings, ledger, patience, max_in_flight, seed)
         self._clients: dict[tuple[object, ...], Client] = {}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the answers depend on, without a key."""
+        return {
+            "teacher": "llm",
+            **{
+                role: {"base_url": endpoint.shown_url, "model": endpoint.model, "params": dict(endpoint.params)}
+                for role, endpoint in (("entity_extractor", self._extractor), ("question_generator", self._judge))
+            },
+            "min_segment_words": self._min_segment_words,
+            "prompts": prompts.FINGERPRINT,
+        }
+
+    @property
+    def doing(self) -> dict[str, Any]:
+        """Calls, tokens and cost so far."""
+        ledger = self.ledger
+        tokens = f"{(ledger.tokens_in + ledger.tokens_out) / 1000:.0f}k"
+        cost = {} if ledger.cost is None else {"cost": f"{ledger.cost:.2f}"}
+        return {"calls": ledger.calls, "cached": ledger.cache_hits, "tokens": tokens, **cost}
+
+    def forget_failures(self) -> None:
+        """Drop the replies that could not be used, so that an endpoint that was mended is asked again."""
+        self.cache.forget_failed()
 
     async def extract(self, document: Document) -> BridgeEntity | None:
         """Return one bridge entity of the document, or None where the model finds none.

@@ -80,7 +80,7 @@ class Pace:
         if news:
             self._strikes += 1
             self._width = max(1.0, 0.75 * min(self._width, self._in_flight + 1))
-        wait = told if told is not None else self.back_off(self._strikes)
+        wait = told or self.back_off(self._strikes)  # a told 0 tells nothing
         self._closed_until = max(self._closed_until, now + wait)
         return wait if news else 0.0
 

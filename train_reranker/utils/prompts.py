@@ -6,6 +6,7 @@ it once; the user message holds nothing but the texts, between tags that no text
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -108,6 +109,9 @@ Fill in six fields:
 the question to A (its "document" is "A"), then the question to B (its "document" is "B"); an empty list if not valid.
 
 Answer with one JSON object with exactly these six keys, and with nothing else."""
+
+# Names the instructions, so that a run that was begun with others is not gone on with.
+FINGERPRINT = hashlib.sha256((_EXTRACTION_RULES + _JUDGEMENT_RULES).encode()).hexdigest()[:16]
 
 _TAG = re.compile(r"<(?=/?(?:document|document_a|document_b|entity|name|type|title|text)>)", re.IGNORECASE)
 

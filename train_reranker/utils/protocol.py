@@ -56,6 +56,8 @@ class EndpointSettings:
                 raise InputError(f"{self.section}: API key no. {number} is empty or has characters that no key has")
         if not re.match(r"https?://[^/]", self.base_url):
             raise InputError(f"{self.section}: base_url must be an address that begins with http:// or https://")
+        if self.api_type == "azure" and not self.api_version:
+            raise InputError(f"{self.section}: api_type azure wants an api_version, too")
 
     @property
     def section(self) -> str:

@@ -313,16 +313,16 @@ def index_file(config: Config, corpus: Corpus) -> Path:
     return find(named) or (folder / named.name if folder else named)
 
 
-def open_retrieval(config: Config, weights: Lambdas, rerankers: Mapping[str, Reranker] | None = None) -> Retriever:
-    """Open corpus, encoder and index as a configuration names them.
+def open_retrieval(
+    config: Config, corpus: Corpus, weights: Lambdas, rerankers: Mapping[str, Reranker] | None = None
+) -> Retriever:
+    """Open a corpus's encoder and index as a configuration names them.
 
     Raises:
         InputError: one of them is not there or cannot be used.
     """
-    encoder_path = config.encoder_path  # told before a large corpus is read
-    corpus = Corpus(config.corpus)
     encoder = Encoder(
-        encoder_path,
+        config.encoder_path,
         method=config.retrieval_method,
         pooling=config.pooling,
         instruction=config.instruction,

@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
-from utils.cli import InputError
-from utils.config import Config
 from utils.schema import BridgeEntity, Document, Outcome, SubQuestion, Verdict
 
 
@@ -22,6 +20,19 @@ class Teacher(Protocol):
     @property
     def settings(self) -> dict[str, Any]:
         """All that the answers depend on, without a key."""
+        ...
+
+    @property
+    def doing(self) -> dict[str, Any]:
+        """What to show in a progress bar: calls, tokens and the like."""
+        ...
+
+    def forget_failures(self) -> None:
+        """Let what failed be asked anew, once whatever made it fail may be mended."""
+        ...
+
+    async def aclose(self) -> None:
+        """Put away what is on its way, and close all."""
         ...
 
     async def extract(self, document: Document) -> BridgeEntity | None:
@@ -248,6 +259,17 @@ class OfflineTeacher:
             "min_new_words": self.min_new_words,
         }
 
+    @property
+    def doing(self) -> dict[str, Any]:
+        """Nothing: rules cost nothing."""
+        return {}
+
+    def forget_failures(self) -> None:
+        """Do nothing: rules do not fail."""
+
+    async def aclose(self) -> None:
+        """Do nothing: there is nothing to close."""
+
     async def extract(self, document: Document) -> BridgeEntity | None:
         """Return the first mention of another title that comes with a long enough segment, or None."""
         own = name_of(document.title)
@@ -301,10 +323,3 @@ def hops(entity: BridgeEntity, sentence: str) -> tuple[SubQuestion, SubQuestion]
         SubQuestion(f"What belongs in the gap? {blanked}", entity.name, "A"),
         SubQuestion(f"What else is said of {entity.name}?", sentence, "B"),
     )
-
-
-def open_teacher(config: Config, documents: Iterable[Document]) -> Teacher:
-    """Return the teacher that ``generator_model`` names."""
-    if config.generator_model == "offline":
-        return OfflineTeacher(documents, config.min_segment_words)
-    raise InputError(f"{config.path}: generator_model {config.generator_model!r} is not known; use offline")

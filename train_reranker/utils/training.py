@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
 import importlib.util
@@ -12,6 +13,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import sys
 import warnings
@@ -314,6 +316,8 @@ def launch(script: str | Path, argv: Sequence[str], processes: int) -> int:
             raise RunError(f"training process {failure.pid} was killed ({failure.signal_name()})") from None
         return failure.exitcode
     except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
         raise RunError(f"ended by a signal ({error.sigval.name})") from None
     return 0
 
@@ -352,9 +356,17 @@ def run(job: TrainingJob) -> Path:
                 "out of GPU memory: lower --batch_size (and raise --gradient_accumulation_steps), "
                 "--passage_max_len or --train_group_size"
             ) from None
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    # Not before: DeepSpeed keeps groups in its modules, and another training of this process would meet them.
+    atexit.register(_leave_process_group)
     return job.output
+
+
+def _leave_process_group() -> None:
+    """End the processes' communication in order, where there was any."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @contextlib.contextmanager
@@ -371,6 +383,8 @@ def _environment(job: TrainingJob) -> Iterator[None]:
         # DeepSpeed looks for MPI where these are not set, and fails where there is none.
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        # accelerate takes these for several processes, and would share out the cores anew.
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     try:
         yield
     finally:
@@ -382,7 +396,8 @@ def _spare_compilation() -> None:
     """Keep DeepSpeed on a CPU from compiling a kernel for what gloo does too: it takes minutes and a compiler."""
     import deepspeed.ops
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # It compiles what this names as compatible, and to find out what is would try the compiler as well.
+    deepspeed.ops.__compatible_ops__ = {}
 
 
 @contextlib.contextmanager
@@ -578,6 +593,7 @@ def _model_class() -> type:
 
 @cache
 def _trainer_class() -> type:
+    import torch
     from FlagEmbedding.finetune.reranker.encoder_only.base import EncoderOnlyRerankerTrainer
 
     class RerankerTrainer(EncoderOnlyRerankerTrainer):
@@ -587,8 +603,15 @@ def _trainer_class() -> type:
             if not self.args.should_save:
                 return
             folder = output_dir or self.args.output_dir
-            weights = state_dict and {name.removeprefix("model."): w for name, w in state_dict.items()}
-            self.model.model.save_pretrained(folder, state_dict=weights)
+            model = self.model.model
+            weights = model.state_dict()
+            if state_dict is not None:
+                weights = {name.removeprefix("model."): values for name, values in state_dict.items()}
+            # DeepSpeed trains a copy in half precision. Saved as it is, it would also score in half precision,
+            # as libraries take the precision from the file; this shell makes it the base model's again.
+            with torch.device("meta"):
+                shell = type(model)(copy.deepcopy(model.config)).float()
+            shell.save_pretrained(folder, state_dict={name: w.float() for name, w in weights.items()})
             self.processing_class.save_pretrained(folder)
 
     return RerankerTrainer

@@ -1,0 +1,97 @@
+"""From a configuration to its teacher: offline, or a language model behind an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.cli import InputError
+from utils.config import Config, expand
+from utils.ledger import Ledger, Price
+from utils.llm import LLMTeacher
+from utils.protocol import EndpointSettings
+from utils.schema import Document
+from utils.teacher import OfflineTeacher, Teacher
+
+OFFLINE = "offline"
+
+# Where a provider's OpenAI-compatible endpoint is, and what in a model's name tells that it is that provider's.
+PROVIDERS = {
+    "google": ("gemini", "https://generativelanguage.googleapis.com/v1beta/openai/"),
+    "anthropic": ("claude", "https://api.anthropic.com/v1/"),
+    "deepseek": ("deepseek", "https://api.deepseek.com/v1"),
+    "openai": ("", "https://api.openai.com/v1"),
+}
+
+
+def open_teacher(config: Config, documents: Iterable[Document], reply_cache: Path, ledger: Ledger) -> Teacher:
+    """Return the teacher that ``generator_model`` names.
+
+    Args:
+        config: names model and endpoint.
+        documents: the corpus, whose titles the offline teacher learns.
+        reply_cache: the file in which a language model's replies are kept.
+        ledger: counts a language model's calls.
+
+    Raises:
+        InputError: the endpoint's settings are missing or cannot be used.
+    """
+    if config.generator_model == OFFLINE:
+        return OfflineTeacher(documents, config.min_segment_words)
+    extractor = endpoint(config, "entity_extractor_model")
+    judge = endpoint(config, "question_generator_model")
+    return LLMTeacher(extractor, judge, reply_cache, ledger, min_segment_words=config.min_segment_words)
+
+
+def endpoint(config: Config, role: str) -> EndpointSettings:
+    """Return how to reach the model of a role, ``generator_model`` where the role has none of its own.
+
+    Raises:
+        InputError: the provider's section is missing, names no key where one is needed, or cannot be used.
+    """
+    key = role if getattr(config, role) else "generator_model"
+    model = getattr(config, key)
+    provider = next(name for name, (mark, _) in PROVIDERS.items() if mark in model.lower())
+    section = f"{provider}_setting"
+    if section not in config.settings:
+        raise InputError(f"{config.path}: {key} {model!r} needs {section}, with api_key and base_url")
+    setting = expand(config.settings[section], f"{config.path}: {section}")
+    usual = PROVIDERS[provider][1]
+    base_url = setting.get("base_url") or setting.get("api_base") or usual
+    keys = _keys(setting)
+    if not keys and base_url == usual:
+        raise InputError(f"{config.path}: {section}.api_key is missing; put the key into the environment and name it")
+    return EndpointSettings(
+        provider=provider,
+        base_url=base_url,
+        model=model,
+        api_keys=keys,
+        params=config.generation_params,
+        timeout=float(setting.get("timeout") or 60),
+        price=_price(config, model),
+        api_type=setting.get("api_type") or "openai",
+        api_version=setting.get("api_version"),
+        model_key=key,
+    )
+
+
+def _keys(setting: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return ``api_keys``, a list or a text with commas, or else the one ``api_key``."""
+    keys = setting.get("api_keys") or setting.get("api_key") or ()
+    keys = keys.split(",") if isinstance(keys, str) else keys
+    return tuple(str(key).strip() for key in keys if str(key).strip())
+
+
+def _price(config: Config, model: str) -> Price | None:
+    """Return a model's price: its own entry of ``price_per_million_tokens``, or the one that serves all models."""
+    prices = config.price_per_million_tokens
+    entry = prices.get(model, prices if "input" in prices else None)
+    if entry is None:
+        return None
+    try:
+        return Price(float(entry["input"]), float(entry["output"]))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{config.path}: price_per_million_tokens of {model} must be two numbers, input and output"
+        ) from None
