@@ -208,6 +208,30 @@ def test_deepspeed_in_one_process(
     assert largest_change(train(still_model, data, tmp_path / "plain", "--batch_size", "4"), expected) <= 0
 
 
+def test_half_precision_is_saved_in_full(reference: tuple[Path, Path], still_model: Path, tmp_path: Path) -> None:
+    import torch
+
+    folder = train(still_model, reference[0], tmp_path / "out", "--bf16", "--use_deepspeed")
+    assert {values.dtype for values in weights(folder).values()} == {torch.float32}
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_longest_pairs_fit_models_that_count_positions_after_the_padding(tiny_reranker: Path, tmp_path: Path) -> None:
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    model = tmp_path / "model"
+    shutil.copytree(tiny_reranker, model)
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = RobertaConfig(
+        vocab_size=len(json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]),
+        max_position_embeddings=66, pad_token_id=1, type_vocab_size=2, num_labels=1, **size,
+    )  # fmt: skip
+    RobertaForSequenceClassification(config).save_pretrained(model)
+    rows = [{"query": "a b c " * 30, "pos": ["d e " * 90], "neg": ["f g " * 90]}] * 4
+    flags = ("--train_group_size", "2", "--query_max_len", "512", "--passage_max_len", "8196", "--epochs", "1")
+    train(model, write_rows(tmp_path / "train.jsonl", rows), tmp_path / "out", *flags)
+
+
 @pytest.mark.parametrize("deepspeed", [False, True])
 def test_two_processes(
     reference: tuple[Path, Path], deepspeed_reference: Path, still_model: Path, tmp_path: Path, deepspeed: bool

@@ -3,7 +3,7 @@ r"""Fine-tune a reranker on query/pos/neg rows, on GPUs or the CPU, in one proce
     python train_reranker.py --train_data ./data/train_data.jsonl --output_dir ./output --epochs 2
     python train_reranker.py --train_data ./data/train_data.jsonl --output_dir ./output --batch_size 16 \
         --gradient_accumulation_steps 4 --learning_rate 5e-6 --use_deepspeed --ds_config ./ds_stage0.json
-    CUDA_VISIBLE_DEVICES=0,1 python train_reranker.py --num_gpus 2 --train_data ./data --output_dir ./output
+    CUDA_VISIBLE_DEVICES=0,1 python train_reranker.py --num_gpus 2 --output_dir ./output_new
 
 The folder that it writes loads as it is in FlagEmbedding (FlagReranker), sentence-transformers (CrossEncoder)
 and transformers. Progress goes to stderr, the folder's name to stdout.

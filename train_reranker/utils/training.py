@@ -179,8 +179,10 @@ def position_limit(model: Path) -> int | None:
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int) or positions <= 0:
         return None
-    after_padding = config.get("model_type") in _POSITIONS_AFTER_PADDING
-    return positions - (config.get("pad_token_id", 1) + 1 if after_padding else 0)
+    if config.get("model_type") not in _POSITIONS_AFTER_PADDING:
+        return positions
+    padding = config.get("pad_token_id")
+    return positions - 1 - (1 if padding is None else padding)
 
 
 def _check_settings(settings: TrainingSettings) -> None:

@@ -1,0 +1,239 @@
+"""Every script's main, from the command line's view: what it writes, prints and refuses."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from utils import cli
+from utils.corpus import Corpus
+
+SCRIPTS = cli.SCRIPTS
+NAMES = [
+    "contrastive_data_generator",
+    "prepare_demo",
+    "rerank_ablation_test",
+    "sample_doc_ids",
+    "test_reranker",
+    "train_reranker",
+]
+GENERATE = ["--min_length", "0", "--max_doc_candidates", "5", "--num_examples", "16"]
+
+
+def run(script: str, *argv: object) -> int:
+    """Call a script's main as its ``__main__`` does, and return the exit code."""
+    with pytest.raises(SystemExit) as ended:
+        cli.run(importlib.import_module(script).main, [str(arg) for arg in argv])
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in an empty folder: what is written goes where the working directory says."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+
+@pytest.mark.parametrize("script", NAMES)
+def test_help_answers_without_heavy_imports_and_names_each_default(script: str) -> None:
+    heavy = "import sys; print({'torch', 'transformers', 'FlagEmbedding', 'faiss', 'openai'} & set(sys.modules))"
+    code = f"import {script}, sys\ntry: {script}.main(['--help'])\nexcept SystemExit: pass\n{heavy}"
+    environment = os.environ | {"COLUMNS": "200", "PYTHONPATH": str(SCRIPTS)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("set()\n"), "a heavy import"
+    descriptions = done.stdout.split("options:")[1].split("\n  -")[2:]
+    assert descriptions
+    for description in descriptions:
+        assert "default" in description, description
+
+
+def generate(config: Path, out: Path, *more: object) -> int:
+    return run("contrastive_data_generator", "--config", config, "--output_dir", out, *GENERATE, *more)
+
+
+def test_from_documents_to_a_table(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole path on the miniature corpus: generate, train, test, ablate."""
+    data = Path("data")
+    assert generate(config_file, data, "--test_fraction", "0.1") == 0
+    rows = [json.loads(line) for line in (data / "train_data.jsonl").read_text().splitlines()]
+    assert rows
+    assert all(list(row) == ["query", "pos", "neg"] for row in rows)
+    assert "next: python train_reranker.py" in capsys.readouterr().out
+
+    base = yaml.safe_load(config_file.read_text())["reranker_path"]
+    train = ["--model_path", base, "--train_data", data / "train_data.jsonl", "--output_dir", "model", "--epochs", "1"]
+    train += ["--train_group_size", "2"]
+    assert run("train_reranker", *train) == 0
+
+    test = ["--model_path", "model", "--baseline_model", base, "--test_data", data / "test_data.jsonl"]
+    assert run("test_reranker", *test, "--output_file", "results.json") == 0
+    results = json.loads(Path("results.json").read_text())
+    assert [row["metric"] for row in results["metrics"]][:2] == ["MRR", "nDCG@5"]
+    assert all({"model", "baseline"} == set(row["values"]) and 0 < row["random"] <= 1 for row in results["metrics"])
+
+    capsys.readouterr()
+    ablate = ["--config", config_file, "--num", "6", "--candidates", "4", "--min_length", "0"]
+    outputs = ["--ft_model", "model", "--output_file", "ablation.json"]
+    assert run("rerank_ablation_test", *ablate, *outputs, "--exclude_data", data / "train_data.jsonl") == 0
+    ablation = json.loads(Path("ablation.json").read_text())
+    arms = ["standard", "diverse", "zs", "diverse_zs", "diverse_ft"]
+    assert [row["arm"] for row in ablation["table"]] == arms
+    assert ablation["sources"]
+    trained = {row["query"] for row in rows}
+    for source in ablation["sources"]:
+        assert source["query"] not in trained
+        for arm in arms:
+            trial = source["arms"][arm]
+            assert trial["attempts"] == len(trial["verdicts"]) <= len(trial["retrieved"]) == 4
+            assert source["source"] not in trial["retrieved"]
+            assert trial["success"] == (trial["verdicts"][-1]["outcome"] == "usable")
+    printed = capsys.readouterr().out
+    assert all(arm in printed for arm in arms)
+    assert "success rate" in printed
+
+
+def test_data_twice_is_the_same_to_the_byte_and_has_no_leak(config_file: Path) -> None:
+    for folder in ("one", "two"):
+        assert generate(config_file, Path(folder), "--test_fraction", "0.1", "--output_file", "e.jsonl") == 0
+    for name in ("train_data.jsonl", "test_data.jsonl", "test_data_sample.jsonl", "e.jsonl", "e.provenance.jsonl"):
+        assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+
+    lines = [json.loads(line) for line in Path("one/e.provenance.jsonl").read_text().splitlines()[1:]]
+    origin = {row["entity"]["query"]: row for row in lines if row["entity"]}
+    corpus_path = yaml.safe_load(config_file.read_text())["corpus_path"]
+    text_of = {document.id: document.text for document in Corpus(Path(corpus_path))}
+    sides = []
+    for name in ("train_data.jsonl", "test_data.jsonl"):
+        rows = [json.loads(line) for line in Path("one", name).read_text().splitlines()]
+        assert rows
+        texts = {text for row in rows for text in (*row["pos"], *row["neg"])}
+        texts |= {text_of[origin[row["query"]]["source"]] for row in rows}
+        sides.append((texts, {origin[row["query"]]["entity"]["name"].casefold() for row in rows}))
+    assert not sides[0][0] & sides[1][0]
+    assert not sides[0][1] & sides[1][1]
+
+
+def test_missing_fine_tuned_model_leaves_its_arm_out(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ablate = ["--config", config_file, "--num", "3", "--candidates", "3", "--min_length", "0"]
+    assert run("rerank_ablation_test", *ablate, "--output_file", "a.json") == 0
+    assert "left out: ./output_new is not there" in capsys.readouterr().out
+    assert "diverse_ft" in json.loads(Path("a.json").read_text())["left_out"]
+    assert run("rerank_ablation_test", *ablate, "--output_file", "b.json", "--single", "diverse_ft") == 2
+    assert not Path("b.json").exists()
+    assert run("rerank_ablation_test", *ablate, "--output_file", "c.json", "--single", "diverse") == 0
+    assert [row["arm"] for row in json.loads(Path("c.json").read_text())["table"]] == ["diverse"]
+
+
+def test_sampled_ids_are_the_sources(config_file: Path) -> None:
+    sample = ["--config", config_file, "--num", "5", "--min_length", "0", "--seed", "3"]
+    assert run("sample_doc_ids", *sample) == 0
+    ids = Path("sampled_doc_ids.txt").read_text().split()
+    assert len(set(ids)) == 5
+    assert run("sample_doc_ids", *sample) == 2  # is there already
+    assert run("sample_doc_ids", *sample, "--overwrite") == 0
+    assert Path("sampled_doc_ids.txt").read_text().split() == ids
+    ablate = ["--config", config_file, "--candidates", "3", "--single", "diverse", "--output_file", "a.json"]
+    assert run("rerank_ablation_test", *ablate, "--doc_ids", "sampled_doc_ids.txt") == 0
+    sources = [row["source"] for row in json.loads(Path("a.json").read_text())["sources"]]
+    assert sources == [i for i in ids if i in sources]
+
+
+def test_worse_model_fails_on_regression(tiny_reranker: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [
+        {
+            "query": f"what of {a}?",
+            "pos": [f"{a} lies on a river."],
+            "neg": [f"{b} was founded by miners." for b in "abc"],
+        }
+        for a in "defghijklmnopqrst"
+    ]
+    Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--model_path", tiny_reranker, "--train_data", "data.jsonl", "--output_dir", "trained", "--epochs", "8"]
+    assert run("train_reranker", *options, "--learning_rate", "3e-3", "--batch_size", "8") == 0
+    test = ["--test_data", "data.jsonl", "--output_file", "r.json", "--fail_on_regression"]
+    assert run("test_reranker", "--model_path", "trained", "--baseline_model", tiny_reranker, *test) == 0
+    assert run("test_reranker", "--model_path", tiny_reranker, "--baseline_model", "trained", *test) == 3
+    assert "regression" in caplog.text
+
+
+# Each changes one thing of a run that works, and is told in one line that has these words.
+BAD: dict[str, tuple[str, Callable[[dict], list[object]], str]] = {
+    "no configuration": ("generate", lambda f: ["--config", "none.yaml"], "configuration none.yaml is not there"),
+    "unknown key": ("generate", lambda f: put(f, "config", "lamda1: 1"), "did you mean 'lambda1'"),
+    "no corpus": ("generate", lambda f: put(f, "config", "corpus_path: none.jsonl"), "none.jsonl is not there"),
+    "no encoder": ("generate", lambda f: put(f, "config", "model2path: {tiny: none}"), "none is not there"),
+    "corpus not JSON": ("generate", lambda f: put(f, "corpus", "{oops"), "line 25: not JSON"),
+    "corpus without id": ("generate", lambda f: put(f, "corpus", '{"contents": "x"}'), 'line 25: "id" is missing'),
+    "corpus without text": ("generate", lambda f: put(f, "corpus", '{"id": "x"}'), 'line 25: "contents" is missing'),
+    "corpus repeats": ("generate", lambda f: put(f, "corpus", '{"id": 1, "contents": "x"}'), "line 25: id"),
+    "empty corpus": ("generate", lambda f: put(f, "corpus", None), "holds no document"),
+    "negative λ": ("generate", lambda f: ["--lambda1", "-1"], "lambda"),
+    "λ all zero": ("ablate", lambda f: ["--lambda1", "0", "--lambda2", "0", "--lambda3", "0"], "lambda"),
+    "no base model": ("ablate", lambda f: put(f, "config", "reranker_path: none"), "none is not there"),
+    "no document ids": ("ablate", lambda f: ["--doc_ids", "none.txt"], "none.txt is not there"),
+    "unknown arm": ("ablate", lambda f: ["--single", "dense"], "invalid choice"),
+    "no model": ("test", lambda f: ["--model_path", "none"], "none is not there"),
+    "model is no model": ("test", lambda f: ["--model_path", f["corpus"].parent], "cannot be loaded"),
+    "no test data": ("test", lambda f: ["--test_data", "none.jsonl"], "none.jsonl is not there"),
+    "row without query": ("test", lambda f: put(f, "data", '{"pos": ["p"]}'), 'line 25: "query"'),
+    "pos is no list": ("test", lambda f: put(f, "data", '{"query": "q", "pos": "p"}'), 'line 25: "pos"'),
+    "empty text": ("test", lambda f: put(f, "data", '{"query": "q", "pos": [""]}'), 'line 25: "pos"'),
+    "no training data": ("train", lambda f: ["--train_data", "none.jsonl"], "none.jsonl is not there"),
+    "training row": ("train", lambda f: put(f, "data", '{"query": "q", "pos": ["p"], "neg": [1]}'), 'line 25: "neg"'),
+    "base not there": ("train", lambda f: ["--model_path", "./models/bge-reranker-v2-m3"], "download"),
+    "output not empty": ("train", lambda f: ["--output_dir", f["corpus"].parent], "--overwrite_output_dir"),
+}
+
+
+def put(files: dict[str, Path], name: str, line: str | None) -> list[object]:
+    """Add a line to a file, or empty it; asks for no other flag."""
+    if line is None:
+        files[name].write_text("")
+    else:
+        key = line.partition(":")[0] if name == "config" else None
+        kept = [old for old in files[name].read_text().splitlines() if key is None or not old.startswith(key)]
+        if key == "model2path":
+            kept = [old for old in kept if not old.startswith("  ")] + [f"method2index: {{tiny: {files['index']}}}"]
+            kept.remove("method2index:")
+        files[name].write_text("\n".join([*kept, line, ""]))
+    return []
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_2(
+    case: str,
+    config_file: Path,
+    corpus_file: Path,
+    examples_file: Path,
+    tiny_reranker: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    files = {"config": config_file, "corpus": corpus_file, "data": examples_file, "index": tmp_path / "tiny.index"}
+    good = {
+        "generate": ["contrastive_data_generator", "--config", config_file, *GENERATE],
+        "ablate": ["rerank_ablation_test", "--config", config_file, "--min_length", "0", "--num", "2"],
+        "test": ["test_reranker", "--model_path", tiny_reranker, "--test_data", examples_file],
+        "train": ["train_reranker", "--model_path", tiny_reranker, "--train_data", examples_file],
+    }
+    script, spoil, told = BAD[case]
+    more = spoil(files)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    name, *argv = good[script]
+    assert run(str(name), *argv, *more) == 2
+    error = capfd.readouterr().err
+    assert told in error
+    assert len(error.strip().splitlines()) == 1
+    assert "Traceback" not in error
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and ".lock" not in path.name}
+    assert {path: content for path, content in after.items() if path in before} == before
+    assert not [path for path in after if path not in before and path.suffix in (".json", ".jsonl")]
