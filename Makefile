@@ -21,7 +21,7 @@ $(INSTALLED): requirements.txt requirements-demo.txt
 
 # The demo, in the order in which one works: corpus to examples, examples to a reranker, and whether it helps.
 demo: $(MODEL)/config.json
-	$(RUN) test_reranker.py --model_path output_new --baseline_model ../$(BASE) --test_data data/test_data.jsonl
+	$(RUN) test_reranker.py --model_path output_new --baseline_model ../$(BASE) --test_data data/test_data.jsonl --max_length 160
 	$(RUN) rerank_ablation_test.py --num 100 --ft_model output_new --exclude_data data/train_data.jsonl \
 	    --output_file ablation_results/demo.json
 
@@ -31,7 +31,7 @@ $(BASE)/config.json: | $(INSTALLED)
 	$(RUN) prepare_demo.py
 
 $(DATA)/train_data.jsonl: | $(INSTALLED) $(BASE)/config.json
-	$(RUN) contrastive_data_generator.py --num_examples 1000 --test_fraction 0.2 \
+	$(RUN) contrastive_data_generator.py --num_examples 800 --test_fraction 0.2 \
 	    --output_dir data --output_file demo_examples.jsonl --overwrite
 
 $(MODEL)/config.json: | $(DATA)/train_data.jsonl

@@ -35,7 +35,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = cli.Parser(__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--num_pairs", type=cli.positive, default=500, help="examples of the base reranker's first training")
+    add("--num_pairs", type=cli.positive, default=320, help="examples of the base reranker's first training")
     add("--seed", type=int, default=2025, help="decides which")
     return parser.parse_args(argv)
 
@@ -104,7 +104,7 @@ def train_base(retriever: Retriever, articles: list[dict[str, str]], output: Pat
             batch_size=8,
             learning_rate=1e-4,
             query_max_len=32,
-            passage_max_len=96,
+            passage_max_len=64,
             overwrite_output_dir=True,
         )
     )
