@@ -8,6 +8,7 @@ In a test:
 As a process of its own, for benchmarks and for tests that kill the client (prints its address, serves until killed):
 
     python tests/endpoint.py --latency 0.5 --answer package.module:function
+    PYTHONPATH=train_reranker python tests/endpoint.py --latency 0.5 --offline corpus.jsonl
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 Messages = list[dict[str, str]]
@@ -367,16 +369,52 @@ def canned(messages: Messages, schema_name: str) -> Mapping[str, Any]:
     }
 
 
+def offline(corpus: Path) -> Answer:
+    """Answer as the offline teacher of a corpus would."""
+    from utils.corpus import Corpus
+    from utils.schema import BridgeEntity, Document, Outcome
+    from utils.teacher import OfflineTeacher
+
+    teacher = OfflineTeacher(Corpus(corpus))
+
+    def answer(messages: Messages, schema_name: str) -> Mapping[str, Any]:
+        asked = read_prompt(messages)
+        document = Document("", asked.title, asked.text)
+        if schema_name == EXTRACTION:
+            found = _at_once(teacher.extract(document)) or BridgeEntity("", "", "", "")
+            return {"entity": found.name, **{key: getattr(found, key) for key in ("type", "segment", "query")}}
+        entity = BridgeEntity(asked.entity, asked.entity_type, asked.segment, "")
+        verdict = _at_once(teacher.judge(entity, document))
+        return {
+            "valid": verdict.outcome is Outcome.USABLE,
+            "reason": verdict.reason,
+            **dict.fromkeys(("bridge_connection", "doc_b_segment", "reasoning_path"), ""),
+            "sub_questions": [hop._asdict() for hop in verdict.sub_questions],
+        }
+
+    return answer
+
+
+def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Return the result of a coroutine that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it waits for something")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Serve until killed; the address is the first line on stdout."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, default=0, help="0 takes any that is free")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds that every reply takes")
     parser.add_argument("--answer", default="endpoint:canned", metavar="MODULE:FUNCTION", help="what replies")
+    parser.add_argument("--offline", type=Path, metavar="CORPUS", help="reply as this corpus's offline teacher")
     parser.add_argument("--storm", type=float, default=0.0, metavar="RATE", help="share of requests that fail")
     args = parser.parse_args(argv)
     module, _, function = args.answer.partition(":")
-    answer = getattr(importlib.import_module(module), function)
+    answer = offline(args.offline) if args.offline else getattr(importlib.import_module(module), function)
     fault = storm(args.storm) if args.storm else None
     endpoint = ScriptedEndpoint(answer, latency=args.latency, port=args.port, fault=fault)
     asyncio.run(endpoint.serve(lambda: print(endpoint.url, flush=True)))

@@ -90,6 +90,7 @@ def main(argv: list[str] | None = None) -> None:
             "max_doc_candidates": wanted.candidates,
             "num_pos": wanted.positives,
             "num_neg": wanted.negatives,
+            "test_fraction": args.test_fraction,
             **retriever.settings,
             **teacher.settings,
         }
@@ -119,7 +120,8 @@ def main(argv: list[str] | None = None) -> None:
             split = split_examples(labelled, args.test_fraction, random.Random(seed))
             summary |= write_split(outputs.folder, split)
         jsonl.write_json(outputs.summary, {"settings": settings, "summary": summary})
-    report(summary, outputs)
+    if journal.rows or not failure:
+        report(summary, outputs)
     if failure:
         raise failure
 

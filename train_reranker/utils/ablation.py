@@ -49,6 +49,12 @@ class SourceTrials(NamedTuple):
     error: str | None = None
 
     @property
+    def complaint(self) -> str:
+        """The last reason that the teacher gave for not answering."""
+        errors = (v.reason for t in self.trials.values() for v in t.verdicts if v.outcome is Outcome.ERROR)
+        return self.error or next(errors, "it has no candidates")
+
+    @property
     def paired(self) -> bool:
         """Whether every arm's trial came to an end, so that the arms can be compared on this source."""
         return bool(self.trials) and not any(trial.failed for trial in self.trials.values())
@@ -189,8 +195,12 @@ async def compare_arms(
                     results.append(result)
                     bar.update()
                     bar.set_postfix(teacher.doing, refresh=False)
-    if results and not any(result.paired for result in results):
-        raise RunError(f"no source on which every arm came to an end, of {len(results)}; see the teacher's messages")
+            if results and not any(result.paired for result in results):
+                teacher.forget_failures()  # or they would only come out of the cache again
+                complaint = results[-1].complaint
+                raise RunError(
+                    f"no source on which every arm came to an end, of {len(results)} (the last: {complaint})"
+                )
     return results
 
 

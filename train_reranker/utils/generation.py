@@ -68,12 +68,13 @@ class Plan(NamedTuple):
     def expected(self) -> int:
         """Calls to expect: one extraction a source, and some judgements until there is one of each kind."""
         tried = min(self.attempts, round(self.wanted.examples / ACCEPTED))
-        return min(tried * (1 + min(self.wanted.candidates, JUDGED)), self.max_calls or self.largest)
+        return min(tried * (1 + min(self.wanted.candidates, JUDGED)), self.largest)
 
     @property
     def largest(self) -> int:
         """Calls at most: every source, every candidate, and every question asked as often as it may be."""
-        return min(self.attempts * (1 + self.wanted.candidates) * ASKINGS, self.max_calls or 10**18)
+        most = self.attempts * (1 + self.wanted.candidates) * ASKINGS
+        return most if self.max_calls is None else min(most, self.max_calls)
 
     def __str__(self) -> str:
         """Say it in a line."""
@@ -166,8 +167,10 @@ class Outputs(NamedTuple):
                 log.info("going on with the unfinished run of %s", unfinished[-1].examples)
                 return unfinished[-1]
         outputs = named(examples or f"contrastive_examples_{datetime.now():%Y%m%d_%H%M%S}.jsonl")
-        results = [outputs.examples if outputs.finished else None, *(into / n for n in SPLIT_FILES if split)]
-        in_the_way = [path for path in results if path and path.exists()]
+        # An unfinished run has made sure of its files when it began: what is there of them is its own.
+        unfinished_run = outputs.provenance.exists() and not outputs.finished
+        results = [] if unfinished_run else [outputs.examples, *(into / name for name in SPLIT_FILES if split)]
+        in_the_way = [path for path in results if path.exists()]
         if in_the_way and not overwrite:
             raise InputError(f"{in_the_way[0]} is there already: name another --output_dir, or give --overwrite")
         return outputs
@@ -281,14 +284,14 @@ async def generate(
             try:
                 return await _generate(sources(), teacher, retriever, wanted, journal, max_attempts, concurrency)
             except _Fruitless as fault:
+                # What came back is nonsense, and would only come out of the cache again.
+                teacher.forget_failures()
                 if pause is None:
                     raise RunError(
                         f"no usable reply for {FRUITLESS} sources in a row, also after pauses (the last: {fault}); "
                         "mend the endpoint and run the same command again to go on"
                     ) from None
                 log.warning("no usable reply for %d sources in a row: waiting %g s (%s)", FRUITLESS, pause, fault)
-                # What came back is nonsense, and would only come out of the cache again.
-                teacher.forget_failures()
                 await asyncio.sleep(pause)
             except BudgetSpent as limit:
                 return Stop(str(limit), finished=False)
@@ -317,9 +320,14 @@ async def _generate(
     held: list[Judged] = []  # rows without an answer: written once an answer comes, so that a lasting fault is no row
     made = sum(row.outcome == "example" for row in journal.rows)
     with progress_bar(desc="examples", total=wanted.examples, initial=made, unit="ex") as bar:
-        left = islice(sources, len(journal.rows), max_attempts)
+        # After a pause, the block that it fell into is gone through again from its beginning, for the same vectors.
+        known = len(journal.rows) % BLOCK
+        left = islice(sources, len(journal.rows) - known, max_attempts)
         async with aclosing(work_through(left, teacher, retrieve, judge, concurrency)) as rows:
             while made < wanted.examples and (row := await anext(rows, None)):
+                if known:
+                    known -= 1
+                    continue
                 held.append(row)
                 if row.fruitless:
                     if len(held) >= FRUITLESS:
@@ -334,6 +342,7 @@ async def _generate(
     if made >= wanted.examples:
         return Stop("all examples are there", finished=True)
     if held and not journal.rows:
+        teacher.forget_failures()
         raise RunError(f"no usable reply for any source ({held[-1].complaint}); mend the endpoint and run again")
     journal.extend(held)
     used_up = max_attempts is None or len(journal.rows) < max_attempts

@@ -30,11 +30,7 @@ class Spent(NamedTuple):
     tokens_in: int = 0
     tokens_out: int = 0
     cost: float | None = 0.0
-
-    @property
-    def mean_tokens_out(self) -> float | None:
-        """Tokens of an average reply, None before the first."""
-        return self.tokens_out / self.calls if self.calls else None
+    longest_reply: int = 0  # in tokens
 
 
 class Ledger:
@@ -75,11 +71,13 @@ class Ledger:
         return None if None in costs else sum(cost for cost in costs if cost is not None)
 
     def expected_cost(self, model: str, price: Price | None, prompt_chars: int) -> float:
-        """Estimate what one more call costs: four characters a token, and a reply like the model's earlier ones."""
+        """Estimate what one more call costs: four characters a token, and a reply like the model's longest so far.
+
+        The longest, not the mean: many calls may be on their way when the limit comes near, and shall not exceed it.
+        """
         if price is None:
             return 0.0
-        mean = self.spent.get(model, Spent()).mean_tokens_out
-        return price.of(prompt_chars // 4, round(300 if mean is None else mean))
+        return price.of(prompt_chars // 4, self.spent[model].longest_reply if model in self.spent else 300)
 
     def admit(self, expected_cost: float = 0.0) -> None:
         """Let one request go; :meth:`settle` or :meth:`release` must follow, with the same ``expected_cost``.
@@ -88,18 +86,20 @@ class Ledger:
             BudgetSpent: with what is on its way, this request might exceed a limit.
         """
         if self.max_calls is not None and self.calls + self._open >= self.max_calls:
-            raise BudgetSpent(f"the limit of {self.max_calls} calls is reached; run again with a higher one to go on")
+            raise BudgetSpent(f"this run's limit of {self.max_calls} calls is reached; run again to go on")
         if self.max_cost is not None and (self.cost or 0.0) + self._open_cost + expected_cost > self.max_cost:
-            raise BudgetSpent(f"the limit on cost, {self.max_cost:g}, is reached; run again with a higher one to go on")
+            raise BudgetSpent(f"this run's limit on cost, {self.max_cost:g}, is reached; run again to go on")
         self._open += 1
         self._open_cost += expected_cost
 
     def settle(self, model: str, price: Price | None, tokens_in: int, tokens_out: int, expected_cost: float) -> None:
         """Enter an admitted request that was answered."""
         self.release(expected_cost, billed=True)
-        calls, known_in, known_out, known_cost = self.spent.get(model, Spent())
+        calls, known_in, known_out, known_cost, longest = self.spent.get(model, Spent())
         cost = None if price is None or known_cost is None else known_cost + price.of(tokens_in, tokens_out)
-        self.spent[model] = Spent(calls + 1, known_in + tokens_in, known_out + tokens_out, cost)
+        self.spent[model] = Spent(
+            calls + 1, known_in + tokens_in, known_out + tokens_out, cost, max(longest, tokens_out)
+        )
 
     def release(self, expected_cost: float, *, billed: bool) -> None:
         """Enter an admitted request that was not answered; ``billed`` if it may have been worked on all the same."""
