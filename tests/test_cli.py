@@ -18,6 +18,7 @@ from utils.corpus import Corpus
 
 SCRIPTS = cli.SCRIPTS
 NAMES = [
+    "compare_runs",
     "contrastive_data_generator",
     "prepare_demo",
     "rerank_ablation_test",

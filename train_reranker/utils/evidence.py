@@ -290,7 +290,9 @@ def verdict(summary: Sequence[ArmResult], comparisons: Sequence[Comparison]) -> 
         needed = [c.row()["sources_needed_judged"] for c in comparisons if c.outcome == "undecided"]
         more = f"; about {min(n for n in needed if n):,} sources would show the largest of them" if any(needed) else ""
         names = ", ".join(by_outcome["undecided"])
-        sentences.append(f"No difference was seen from {comparisons[0].baseline} for {names}{more}.")
+        baselines = {comparison.baseline for comparison in comparisons}
+        other = baselines.pop() if len(baselines) == 1 else "its baseline"
+        sentences.append(f"No difference from {other} was seen for {names}{more}.")
     return " ".join(sentences)
 
 

@@ -10,15 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from utils import jsonl
-from utils.plots import Plot, ablation_plots
+from utils.plots import Plot, ablation_plots, assessment_plots
 from utils.report import (
     ARM_HEADERS,
     COMPARISON_HEADERS,
+    DIFFERENCE_HEADERS,
     NOTES,
+    SEPARATION_HEADERS,
     SWEEP_HEADERS,
     arm_rows,
     comparison_rows,
+    difference_rows,
+    metric_table,
     money_text,
+    separation_rows,
+    slice_table,
     sweep_rows,
 )
 from utils.schema import Outcome
@@ -63,6 +69,38 @@ def write_ablation_page(result: Mapping[str, Any], output: Path) -> Path:
         choices=[f"{arm} against {baseline}" if baseline else arm for arm, baseline in choices],
         kinds=list((KINDS if result["comparisons"] else SINGLE_KINDS).items()),
         cases=cases(result, choices),
+    )
+
+
+def write_test_page(result: Mapping[str, Any], output: Path) -> Path:
+    """Write the report of a test of rerankers beside its JSON file, with its plots in ``<name>_plots/``.
+
+    Args:
+        result: what the JSON file holds.
+        output: the JSON file.
+
+    Returns:
+        The page's path.
+    """
+    metric_headers, metrics = metric_table(result)
+    slice_headers, slices = slice_table(result)
+    return _write(
+        "assessment.html",
+        output,
+        assessment_plots(result),
+        title="Test of a reranker",
+        verdict=result["verdict"],
+        settings=_pairs(result["settings"]),
+        versions=_pairs(result["versions"]),
+        notes=NOTES,
+        metric_headers=metric_headers,
+        metrics=metrics,
+        difference_headers=DIFFERENCE_HEADERS,
+        differences=difference_rows(result),
+        slice_headers=slice_headers,
+        slices=slices,
+        separation_headers=SEPARATION_HEADERS,
+        separation=separation_rows(result),
     )
 
 

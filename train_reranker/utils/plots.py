@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,17 +79,29 @@ class Plot(NamedTuple):
 
 def new_figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
     """Return a figure of ``WIDTH`` by ``height`` inches and its axes, an array where there are several."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height))
-        axes = figure.subplots(rows, columns, **options)
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.subplots(rows, columns, **options)
     for one in figure.axes:
         one.patch.set_visible(False)  # the page's own colour is behind
     return figure, axes
 
 
+def styled(draw: Callable[[Mapping[str, Any]], list[Plot]]) -> Callable[[Mapping[str, Any]], list[Plot]]:
+    """Have a function draw in ``STYLE``, whatever matplotlib is set to elsewhere."""
+
+    @wraps(draw)
+    def drawing(result: Mapping[str, Any]) -> list[Plot]:
+        from matplotlib import rc_context
+
+        with rc_context(STYLE):
+            return draw(result)
+
+    return drawing
+
+
+@styled
 def ablation_plots(result: Mapping[str, Any]) -> list[Plot]:
     """Return the plots of an ablation's, or a comparison's, result; those that would be empty are left out."""
     table = [row for row in result["table"] if row["sources"]]
@@ -146,7 +159,7 @@ def within_budget(rows: Sequence[Mapping[str, Any]]) -> Plot:
             [point["interval"][0] for point in row["within"]],
             [point["interval"][1] for point in row["within"]],
             color=colour,
-            alpha=0.12,
+            alpha=0.1,
             linewidth=0,
         )
         axes.plot(
@@ -204,7 +217,7 @@ def sweep_map(rows: Sequence[Mapping[str, Any]]) -> Plot:
             panels.setdefault((row["arm"], row["rerank_pool_factor"]), []).append(row)
     columns = min(3, max(len(panels), 1))
     lines = -(-len(panels) // columns) or 1
-    figure, axes = new_figure(2.7 * lines + 0.4, lines, columns, squeeze=False, sharex=True, sharey=True)
+    figure, axes = new_figure(2.7 * lines + 0.4, lines, columns, squeeze=False)
     values = [row["mean_judged"] for panel in panels.values() for row in panel] or [0.0]
     norm = Normalize(min(values), max(values) if max(values) > min(values) else min(values) + 1)
     for one in axes.flat[len(panels) :]:
@@ -256,3 +269,62 @@ def latency(arms: Mapping[str, Mapping[str, float]]) -> Plot:
     axes.grid(axis="y", visible=False)
     told = "; ".join(f"{arm} {total:.1f} ms" for arm, total in left.items())
     return Plot("latency", "Latency of each arm", f"Mean milliseconds a query, by stage. {told}.", figure)
+
+
+@styled
+def assessment_plots(result: Mapping[str, Any]) -> list[Plot]:
+    """Return the plots of a test of rerankers."""
+    plots = [metrics(result["metrics"]), scores(result["separation"])]
+    mrr = [row for row in result["comparisons"] if row["metric"] == "MRR"]
+    return [model_differences(mrr), *plots] if mrr else plots
+
+
+def model_differences(rows: Sequence[Mapping[str, Any]]) -> Plot:
+    """Plot the difference in MRR from each baseline, with its interval."""
+    figure, axes = new_figure(1.1 + 0.42 * len(rows))
+    forest(axes, [row["baseline"] for row in rows], [(row["difference"], row["interval"]) for row in rows])
+    axes.set_xlabel("MRR of the model less the baseline's")
+    told = "; ".join(f"{row['baseline']} {row['difference']:+.3f}" for row in rows)
+    description = f"MRR of the model less the baseline's, with 95% intervals; right of the line is better. {told}."
+    return Plot("differences", "Difference from the baselines", description, figure)
+
+
+def metrics(rows: Sequence[Mapping[str, Any]]) -> Plot:
+    """Plot every model's metrics with intervals, and what a random order would have."""
+    names = list(rows[0]["values"])
+    figure, axes = new_figure(1.2 + 0.2 * len(rows) * (1 + len(names)))
+    for number, name in enumerate(names):
+        colour = SERIES[number % len(SERIES)]
+        places = [place + 0.7 * (number + 0.5) / len(names) - 0.35 for place in range(len(rows))]
+        for place, row in zip(places, rows, strict=True):
+            if row["intervals"][name]:
+                axes.plot(row["intervals"][name], [place, place], color=colour, linewidth=2)
+        values = [row["values"][name] for row in rows]
+        axes.plot(values, places, MARKERS[number % len(MARKERS)], color=colour, label=name)
+    axes.plot([row["random"] for row in rows], range(len(rows)), "|", color=INK, markersize=14, label="random order")
+    axes.set_yticks(range(len(rows)), [row["metric"] for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(0, 1.02)
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    told = "; ".join(f"{name} {rows[0]['values'][name]:.3f}" for name in names)
+    description = f"Each metric with its 95% interval, and a random order's value. MRR: {told}."
+    return Plot("metrics", "Metrics", description, figure)
+
+
+def scores(models: Mapping[str, Mapping[str, Any]]) -> Plot:
+    """Plot how the scores of positives and negatives are distributed, a panel for each model."""
+    from matplotlib.ticker import PercentFormatter
+
+    figure, axes = new_figure(0.9 + 1.5 * len(models), len(models), squeeze=False)
+    for one, (name, separation) in zip(axes[:, 0], models.items(), strict=True):
+        edges = separation["histogram"]["edges"]
+        for number, kind in enumerate(("positives", "negatives")):
+            one.stairs(separation["histogram"][kind], edges, color=SERIES[number], fill=True, alpha=0.35)
+            one.stairs(separation["histogram"][kind], edges, color=SERIES[number], label=kind, linestyle=DASHES[number])
+        one.set_title(name, loc="left", fontsize=10)
+        one.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes[0, 0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    axes[-1, 0].set_xlabel("score")
+    told = "; ".join(f"{name}: AUC {separation['auc']:.3f}" for name, separation in models.items())
+    return Plot("scores", "Do the scores separate?", f"Scores of positives and of negatives. {told}.", figure)

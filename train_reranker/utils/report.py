@@ -9,13 +9,15 @@ from typing import Any
 PACKAGES = ("torch", "transformers", "FlagEmbedding", "faiss-cpu", "numpy", "scipy", "ir-measures", "matplotlib")
 
 DASH = "–"
+SHOWN = 10  # settings of a sweep on the screen; the file and the page have all
 
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
     """Return rows as a plain table: floats with three decimals, None as a dash."""
     from tabulate import tabulate
 
-    return tabulate(rows, headers=headers, floatfmt=".3f", missingval=DASH, tablefmt="simple")
+    cells = [[f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row] for row in rows]
+    return tabulate(cells, headers=headers, missingval=DASH, tablefmt="simple", disable_numparse=True)
 
 
 def percent(share: float | None) -> str | None:
@@ -40,7 +42,7 @@ def signed(value: float | None) -> str | None:
 
 def thousands(value: float | None) -> str | None:
     """Return a number as a whole one with its sign and separators, None as it is."""
-    return None if value is None else f"{value:+,.0f}"
+    return None if value is None else f"{round(value):+,}"
 
 
 def with_interval(
@@ -120,6 +122,16 @@ def comparison_rows(result: Mapping[str, Any]) -> list[list[Any]]:
     ]
 
 
+def three(value: float | None) -> str | None:
+    """Return a metric with three decimals, None as it is."""
+    return None if value is None else f"{value:.3f}"
+
+
+def signed_three(value: float | None) -> str | None:
+    """Return a difference of metrics with its sign and three decimals, None as it is."""
+    return None if value is None else f"{value:+.3f}"
+
+
 SWEEP_HEADERS = ("arm", "λ1", "λ2", "λ3", "pool", "success rate", "judged a source", "difference", "p", "asked")
 
 
@@ -142,6 +154,11 @@ def sweep_rows(result: Mapping[str, Any]) -> list[list[Any]]:
 
 
 NOTES = {
+    "metrics": "[95% bootstrap interval], – where it cannot be computed; random order: its exact expected value",
+    "differences": "p: permutation test, query by query; corrected by Holm over the baselines of a metric. needed: "
+    "queries that would show such a difference, 4 times of 5",
+    "separation": "AUC: chance that a positive scores above a negative of any query. calibration error: of the scores' "
+    "sigmoid as the chance to be positive, 0 is best",
     "arms": "attempts: candidates judged until the first usable one, over the sources that have one; judged a source: "
     "over all sources; [95% interval], – where it cannot be computed",
     "comparisons": "p: exact McNemar, paired permutation; corrected by Holm. needed: sources that would show such a "
@@ -149,6 +166,89 @@ NOTES = {
     "sweep": "difference: candidates judged, from the same arm as the run had it, over the same sources. The best of "
     "many settings looks better than it is: try it on other sources (--seed)",
 }
+
+
+def metric_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Return headers and cells of the metrics' table: a column for each model, and a random order's value."""
+    names = list(result["metrics"][0]["values"])
+    rows = [
+        [
+            row["metric"],
+            *(with_interval(row["values"][name], row["intervals"][name], three) for name in names),
+            three(row["random"]),
+        ]
+        for row in result["metrics"]
+    ]
+    return ["metric", *names, "random order"], rows
+
+
+DIFFERENCE_HEADERS = ("metric", "model − baseline", "p", "corrected p", "needed")
+
+
+def difference_rows(result: Mapping[str, Any]) -> list[list[Any]]:
+    """Return the cells of the models' comparison, under ``DIFFERENCE_HEADERS``."""
+    return [
+        [
+            f"{row['metric']}, {row['baseline']}",
+            with_interval(row["difference"], row["interval"], signed_three),
+            p_value(row["p"]),
+            p_value(row["p_corrected"]),
+            DASH if row["queries_needed"] is None else f"{row['queries_needed']:,}",
+        ]
+        for row in result["comparisons"]
+    ]
+
+
+def slice_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Return headers and cells of the slices' table: every model's MRR over queries that are alike."""
+    names = list(result["metrics"][0]["values"])
+    rows = [
+        [
+            f"{row['low']}–{row['high']} {row['kind']}" if row["low"] < row["high"] else f"{row['low']} {row['kind']}",
+            row["queries"],
+            *(with_interval(row["values"][name], row["intervals"][name], three) for name in names),
+            three(row["random"]),
+        ]
+        for row in result["slices"]
+    ]
+    return ["MRR over", "queries", *names, "random order"], rows
+
+
+SEPARATION_HEADERS = (
+    "scores of",
+    "AUC",
+    "mean of positives",
+    "of negatives",
+    "gap within a query",
+    "calibration error",
+)
+
+
+def separation_rows(result: Mapping[str, Any]) -> list[list[Any]]:
+    """Return the cells of the separation's table, under ``SEPARATION_HEADERS``."""
+    return [
+        [
+            name,
+            three(row["auc"]),
+            signed(row["positive_mean"]),
+            signed(row["negative_mean"]),
+            with_interval(row["gap"], row["gap_interval"], signed),
+            three(row["calibration_error"]),
+        ]
+        for name, row in result["separation"].items()
+    ]
+
+
+def assessment_text(result: Mapping[str, Any]) -> str:
+    """Return what a test of rerankers prints: the verdict, then the tables."""
+    headers, rows = metric_table(result)
+    parts = [f"{result['queries']} queries of {result['settings']['test_data']}", result["verdict"]]
+    parts += [table(rows, headers), NOTES["metrics"]]
+    if result["comparisons"]:
+        parts += ["", table(difference_rows(result), DIFFERENCE_HEADERS), NOTES["differences"]]
+    headers, rows = slice_table(result)
+    parts += ["", table(rows, headers), "", table(separation_rows(result), SEPARATION_HEADERS), NOTES["separation"]]
+    return "\n".join(parts)
 
 
 def ablation_text(result: Mapping[str, Any]) -> str:
@@ -161,7 +261,8 @@ def ablation_text(result: Mapping[str, Any]) -> str:
         parts += ["", table(comparison_rows(result), COMPARISON_HEADERS), NOTES["comparisons"]]
         parts += [line for row in result["comparisons"] if (line := money_text(row))]
     if result.get("sweep"):
-        parts += ["", table(sweep_rows(result), SWEEP_HEADERS), NOTES["sweep"]]
+        parts += ["", table(sweep_rows(result)[:SHOWN], SWEEP_HEADERS), NOTES["sweep"]]
+        parts += [f"the first {SHOWN} of {len(result['sweep'])} settings"] if len(result["sweep"]) > SHOWN else []
     return "\n".join(parts)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 CONFIDENCE = 0.95
 POWER = 0.8
 RESAMPLES = 9999
-RESAMPLES_AT_ONCE = 1000  # bounds memory: this many samples of the data's size
+VALUES_AT_ONCE = 4_000_000  # bounds memory: resamples are drawn in batches of about so many values
 SEED = 0  # of the resampling: the same data give the same figures
 
 
@@ -64,11 +64,15 @@ def bootstrap_mean(values: ArrayLike, confidence: float = CONFIDENCE, seed: int 
         np.mean,
         confidence_level=confidence,
         n_resamples=RESAMPLES,
-        batch=RESAMPLES_AT_ONCE,
+        batch=_batch(len(sample)),
         rng=np.random.default_rng(seed),
     )
     interval = Interval(float(result.confidence_interval.low), float(result.confidence_interval.high))
     return None if any(map(math.isnan, interval)) else interval
+
+
+def _batch(values: int) -> int:
+    return max(1, min(RESAMPLES, VALUES_AT_ONCE // values))
 
 
 def discordant(first: ArrayLike, second: ArrayLike) -> Discordant:
@@ -148,7 +152,7 @@ def paired_permutation(first: ArrayLike, second: ArrayLike, seed: int = SEED) ->
         permutation_type="samples",
         vectorized=True,
         n_resamples=RESAMPLES,
-        batch=RESAMPLES_AT_ONCE,
+        batch=_batch(len(differences)),
         rng=np.random.default_rng(seed),
     )
     return float(result.pvalue)

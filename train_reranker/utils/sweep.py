@@ -173,8 +173,13 @@ def _rows(asked: dict[Setting, int], results: Sequence[SourceTrials], candidates
     rows = []
     for (setting, count), figures, comparison in zip(asked.items(), summary, compared, strict=True):
         row = {**figures.row(), **setting.row(), "verdicts_asked": count}
-        row |= {
-            key: value for key, value in comparison.row().items() if key.startswith(("judged_d", "judged_p", "out"))
-        }
-        rows.append(row | {"difference_interval": comparison.judged_interval})
+        rows.append(
+            row
+            | {
+                "judged_difference": comparison.judged_difference,
+                "difference_interval": comparison.judged_interval,
+                "judged_p": comparison.judged_p,
+                "judged_p_corrected": comparison.judged_p_corrected,
+            }
+        )
     return rows

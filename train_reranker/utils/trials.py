@@ -51,6 +51,11 @@ class SourceTrials(NamedTuple):
     trials: dict[str, Trial]
     error: str | None = None
 
+    @property
+    def query(self) -> str | None:
+        """What was asked for, or None where there is no entity."""
+        return self.entity and self.entity.query
+
     def decided(self, arm: str) -> Trial | None:
         """Return an arm's trial, or None where there is none or an error left it open."""
         trial = self.trials.get(arm)
