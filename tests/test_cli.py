@@ -18,6 +18,7 @@ from utils.corpus import Corpus
 
 SCRIPTS = cli.SCRIPTS
 NAMES = [
+    "compare_runs",
     "contrastive_data_generator",
     "prepare_demo",
     "rerank_ablation_test",
@@ -123,9 +124,9 @@ def test_data_twice_is_the_same_to_the_byte_and_has_no_leak(config_file: Path) -
 
 
 def test_missing_fine_tuned_model_leaves_its_arm_out(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ablate = ["--config", config_file, "--num", "3", "--candidates", "3", "--min_length", "0"]
+    ablate = ["--config", config_file, "--num", "3", "--candidates", "3", "--min_length", "0", "--ft_model", "absent"]
     assert run("rerank_ablation_test", *ablate, "--output_file", "a.json") == 0
-    assert "left out: ./output_new is not there" in capsys.readouterr().out
+    assert "left out: absent is not there" in capsys.readouterr().out
     assert "diverse_ft" in json.loads(Path("a.json").read_text())["left_out"]
     assert run("rerank_ablation_test", *ablate, "--output_file", "b.json", "--single", "diverse_ft") == 2
     assert not Path("b.json").exists()
@@ -148,20 +149,18 @@ def test_sampled_ids_are_the_sources(config_file: Path) -> None:
 
 
 def test_worse_model_fails_on_regression(tiny_reranker: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = [
-        {
-            "query": f"what of {a}?",
-            "pos": [f"{a} lies on a river."],
-            "neg": [f"{b} was founded by miners." for b in "abc"],
-        }
-        for a in "defghijklmnopqrst"
-    ]
-    Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = ["--model_path", tiny_reranker, "--train_data", "data.jsonl", "--output_dir", "trained", "--epochs", "8"]
-    assert run("train_reranker", *options, "--learning_rate", "3e-3", "--batch_size", "8") == 0
-    test = ["--test_data", "data.jsonl", "--output_file", "r.json", "--fail_on_regression"]
-    assert run("test_reranker", "--model_path", "trained", "--baseline_model", tiny_reranker, *test) == 0
-    assert run("test_reranker", "--model_path", tiny_reranker, "--baseline_model", "trained", *test) == 3
+    facts = {"right": ("lies on a river", "was founded by miners"), "wrong": ("was founded by miners", "lies on a river")}
+    for name, (pos, neg) in facts.items():
+        rows = [
+            {"query": f"what of {a}?", "pos": [f"{a} {pos}."], "neg": [f"{b} {neg}." for b in "abc"]}
+            for a in "defghijklmnopqrst"
+        ]
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        train = ["--model_path", tiny_reranker, "--train_data", f"{name}.jsonl", "--output_dir", name, "--epochs", "8"]
+        assert run("train_reranker", *train, "--learning_rate", "3e-3", "--batch_size", "8") == 0
+    test = ["--test_data", "right.jsonl", "--output_file", "r.json", "--fail_on_regression"]
+    assert run("test_reranker", "--model_path", "right", "--baseline_model", "wrong", *test) == 0
+    assert run("test_reranker", "--model_path", "wrong", "--baseline_model", "right", *test) == 3
     assert "regression" in caplog.text
 
 
@@ -221,7 +220,7 @@ def test_bad_input_is_one_line_and_exit_2(
     files = {"config": config_file, "corpus": corpus_file, "data": examples_file, "index": tmp_path / "tiny.index"}
     good = {
         "generate": ["contrastive_data_generator", "--config", config_file, *GENERATE],
-        "ablate": ["rerank_ablation_test", "--config", config_file, "--min_length", "0", "--num", "2"],
+        "ablate": ["rerank_ablation_test", "--config", config_file, "--min_length", "0", "--ft_model", "absent"],
         "test": ["test_reranker", "--model_path", tiny_reranker, "--test_data", examples_file],
         "train": ["train_reranker", "--model_path", tiny_reranker, "--train_data", examples_file],
     }

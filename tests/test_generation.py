@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 
 from utils import jsonl
-from utils.ablation import Excluded, SourceTrials, Trial, compare_arms, summarize
+from utils.ablation import Excluded, compare_arms
 from utils.cli import InputError, RunError
 from utils.config import load_config
 from utils.corpus import Corpus
+from utils.evidence import summarize
 from utils.generation import Journal, Wanted, generate
 from utils.pipeline import BLOCK
 from utils.reranker import Reranker
 from utils.retrieval import ARMS, BASE, FINE_TUNED, Lambdas, Retriever, open_retrieval
 from utils.schema import BridgeEntity, Document, Outcome, Verdict
 from utils.teacher import OfflineTeacher, TeacherError
+from utils.trials import SourceTrials, Trial
 
 USABLE, UNUSABLE, ERROR = (Verdict(outcome, "") for outcome in Outcome)
 
@@ -233,7 +235,7 @@ def test_summary_by_hand() -> None:
         SourceTrials("4", None, {}, "no answer"),
     ]
     a, b = summarize(results, ["a", "b"])
-    assert (a.sources, a.success_rate, a.mean_attempts, a.mean_judged, a.errors) == (2, 1.0, 1.5, 1.5, 0)
+    assert (a.sources, a.success_rate, a.mean_attempts, a.mean_judged, a.errors) == (3, 1.0, 4 / 3, 4 / 3, 0)
     assert (b.sources, b.success_rate, b.mean_attempts, b.mean_judged, b.errors) == (2, 0.5, 2.0, 2.0, 1)
     (nothing,) = summarize([], ["a"])
     assert (nothing.success_rate, nothing.mean_attempts, nothing.mean_judged) == (None, None, None)

@@ -2,27 +2,39 @@
 
     python rerank_ablation_test.py --num 50 --ft_model ./output_new --exclude_data ./data/train_data.jsonl
     python rerank_ablation_test.py --config my.yaml --single diverse --doc_ids ./sampled_doc_ids.txt
+    python rerank_ablation_test.py --num 200 --sweep_lambdas --sweep_pool_factor 1 2 4
 
 The five arms are the nearest documents (standard), the MMR-diverse ones (diverse), and both sorted by a base reranker
 (zs, diverse_zs) or by the fine-tuned one (diverse_ft). All arms see the same sources, entities and queries, and a
-candidate is judged once for a source, whichever arms retrieve it.
+candidate is judged once for a source, whichever arms retrieve it. The other arms are then compared with --baseline,
+source by source; beside the JSON file come a report to look at (HTML) and its plots (PNG, SVG).
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Iterator
+from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from utils import cli, jsonl
-from utils.ablation import ArmResult, Contest, Excluded, compare_arms, summarize, to_json
+from utils.ablation import Contest, Excluded, compare_arms
 from utils.config import DEFAULT_CONFIG, load_config
 from utils.corpus import Corpus, sources_of
+from utils.evidence import against, evidence
 from utils.ledger import Ledger
-from utils.report import percent, table
-from utils.retrieval import ARMS, Lambdas, open_retrieval
+from utils.page import write_ablation_page
+from utils.prompts import JUDGEMENT
+from utils.report import ablation_text, versions
+from utils.retrieval import ARMS, Lambdas, Retriever, open_retrieval
+from utils.schema import Document
+from utils.sweep import Setting, settings_to_try, sweep, triple
+from utils.teacher import Teacher
 from utils.teachers import open_teacher
+from utils.trials import SourceTrials, titles
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -48,6 +60,21 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--single", choices=list(ARMS), help="run one arm only (default: all)")
     add("--output_file", help="where the results go (default: ./ablation_results/ablation_<time>.json)")
     add("--ft_model", default="./output_new", help="the fine-tuned reranker's folder")
+    add("--baseline", choices=list(ARMS), default="diverse", help="the arm that the others are compared with")
+    add(
+        "--sweep_lambdas",
+        nargs="*",
+        type=triple,
+        metavar="λ1,λ2,λ3",
+        help="also try these weights on the judged sources; without any, a grid of 16 (default: no sweep)",
+    )
+    add(
+        "--sweep_pool_factor",
+        nargs="+",
+        type=cli.positive,
+        metavar="N",
+        help="also try reranking this many times the candidates (default: no sweep)",
+    )
     cli.add_lambdas(parser)
     add("--seed", type=int, help="decides which sources, in which order (default: the configuration's)")
     cli.add_teacher_flags(parser, cache="./data/replies.sqlite, the generator's")
@@ -55,7 +82,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the arms, print and write what they needed."""
+    """Run the arms, then print and write what they needed and what that shows."""
     args = parse_args(argv)
     config = load_config(args.config)
     weights = Lambdas.of(args, config)
@@ -69,43 +96,51 @@ def main(argv: list[str] | None = None) -> None:
     teacher = open_teacher(config, corpus, Path(args.reply_cache or "./data/replies.sqlite"), ledger)
     retriever = open_retrieval(config, corpus, weights, contest.rerankers)
 
-    results = cli.run_to_end(
-        compare_arms(
-            contest.arms,
-            sources,
-            teacher,
-            retriever,
-            num=args.num,
-            candidates=args.candidates,
-            concurrency=args.concurrency,
-            excluded=excluded,
-        )
+    sweeping = args.sweep_lambdas is not None or args.sweep_pool_factor is not None
+    settings = settings_to_try(contest.arms, retriever, args.sweep_lambdas, args.sweep_pool_factor) if sweeping else []
+
+    results, swept = cli.run_to_end(observe(args, contest.arms, sources, teacher, retriever, excluded, settings))
+    found = evidence(
+        results,
+        contest.arms,
+        against(contest.arms, args.baseline),
+        budget=args.candidates,
+        labels={arm: ARMS[arm].label for arm in ARMS},
+        cost_per_call=ledger.mean_cost(JUDGEMENT),
     )
-    summary = summarize(results, contest.arms)
-    settings = {
-        **vars(args),
-        "config": str(args.config),
-        "seed": seed,
-        **retriever.settings,
-        **teacher.settings,
+    result = {
+        "settings": {**vars(args), "config": str(args.config), "seed": seed, **retriever.settings, **teacher.settings},
+        **found,
+        "left_out": contest.left_out,
+        "sweep": swept,
+        "latency_ms": retriever.latency(contest.arms, args.candidates),
+        "documents": titles(results, corpus),
+        "ledger": ledger.summary(),
+        "versions": versions(),
     }
     output = Path(args.output_file or f"./ablation_results/ablation_{datetime.now():%Y%m%d_%H%M%S}.json")
-    jsonl.write_json(output, to_json(settings, summary, contest.left_out, results) | {"ledger": ledger.summary()})
-    report(summary, contest.left_out, output)
+    jsonl.write_json(output, result)
+    print(ablation_text(result))
+    print(f"results are in {output}, the report in {write_ablation_page(result, output)}")
+    if not any(row["sources"] for row in found["table"]):
+        complaint = next((result.complaint for result in reversed(results) if result.complaint), "there were none")
+        raise cli.RunError(f"no arm came to an end on any of {len(results)} sources (the last: {complaint})")
 
 
-def report(summary: list[ArmResult], left_out: dict[str, str], output: Path) -> None:
-    """Print the table, the arms that were left out with the reason, and where the results are."""
-    sources = summary[0].sources
-    rows = [
-        [r.arm, ARMS[r.arm].label, percent(r.success_rate), r.mean_attempts, r.mean_judged, r.errors] for r in summary
-    ]
-    rows += [[arm, f"left out: {reason}"] for arm, reason in left_out.items()]
-    headers = ["arm", "what it returns", "success rate", "mean attempts", "judged a source", "errors"]
-    print(f"{sources} sources, the same for every arm")
-    print(table(rows, headers))
-    print("attempts: candidates judged until the first usable one, over the sources that have one")
-    print(f"results are in {output}")
+async def observe(
+    args: argparse.Namespace,
+    arms: list[str],
+    sources: Iterator[Document],
+    teacher: Teacher,
+    retriever: Retriever,
+    excluded: Excluded,
+    settings: list[Setting],
+) -> tuple[list[SourceTrials], list[dict[str, Any]]]:
+    """Try all arms, then the sweep's settings on the same sources, and close the teacher."""
+    bounds = {"candidates": args.candidates, "concurrency": args.concurrency}
+    async with aclosing(teacher):
+        results = await compare_arms(arms, sources, teacher, retriever, num=args.num, excluded=excluded, **bounds)
+        return results, await sweep(settings, results, teacher, retriever, **bounds)
 
 
 if __name__ == "__main__":

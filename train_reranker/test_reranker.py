@@ -1,19 +1,28 @@
-"""Test a reranker on query/pos/neg pools, beside a random order and, if asked, another model.
+"""Test a reranker on query/pos/neg pools, beside a random order and, if asked, other models.
 
-python test_reranker.py --model_path ./output_new --test_data ./data/test_data.jsonl
-python test_reranker.py --model_path ./output_new --baseline_model ../models/demo-reranker --output_file results.json
+    python test_reranker.py --model_path ./output_new --test_data ./data/test_data.jsonl
+    python test_reranker.py --model_path ./output_new --baseline_model ../models/demo-reranker --output_file a.json
+    python test_reranker.py --baseline_model ../models/a ../models/b --trec_dir ./trec
+
+Each metric comes with a bootstrap interval, and the models are compared query by query. Beside the JSON file come a
+report to look at (HTML) and its plots (PNG, SVG); --trec_dir writes what other tools need to check the figures.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from utils import cli, jsonl
+from utils.assessment import MODEL, assess
 from utils.examples import read_examples
-from utils.metrics import Row, compare, pairs_of, pools_of
-from utils.report import table
+from utils.metrics import pairs_of, pools_of, write_trec
+from utils.page import write_test_page
+from utils.report import assessment_text, p_value, versions
 from utils.reranker import open_reranker
 from utils.schema import ContrastiveExample
 
@@ -33,7 +42,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default="./finetune_results.json",
         help="where the results go; an earlier file is replaced",
     )
-    add("--baseline_model", help="another reranker's folder, to compare with (default: none)")
+    add(
+        "--baseline_model",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FOLDER",
+        help="other rerankers to compare with; may be given more than once (default: none)",
+    )
     add("--max_length", type=cli.positive, help="tokens kept of a pair (default: what the model takes)")
     add(
         "--batch_size",
@@ -41,44 +57,51 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=16,
         help="pairs of --max_length that fit into memory at once",
     )
+    add("--trec_dir", help="folder for TREC run and qrels files (default: none are written)")
     add(
         "--fail_on_regression",
         action="store_true",
-        help="exit 3 if the baseline's MRR is better (default: exit 0)",
+        help="exit 3 if the MRR is worse than a baseline's, at 5%% after correction (default: exit 0)",
     )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Score the pools, print and write the metrics."""
+    """Score the pools, print and write the metrics and what they show."""
     args = parse_args(argv)
     examples = read_examples([args.test_data], "test data")
-    models = {"model": args.model_path} | ({"baseline": args.baseline_model} if args.baseline_model else {})
+    models = {MODEL: args.model_path} | name_baselines(args.baseline_model)
     pools = {name: pools_of(examples, score(args, path, examples)) for name, path in models.items()}
-    rows = compare(pools)
     settings = models | {"test_data": args.test_data, "queries": len(examples), "max_length": args.max_length}
-    jsonl.write_json(Path(args.output_file), {"settings": settings, "metrics": [row._asdict() for row in rows]})
-    return report(args, rows, len(examples))
+    result = {"settings": settings, **assess(examples, pools), "versions": versions()}
+    output = Path(args.output_file)
+    jsonl.write_json(output, result)
+    if args.trec_dir:
+        write_trec(Path(args.trec_dir), pools)
+    print(assessment_text(result))
+    print(f"results are in {output}, the report in {write_test_page(result, output)}")
+    print(f"next: python rerank_ablation_test.py --ft_model {args.model_path}")
+    return regressions(result) if args.fail_on_regression else 0
 
 
-def score(args: argparse.Namespace, path: str, examples: list[ContrastiveExample]) -> Any:
+def name_baselines(paths: Sequence[str]) -> dict[str, str]:
+    """Return the baselines' folders by name: ``baseline``, and with a number from the second on."""
+    return {"baseline" if i == 1 else f"baseline_{i}": path for i, path in enumerate(dict.fromkeys(paths), 1)}
+
+
+def score(args: argparse.Namespace, path: str, examples: list[ContrastiveExample]) -> np.ndarray:
     """Return the scores of one model for all pairs."""
     reranker = open_reranker(path, max_length=args.max_length, batch_size=args.batch_size)
     return reranker.score(pairs_of(examples), desc=f"scoring with {Path(path).name}")
 
 
-def report(args: argparse.Namespace, rows: list[Row], queries: int) -> int:
-    """Print the table and where the results are; returns the exit code."""
-    names = list(rows[0].values)
-    print(f"{queries} queries of {args.test_data}")
-    print(table([[r.metric, *r.values.values(), r.random] for r in rows], ["metric", *names, "random order"]))
-    print(f"results are in {args.output_file}")
-    print(f"next: python rerank_ablation_test.py --ft_model {args.model_path}")
-    mrr = rows[0].values
-    if args.fail_on_regression and mrr["model"] < mrr.get("baseline", 0.0):
-        cli.log.error("regression: MRR %.3f, the baseline's is %.3f", mrr["model"], mrr["baseline"])
-        return cli.EXIT_REGRESSION
-    return 0
+def regressions(result: Mapping[str, Any]) -> int:
+    """Say which baselines have a better MRR, if that is not by chance; returns the exit code."""
+    found = [row for row in result["comparisons"] if row["metric"] == "MRR" and row["regression"]]
+    for row in found:
+        told = f"MRR {row['difference']:+.3f} against {row['baseline']}, corrected p {p_value(row['p_corrected'])}"
+        cli.log.error("regression: %s", told)
+    return cli.EXIT_REGRESSION if found else 0
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from utils import jsonl
-from utils.cli import RunError, find, find_input, progress_bar
+from utils.cli import find, find_input, progress_bar
 from utils.config import Config
 from utils.examples import parse_example
 from utils.pipeline import Prepared, work_through
@@ -16,74 +16,7 @@ from utils.reranker import Reranker, open_reranker, reranker_options
 from utils.retrieval import ARMS, BASE, FINE_TUNED, Retriever
 from utils.schema import BridgeEntity, Candidate, Document, Outcome, Verdict
 from utils.teacher import Teacher
-
-
-class Trial(NamedTuple):
-    """One arm on one source: what it retrieved, and the verdicts in order up to the first that is usable."""
-
-    retrieved: list[str]
-    verdicts: list[Verdict]
-
-    @property
-    def failed(self) -> bool:
-        """Whether an ERROR leaves open how the trial would have ended: it is no evidence for or against the arm."""
-        return any(verdict.outcome is Outcome.ERROR for verdict in self.verdicts)
-
-    @property
-    def success(self) -> bool:
-        """Whether some candidate is usable."""
-        return bool(self.verdicts) and self.verdicts[-1].outcome is Outcome.USABLE
-
-    @property
-    def attempts(self) -> int:
-        """How many candidates were judged: until the first usable one, or all of them."""
-        return len(self.verdicts)
-
-
-class SourceTrials(NamedTuple):
-    """One source with its entity, and each arm's trial on it."""
-
-    source: str
-    entity: BridgeEntity | None
-    trials: dict[str, Trial]
-    error: str | None = None
-
-    @property
-    def complaint(self) -> str:
-        """The last reason that the teacher gave for not answering."""
-        errors = (v.reason for t in self.trials.values() for v in t.verdicts if v.outcome is Outcome.ERROR)
-        return self.error or next(errors, "it has no candidates")
-
-    @property
-    def paired(self) -> bool:
-        """Whether every arm's trial came to an end, so that the arms can be compared on this source."""
-        return bool(self.trials) and not any(trial.failed for trial in self.trials.values())
-
-
-class ArmResult(NamedTuple):
-    """One arm over the sources that all arms came to an end on."""
-
-    arm: str
-    sources: int
-    successes: int
-    judged: int  # candidates, over all sources
-    attempts: int  # candidates, over the sources with a usable one
-    errors: int  # sources that this arm's own trial failed on
-
-    @property
-    def success_rate(self) -> float | None:
-        """Share of sources with a usable candidate; None without a source."""
-        return self.successes / self.sources if self.sources else None
-
-    @property
-    def mean_attempts(self) -> float | None:
-        """Candidates judged until the first usable one, over the sources that have one; None where none has."""
-        return self.attempts / self.successes if self.successes else None
-
-    @property
-    def mean_judged(self) -> float | None:
-        """Candidates judged a source, those of sources without a usable one included; None without a source."""
-        return self.judged / self.sources if self.sources else None
+from utils.trials import SourceTrials, Trial
 
 
 class Excluded(NamedTuple):
@@ -167,7 +100,8 @@ async def compare_arms(
     Args:
         arms: names in ``ARMS``.
         sources: documents in a fixed order.
-        teacher: extracts and judges; a pair of entity and candidate is judged once, whichever arms retrieve it.
+        teacher: extracts and judges; a pair of entity and candidate is judged once, whichever arms retrieve it. The
+            caller closes it.
         retriever: with the rerankers that the arms ask for.
         num: how many sources to compare on.
         candidates: how many an arm retrieves, and at most are judged.
@@ -175,7 +109,7 @@ async def compare_arms(
         excluded: sources whose query it knows are passed over.
 
     Raises:
-        RunError: the teacher will never answer, or there is no source on which all arms came to an end.
+        RunError: the teacher will never answer.
     """
 
     def retrieve(queries: list[str], documents: list[Document]) -> list[dict[str, list[Candidate]]]:
@@ -189,32 +123,49 @@ async def compare_arms(
     results: list[SourceTrials] = []
     with progress_bar(desc="ablation", total=num, unit="source") as bar:
         work = work_through(excluded.filter(sources), teacher, retrieve, judge, concurrency)
-        async with aclosing(teacher), aclosing(work) as trials:
+        async with aclosing(work) as trials:
             while len(results) < num and (result := await anext(trials, None)):
                 if result.entity is not None or result.error is not None:
                     results.append(result)
                     bar.update()
                     bar.set_postfix(teacher.doing, refresh=False)
-            if results and not any(result.paired for result in results):
+            if not any(result.decided(arm) for result in results for arm in arms):
                 teacher.forget_failures()  # or they would only come out of the cache again
-                complaint = results[-1].complaint
-                raise RunError(
-                    f"no source on which every arm came to an end, of {len(results)} (the last: {complaint})"
-                )
     return results
 
 
 async def try_arms(prepared: Prepared, teacher: Teacher) -> SourceTrials:
     """Judge every arm's candidates in order until one is usable, each different candidate once."""
+    if prepared.entity is None:
+        return SourceTrials(prepared.source.id, None, {}, prepared.error)
+    trials = await try_lists(prepared.entity, prepared.candidates, teacher)
+    return SourceTrials(prepared.source.id, prepared.entity, trials, prepared.error)
+
+
+async def try_lists(
+    entity: BridgeEntity,
+    lists: Mapping[str, Sequence[Candidate]],
+    teacher: Teacher,
+    known: Mapping[str, Verdict] | None = None,
+) -> dict[str, Trial]:
+    """Judge lists of candidates for one entity, in order until one is usable or in error, all lists at once.
+
+    Args:
+        entity: what the candidates are judged for.
+        lists: candidates by the list's name, best first.
+        teacher: judges each different candidate once.
+        known: verdicts by document id, which the teacher is not asked for again.
+    """
     asked: dict[str, asyncio.Task[Verdict]] = {}
 
     async def verdict(document: Document) -> Verdict:
+        if known and document.id in known:
+            return known[document.id]
         if document.id not in asked:
-            assert prepared.entity is not None  # there are no candidates without an entity
-            asked[document.id] = asyncio.create_task(teacher.judge(prepared.entity, document))
+            asked[document.id] = asyncio.create_task(teacher.judge(entity, document))
         return await asked[document.id]
 
-    async def attempt(candidates: list[Candidate]) -> Trial:
+    async def attempt(candidates: Sequence[Candidate]) -> Trial:
         verdicts: list[Verdict] = []
         for candidate in candidates:
             verdicts.append(await verdict(candidate.document))
@@ -222,66 +173,5 @@ async def try_arms(prepared: Prepared, teacher: Teacher) -> SourceTrials:
                 break
         return Trial([candidate.document.id for candidate in candidates], verdicts)
 
-    trials = await asyncio.gather(*(attempt(candidates) for candidates in prepared.candidates.values()))
-    by_arm = dict(zip(prepared.candidates, trials, strict=True))
-    return SourceTrials(prepared.source.id, prepared.entity, by_arm, prepared.error)
-
-
-def summarize(results: Sequence[SourceTrials], arms: Sequence[str]) -> list[ArmResult]:
-    """Return each arm's figures over the sources on which all arms came to an end."""
-    paired = [result for result in results if result.paired]
-    summary = []
-    for arm in arms:
-        trials = [result.trials[arm] for result in paired]
-        summary.append(
-            ArmResult(
-                arm,
-                sources=len(trials),
-                successes=sum(trial.success for trial in trials),
-                judged=sum(trial.attempts for trial in trials),
-                attempts=sum(trial.attempts for trial in trials if trial.success),
-                errors=sum(result.trials[arm].failed for result in results if arm in result.trials),
-            )
-        )
-    return summary
-
-
-def to_json(
-    settings: Mapping[str, Any],
-    summary: Sequence[ArmResult],
-    left_out: Mapping[str, str],
-    results: Sequence[SourceTrials],
-) -> dict[str, Any]:
-    """Return the ablation's file: settings, a table, and for each source and arm ids, verdicts and attempts."""
-    return {
-        "settings": dict(settings),
-        "table": [
-            row._asdict()
-            | {
-                "label": ARMS[row.arm].label,
-                "success_rate": row.success_rate,
-                "mean_attempts": row.mean_attempts,
-                "mean_judged": row.mean_judged,
-            }
-            for row in summary
-        ],
-        "left_out": dict(left_out),
-        "sources": [
-            {
-                "source": result.source,
-                "entity": result.entity and result.entity.name,
-                "query": result.entity and result.entity.query,
-                "error": result.error,
-                "arms": {
-                    arm: {
-                        "retrieved": trial.retrieved,
-                        "verdicts": [{"outcome": v.outcome, "reason": v.reason} for v in trial.verdicts],
-                        "success": None if trial.failed else trial.success,
-                        "attempts": None if trial.failed else trial.attempts,
-                    }
-                    for arm, trial in result.trials.items()
-                },
-            }
-            for result in results
-        ],
-    }
+    trials = await asyncio.gather(*map(attempt, lists.values()))
+    return dict(zip(lists, trials, strict=True))

@@ -32,6 +32,12 @@ class Spent(NamedTuple):
     cost: float | None = 0.0
     longest_reply: int = 0  # in tokens
 
+    def plus(self, price: Price | None, tokens_in: int, tokens_out: int) -> Spent:
+        """Return the count with one more reply."""
+        cost = None if price is None or self.cost is None else self.cost + price.of(tokens_in, tokens_out)
+        longest = max(self.longest_reply, tokens_out)
+        return Spent(self.calls + 1, self.tokens_in + tokens_in, self.tokens_out + tokens_out, cost, longest)
+
 
 class Ledger:
     """Counts what a run's teachers ask, and refuses the call that might exceed a limit.
@@ -51,6 +57,7 @@ class Ledger:
         self.retries: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self.spent: dict[str, Spent] = {}
+        self.weighed: dict[str, Spent] = {}
         self._open = 0
         self._open_cost = 0.0
 
@@ -92,14 +99,19 @@ class Ledger:
         self._open += 1
         self._open_cost += expected_cost
 
+    def weigh(self, kind: str, price: Price | None, tokens_in: int, tokens_out: int) -> None:
+        """Note what a reply to a kind of question is worth at today's price, also where it came out of the cache."""
+        self.weighed[kind] = self.weighed.get(kind, Spent()).plus(price, tokens_in, tokens_out)
+
+    def mean_cost(self, kind: str) -> float | None:
+        """Return what an average reply to a kind of question costs; None before the first, or without a price."""
+        weighed = self.weighed.get(kind)
+        return weighed.cost / weighed.calls if weighed and weighed.cost is not None else None
+
     def settle(self, model: str, price: Price | None, tokens_in: int, tokens_out: int, expected_cost: float) -> None:
         """Enter an admitted request that was answered."""
         self.release(expected_cost, billed=True)
-        calls, known_in, known_out, known_cost, longest = self.spent.get(model, Spent())
-        cost = None if price is None or known_cost is None else known_cost + price.of(tokens_in, tokens_out)
-        self.spent[model] = Spent(
-            calls + 1, known_in + tokens_in, known_out + tokens_out, cost, max(longest, tokens_out)
-        )
+        self.spent[model] = self.spent.get(model, Spent()).plus(price, tokens_in, tokens_out)
 
     def release(self, expected_cost: float, *, billed: bool) -> None:
         """Enter an admitted request that was not answered; ``billed`` if it may have been worked on all the same."""

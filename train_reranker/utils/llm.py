@@ -160,6 +160,7 @@ class LLMTeacher:
         client = self._client(settings)
         reply, was_free = await self.cache.once(key, settings.model, lambda: client.ask(settings, question))
         self.ledger.cache_hits += was_free
+        self.ledger.weigh(question.schema_name, settings.price, reply.tokens_in, reply.tokens_out)
         return reply, was_free
 
     def _client(self, settings: EndpointSettings) -> Client:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.jsonl import replacing
 from utils.schema import ContrastiveExample
+from utils.statistics import Interval, bootstrap_mean
 
 
 class Pool(NamedTuple):
@@ -71,10 +74,11 @@ MEASURES = {"MRR": "RR", "nDCG@5": "nDCG@5", "nDCG@10": "nDCG@10", "MAP": "AP", 
 
 
 class Row(NamedTuple):
-    """One metric: the models' values, by name, and a random order's expected value on the same pools."""
+    """One metric: the models' means, by name, with intervals, and a random order's expected value on the same pools."""
 
     metric: str
     values: dict[str, float]
+    intervals: dict[str, Interval | None]
     random: float
 
 
@@ -102,6 +106,18 @@ def evaluate(pools: Sequence[Pool], seed: int = 0) -> dict[str, list[float]]:
     model that gives all passages one score must not profit from how they are named.
     """
     import ir_measures
+
+    qrels, run = trec(pools, seed)
+    measures = {ir_measures.parse_measure(measure): metric for metric, measure in MEASURES.items()}
+    values: dict[str, list[float]] = {metric: [math.nan] * len(pools) for metric in MEASURES}
+    for value in ir_measures.iter_calc(list(measures), qrels, run):
+        values[measures[value.measure]][int(value.query_id)] = value.value
+    values["pairwise accuracy"] = [pairwise_accuracy(pool) for pool in pools]
+    return values
+
+
+def trec(pools: Sequence[Pool], seed: int = 0) -> tuple[list[Any], list[Any]]:
+    """Return ir-measures' ``Qrel`` and ``ScoredDoc`` records of all pools; ``seed`` decides how ties are broken."""
     from ir_measures import Qrel, ScoredDoc
 
     rng = random.Random(seed)
@@ -112,12 +128,30 @@ def evaluate(pools: Sequence[Pool], seed: int = 0) -> dict[str, list[float]]:
         for i, (name, score) in enumerate(zip(names, pool.scores, strict=True)):
             qrels.append(Qrel(str(query), name, int(i < pool.positives)))
             run.append(ScoredDoc(str(query), name, float(score)))
-    measures = {ir_measures.parse_measure(measure): metric for metric, measure in MEASURES.items()}
-    values: dict[str, list[float]] = {metric: [math.nan] * len(pools) for metric in MEASURES}
-    for value in ir_measures.iter_calc(list(measures), qrels, run):
-        values[measures[value.measure]][int(value.query_id)] = value.value
-    values["pairwise accuracy"] = [pairwise_accuracy(pool) for pool in pools]
-    return values
+    return qrels, run
+
+
+def write_trec(folder: Path, models: Mapping[str, Sequence[Pool]]) -> None:
+    """Write ``qrels.txt`` and, for each model, ``<name>.run``, so that other tools can check the figures.
+
+    Queries are numbered from 0 in the data's order; those without a negative are not among them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, pools in models.items():
+        qrels, run = trec(rankable(pools))
+        with replacing(folder / "qrels.txt") as out:
+            out.writelines(f"{qrel.query_id} 0 {qrel.doc_id} {qrel.relevance}\n" for qrel in qrels)
+        ranked = sorted(run, key=lambda doc: (int(doc.query_id), -doc.score))
+        with replacing(folder / f"{name}.run") as out:
+            rank, query = 0, None
+            for doc in ranked:
+                rank, query = (rank + 1 if doc.query_id == query else 1), doc.query_id
+                out.write(f"{doc.query_id} Q0 {doc.doc_id} {rank} {doc.score!r} {name}\n")
+
+
+def rankable(pools: Sequence[Pool]) -> list[Pool]:
+    """Return the pools that have a negative: the others rank nothing, whatever the scores are."""
+    return [pool for pool in pools if pool.size > pool.positives]
 
 
 def pairwise_accuracy(pool: Pool) -> float:
@@ -136,12 +170,14 @@ def compare(models: Mapping[str, Sequence[Pool]]) -> list[Row]:
     Args:
         models: pools by the model's name; the same pools for each.
     """
-    ranked = {name: [pool for pool in pools if pool.size > pool.positives] for name, pools in models.items()}
-    means = {
-        name: {metric: fmean(values) for metric, values in evaluate(pools).items()} for name, pools in ranked.items()
-    }
-    shapes = [(pool.positives, pool.size) for pool in next(iter(ranked.values()))]
+    values = {name: evaluate(rankable(pools)) for name, pools in models.items()}
+    shapes = [(pool.positives, pool.size) for pool in rankable(next(iter(models.values())))]
     return [
-        Row(metric, {name: means[name][metric] for name in means}, fmean(expected(*shape) for shape in shapes))
+        Row(
+            metric,
+            {name: fmean(values[name][metric]) for name in models},
+            {name: bootstrap_mean(values[name][metric]) for name in models},
+            fmean(expected(*shape) for shape in shapes),
+        )
         for metric, expected in RANDOM.items()
     ]

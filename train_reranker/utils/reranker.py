@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,29 @@ MEND = "fine-tune one with train_reranker.py, or download a base model to this f
 
 # More tokens at once make a CPU no faster and only take memory.
 CPU_BATCH_TOKENS = 8192
+
+
+class Scorer(Protocol):
+    """What orders candidates: scores for (query, passage) pairs, higher is better."""
+
+    def score(self, pairs: Sequence[tuple[str, str]], desc: str | None = None) -> np.ndarray:
+        """Return one score for each pair, float32 of shape (pairs,)."""
+        ...
+
+
+class Remembering:
+    """A scorer that scores each pair once, for settings that ask for the same pairs again and again."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        """Wrap a scorer; what it scored is kept as long as this lives."""
+        self._scorer = scorer
+        self._known: dict[tuple[str, str], float] = {}
+
+    def score(self, pairs: Sequence[tuple[str, str]], desc: str | None = None) -> np.ndarray:
+        """Return one score for each pair, float32 of shape (pairs,)."""
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+        self._known.update(zip(new, self._scorer.score(new, desc).tolist(), strict=True))
+        return np.array([self._known[pair] for pair in pairs], dtype=np.float32)
 
 
 class Reranker:

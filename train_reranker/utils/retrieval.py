@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +21,7 @@ from utils.schema import Candidate, Document
 
 if TYPE_CHECKING:
     from utils.config import Config
-    from utils.reranker import Reranker
+    from utils.reranker import Scorer
 
 LAMBDAS = ("lambda1", "lambda2", "lambda3")
 BASE, FINE_TUNED = "base", "fine-tuned"
@@ -176,6 +179,27 @@ def _build(corpus: Corpus, encoder: Encoder, path: Path) -> None:
     temporary.replace(path)
 
 
+class Clock:
+    """Adds up how long each kind of work took, and for how many units of it."""
+
+    def __init__(self) -> None:
+        """Start from nothing."""
+        self.seconds: defaultdict[Hashable, float] = defaultdict(float)
+        self.units: Counter[Hashable] = Counter()
+
+    @contextmanager
+    def over(self, work: Hashable, units: int) -> Iterator[None]:
+        """Time one piece of work."""
+        started = time.perf_counter()
+        yield
+        self.seconds[work] += time.perf_counter() - started
+        self.units[work] += units
+
+    def mean(self, work: Hashable) -> float:
+        """Return seconds a unit, 0 where nothing was done."""
+        return self.seconds[work] / self.units[work] if self.units[work] else 0.0
+
+
 class Retriever:
     """Runs the arms over one corpus and index, many queries at a time."""
 
@@ -185,7 +209,7 @@ class Retriever:
         encoder: Encoder,
         index: Index,
         weights: Lambdas,
-        rerankers: Mapping[str, Reranker] | None = None,
+        rerankers: Mapping[str, Scorer] | None = None,
         pool_factor: int = 1,
     ) -> None:
         """Put the parts together.
@@ -200,6 +224,11 @@ class Retriever:
         """
         self.corpus, self.encoder, self.index, self.weights = corpus, encoder, index, weights
         self.rerankers, self.pool_factor = dict(rerankers or {}), pool_factor
+        self.clock = Clock()
+
+    def varied(self, weights: Lambdas, pool_factor: int, rerankers: Mapping[str, Scorer]) -> Retriever:
+        """Return a retriever over the same corpus and index with other settings, and a clock of its own."""
+        return Retriever(self.corpus, self.encoder, self.index, weights, rerankers, pool_factor)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -222,11 +251,13 @@ class Retriever:
             sources: the document that each query came from.
             k: how many candidates an arm returns.
         """
-        vectors = self.encoder.encode(queries, QUERY)
+        with self.clock.over("encode", len(queries)):
+            vectors = self.encoder.encode(queries, QUERY)
         staged = {}
         for diverse, depth in {self._stage(ARMS[arm], k) for arm in arms}:
             stage = self._diverse if diverse else self._nearest
-            staged[diverse, depth] = stage(vectors, sources, depth)
+            with self.clock.over((diverse, depth), len(queries)):
+                staged[diverse, depth] = stage(vectors, sources, depth)
         reranked = [arm for arm in arms if ARMS[arm].reranker]
         scores = {
             name: self._score(
@@ -254,7 +285,22 @@ class Retriever:
     def _score(self, reranker: str, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], float]:
         """Score each different pair once, whichever arms ask for it."""
         different = list(dict.fromkeys(pairs))
-        return dict(zip(different, self.rerankers[reranker].score(different).tolist(), strict=True))
+        with self.clock.over(reranker, len(different)):
+            return dict(zip(different, self.rerankers[reranker].score(different).tolist(), strict=True))
+
+    def latency(self, arms: Sequence[str], k: int) -> dict[str, dict[str, float]]:
+        """Return each arm's mean milliseconds a query, by stage, over all queries so far.
+
+        Queries go in blocks, and arms share what they can; an arm is told what it would take by itself: its own first
+        stage, and as many pairs reranked as it asks for, at the pace of all.
+        """
+        result = {}
+        for arm in arms:
+            stage, reranker = self._stage(ARMS[arm], k), ARMS[arm].reranker
+            seconds = {"encode": self.clock.mean("encode"), "search": self.clock.mean(stage)}
+            seconds["rerank"] = self.clock.mean(reranker) * stage[1] if reranker else 0.0
+            result[arm] = {name: 1000 * value for name, value in seconds.items()}
+        return result
 
     @staticmethod
     def _order(
@@ -314,7 +360,7 @@ def index_file(config: Config, corpus: Corpus) -> Path:
 
 
 def open_retrieval(
-    config: Config, corpus: Corpus, weights: Lambdas, rerankers: Mapping[str, Reranker] | None = None
+    config: Config, corpus: Corpus, weights: Lambdas, rerankers: Mapping[str, Scorer] | None = None
 ) -> Retriever:
     """Open a corpus's encoder and index as a configuration names them.
 

@@ -1,0 +1,232 @@
+"""What a sample can say: intervals, paired tests, their correction, and how large a sample would have to be.
+
+Whatever cannot be computed, for too few or all-equal values, is None, never a number that looks like one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+CONFIDENCE = 0.95
+POWER = 0.8
+RESAMPLES = 9999
+VALUES_AT_ONCE = 4_000_000  # bounds memory: resamples are drawn in batches of about so many values
+SEED = 0  # of the resampling: the same data give the same figures
+
+
+class Interval(NamedTuple):
+    """A confidence interval, both ends included."""
+
+    low: float
+    high: float
+
+
+class Discordant(NamedTuple):
+    """The pairs on which two methods differ: only the first succeeded, only the second did."""
+
+    first: int
+    second: int
+
+
+def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval | None:
+    """Return the score interval of a proportion (Wilson, 1927), within 0 to 1; None without a trial."""
+    from scipy.stats import binomtest
+
+    if not trials:
+        return None
+    interval = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    return Interval(float(interval.low), float(interval.high))
+
+
+def bootstrap_mean(values: ArrayLike, confidence: float = CONFIDENCE, seed: int = SEED) -> Interval | None:
+    """Return the BCa bootstrap interval of a mean (Efron, 1987).
+
+    Args:
+        values: shape (N,), in any unit, which is the interval's, too.
+        confidence: above 0, below 1.
+        seed: of the resampling.
+
+    Returns:
+        None where fewer than two values, or nothing but equal ones, leave no spread to learn from.
+    """
+    from scipy.stats import bootstrap
+
+    sample = np.asarray(values, dtype=float)
+    if len(sample) < 2 or np.ptp(sample) == 0:
+        return None
+    result = bootstrap(
+        (sample,),
+        np.mean,
+        confidence_level=confidence,
+        n_resamples=RESAMPLES,
+        batch=_batch(len(sample)),
+        rng=np.random.default_rng(seed),
+    )
+    interval = Interval(float(result.confidence_interval.low), float(result.confidence_interval.high))
+    return None if any(map(math.isnan, interval)) else interval
+
+
+def _batch(values: int) -> int:
+    return max(1, min(RESAMPLES, VALUES_AT_ONCE // values))
+
+
+def discordant(first: ArrayLike, second: ArrayLike) -> Discordant:
+    """Count the pairs that differ, of two arrays of truth values of shape (N,)."""
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    return Discordant(int(np.sum(a & ~b)), int(np.sum(b & ~a)))
+
+
+def mcnemar(pairs: Discordant) -> float:
+    """Return the two-sided p of the exact McNemar test (McNemar, 1947): the discordant pairs are a fair coin's."""
+    from scipy.stats import binomtest
+
+    differing = sum(pairs)
+    return float(binomtest(pairs.first, differing).pvalue) if differing else 1.0
+
+
+def newcombe(first: ArrayLike, second: ArrayLike, confidence: float = CONFIDENCE) -> Interval | None:
+    """Return the interval of the difference of two paired proportions, first − second, within −1 to 1.
+
+    The hybrid score interval with the pairs' correlation, method 10 of Newcombe (1998, Statistics in Medicine 17,
+    2635-2650). None without a pair.
+
+    Args:
+        first: truth values, shape (N,).
+        second: those that they are paired with, shape (N,).
+        confidence: above 0, below 1.
+    """
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    n = len(a)
+    one, two = wilson(int(a.sum()), n, confidence), wilson(int(b.sum()), n, confidence)
+    if one is None or two is None:
+        return None
+    p1, p2, phi = a.mean(), b.mean(), _newcombe_phi(a, b)
+
+    def reach(down: float, up: float) -> float:
+        return math.sqrt(max(0.0, down**2 - 2 * phi * down * up + up**2))
+
+    difference = p1 - p2
+    return Interval(
+        float(difference - reach(p1 - one.low, two.high - p2)), float(difference + reach(one.high - p1, p2 - two.low))
+    )
+
+
+def _newcombe_phi(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the correlation that method 10 uses: phi, shrunk where it is positive, 0 where a margin is empty."""
+    n = len(a)
+    both, only_a, only_b, neither = (int(np.sum(x & y)) for x, y in ((a, b), (a, ~b), (~a, b), (~a, ~b)))
+    margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
+    if not margins:
+        return 0.0
+    cross: float = both * neither - only_a * only_b
+    if cross > 0:
+        cross = max(cross - n / 2, 0)  # the correction that the paper gives
+    return cross / math.sqrt(margins)
+
+
+def paired_permutation(first: ArrayLike, second: ArrayLike, seed: int = SEED) -> float:
+    """Return the two-sided p of the permutation test for paired values: each difference's sign is a coin's.
+
+    The statistic is the mean difference (Pitman, 1937). Exact for few differing pairs, else from ``RESAMPLES`` draws,
+    the observed signs counted among them (Phipson and Smyth, 2010).
+
+    Args:
+        first: shape (N,), in any unit.
+        second: the values that they are paired with, shape (N,).
+        seed: of the draws.
+    """
+    from scipy.stats import permutation_test
+
+    differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    differences = differences[differences != 0]  # equal pairs have no sign to draw
+    if len(differences) < 2:
+        return 1.0
+    result = permutation_test(
+        (differences,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=_batch(len(differences)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for how many there are (Holm, 1979), in the order given, at most 1."""
+    corrected = [1.0] * len(p_values)
+    largest = 0.0
+    for rank, position in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[position]))
+        corrected[position] = largest
+    return corrected
+
+
+def pairs_for_mean(differences: ArrayLike, alpha: float = 1 - CONFIDENCE, power: float = POWER) -> int | None:
+    """Return how many pairs a test needs to see a mean difference such as the observed one.
+
+    By the normal approximation, n = ((z₁₋α/₂ + z_power) · sd / mean)².
+
+    Args:
+        differences: shape (N,).
+        alpha: level of the two-sided test, above 0, below 1.
+        power: chance to see it, above 0, below 1.
+
+    Returns:
+        None where no difference, or no spread, was observed.
+    """
+    from scipy.stats import norm
+
+    sample = np.asarray(differences, dtype=float)
+    if len(sample) < 2 or sample.mean() == 0 or sample.std() == 0:
+        return None
+    z = norm.isf(alpha / 2) + norm.isf(1 - power)
+    return math.ceil((z * sample.std(ddof=1) / sample.mean()) ** 2)
+
+
+def pairs_for_proportions(
+    pairs: Discordant, trials: int, alpha: float = 1 - CONFIDENCE, power: float = POWER
+) -> int | None:
+    """Return how many pairs McNemar's test needs to see a difference such as the observed one.
+
+    By Connor (1987, Biometrics 43, 207-211), from the shares of discordant pairs.
+
+    Args:
+        pairs: those that differ, of ``trials``.
+        trials: how many pairs were observed.
+        alpha: level of the two-sided test, above 0, below 1.
+        power: chance to see it, above 0, below 1.
+
+    Returns:
+        None where no difference was observed.
+    """
+    from scipy.stats import norm
+
+    if not trials or pairs.first == pairs.second:
+        return None
+    differing, difference = sum(pairs) / trials, abs(pairs.first - pairs.second) / trials
+    z = norm.isf(alpha / 2) * math.sqrt(differing) + norm.isf(1 - power) * math.sqrt(differing - difference**2)
+    return math.ceil((z / difference) ** 2)
+
+
+def area_under_curve(positives: ArrayLike, negatives: ArrayLike) -> float | None:
+    """Return the chance that a positive's score is above a negative's, ties counting half; None without one of both.
+
+    The area under the ROC curve, by way of the rank-sum statistic (Mann and Whitney, 1947).
+
+    Args:
+        positives: scores, shape (P,).
+        negatives: scores, shape (N,).
+    """
+    from scipy.stats import mannwhitneyu
+
+    above, below = np.asarray(positives, dtype=float), np.asarray(negatives, dtype=float)
+    if not len(above) or not len(below):
+        return None
+    return float(mannwhitneyu(above, below, method="asymptotic").statistic / (len(above) * len(below)))

@@ -1,0 +1,140 @@
+"""What an ablation observes: arms on sources, with the verdicts; and how that stands in its file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from utils.cli import InputError, find_input
+from utils.corpus import Corpus
+from utils.schema import BridgeEntity, Outcome, Verdict
+
+
+class Trial(NamedTuple):
+    """One arm on one source: what it retrieved, and the verdicts in order up to the first that is usable."""
+
+    retrieved: list[str]
+    verdicts: list[Verdict]
+
+    @property
+    def failed(self) -> bool:
+        """Whether an ERROR leaves open how the trial would have ended: it is no evidence for or against the arm."""
+        return any(verdict.outcome is Outcome.ERROR for verdict in self.verdicts)
+
+    @property
+    def success(self) -> bool:
+        """Whether some candidate is usable."""
+        return bool(self.verdicts) and self.verdicts[-1].outcome is Outcome.USABLE
+
+    @property
+    def attempts(self) -> int:
+        """How many candidates were judged: until the first usable one, or all of them."""
+        return len(self.verdicts)
+
+    def row(self) -> dict[str, Any]:
+        """Return the trial as it stands in the file; what an error left open is None."""
+        return {
+            "retrieved": self.retrieved,
+            "verdicts": [{"outcome": v.outcome, "reason": v.reason} for v in self.verdicts],
+            "success": None if self.failed else self.success,
+            "attempts": None if self.failed else self.attempts,
+        }
+
+
+class SourceTrials(NamedTuple):
+    """One source with its entity, and each arm's trial on it."""
+
+    source: str
+    entity: BridgeEntity | None
+    trials: dict[str, Trial]
+    error: str | None = None
+
+    @property
+    def query(self) -> str | None:
+        """What was asked for, or None where there is no entity."""
+        return self.entity and self.entity.query
+
+    @property
+    def complaint(self) -> str | None:
+        """Why the teacher did not answer, by its last error; None where there was none."""
+        errors = [v.reason for trial in self.trials.values() for v in trial.verdicts if v.outcome is Outcome.ERROR]
+        return self.error or (errors[-1] if errors else None)
+
+    def decided(self, arm: str) -> Trial | None:
+        """Return an arm's trial, or None where there is none or an error left it open."""
+        trial = self.trials.get(arm)
+        return None if trial is None or trial.failed else trial
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """All verdicts on the source's candidates, by document id."""
+        return {
+            document_id: verdict
+            for trial in self.trials.values()
+            for document_id, verdict in zip(trial.retrieved, trial.verdicts, strict=False)
+        }
+
+    def row(self) -> dict[str, Any]:
+        """Return the source as it stands in the file."""
+        entity = self.entity
+        return {
+            "source": self.source,
+            "entity": entity and entity.name,
+            "type": entity and entity.type,
+            "segment": entity and entity.segment,
+            "query": entity and entity.query,
+            "error": self.error,
+            "arms": {arm: trial.row() for arm, trial in self.trials.items()},
+        }
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> SourceTrials:
+        """Return the source that a file's row holds.
+
+        Raises:
+            KeyError, TypeError, ValueError: the row is none.
+        """
+        entity = None
+        if row["query"] is not None:
+            entity = BridgeEntity(row["entity"], row.get("type") or "", row.get("segment") or "", row["query"])
+        trials = {
+            arm: Trial(
+                list(trial["retrieved"]), [Verdict(Outcome(v["outcome"]), v["reason"]) for v in trial["verdicts"]]
+            )
+            for arm, trial in row["arms"].items()
+        }
+        return cls(str(row["source"]), entity, trials, row.get("error"))
+
+
+def titles(results: Iterable[SourceTrials], corpus: Corpus) -> dict[str, str]:
+    """Return the titles of all sources and candidates by id, for those who read the file without the corpus."""
+    ids = [i for r in results for i in (r.source, *(i for trial in r.trials.values() for i in trial.retrieved))]
+    return {document_id: corpus.get(document_id).title for document_id in dict.fromkeys(ids)}
+
+
+class Run(NamedTuple):
+    """The file of one ablation: its settings, the titles of its documents, and its sources."""
+
+    path: Path
+    settings: dict[str, Any]
+    documents: dict[str, str]
+    sources: list[SourceTrials]
+
+    @classmethod
+    def read(cls, file: str) -> Run:
+        """Read a file that ``rerank_ablation_test.py`` wrote.
+
+        Raises:
+            InputError: it is not there, or is no such file.
+        """
+        path = find_input(file, "ablation", "name a JSON file that rerank_ablation_test.py wrote")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            sources = [SourceTrials.of(row) for row in values["sources"]]
+            return cls(path, dict(values["settings"]), dict(values.get("documents", {})), sources)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path} is no result of rerank_ablation_test.py ({error!r}); name its JSON file"
+            ) from None
