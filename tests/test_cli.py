@@ -149,8 +149,8 @@ def test_sampled_ids_are_the_sources(config_file: Path) -> None:
 
 
 def test_worse_model_fails_on_regression(tiny_reranker: Path, caplog: pytest.LogCaptureFixture) -> None:
-    facts = {"right": ("lies on a river", "was founded by miners"), "wrong": ("was founded by miners", "lies on a river")}
-    for name, (pos, neg) in facts.items():
+    river, miners = "lies on a river", "was founded by miners"
+    for name, pos, neg in (("right", river, miners), ("wrong", miners, river)):
         rows = [
             {"query": f"what of {a}?", "pos": [f"{a} {pos}."], "neg": [f"{b} {neg}." for b in "abc"]}
             for a in "defghijklmnopqrst"
