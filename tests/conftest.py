@@ -58,6 +58,17 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_bert(tmp_path_factory.mktemp("tiny_encoder"), head=False)
 
 
+@pytest.fixture(scope="session")
+def still_model(tiny_reranker: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny reranker without dropout, whose training is the same in whatever processes it runs."""
+    folder = tmp_path_factory.mktemp("still") / "model"
+    shutil.copytree(tiny_reranker, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 @pytest.fixture
 def corpus_file(tmp_path: Path) -> Path:
     """The miniature corpus, in a folder of its own."""

@@ -181,7 +181,7 @@ BAD: dict[str, tuple[str, Callable[[dict], list[object]], str]] = {
     "no document ids": ("ablate", lambda f: ["--doc_ids", "none.txt"], "none.txt is not there"),
     "unknown arm": ("ablate", lambda f: ["--single", "dense"], "invalid choice"),
     "no model": ("test", lambda f: ["--model_path", "none"], "none is not there"),
-    "model is no model": ("test", lambda f: ["--model_path", f["corpus"].parent], "cannot be loaded"),
+    "model is no model": ("test", lambda f: ["--model_path", f["corpus"].parent], "has no config.json"),
     "no test data": ("test", lambda f: ["--test_data", "none.jsonl"], "none.jsonl is not there"),
     "row without query": ("test", lambda f: put(f, "data", '{"pos": ["p"]}'), 'line 25: "query"'),
     "pos is no list": ("test", lambda f: put(f, "data", '{"query": "q", "pos": "p"}'), 'line 25: "pos"'),

@@ -105,6 +105,8 @@ def train_base(retriever: Retriever, articles: list[dict[str, str]], output: Pat
             learning_rate=1e-4,
             query_max_len=32,
             passage_max_len=64,
+            eval_fraction=0,
+            report_to="none",
             overwrite_output_dir=True,
         )
     )

@@ -13,30 +13,36 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from utils import cli, training
-from utils.training import TrainingSettings
+from utils import cli, dry_run, launch, training
+from utils.evaluation import BETTER, WORSE
+from utils.training import Result, TrainingSettings
 
 
 def main(argv: list[str] | None = None) -> int:
     """Check the inputs, train in this process or launch several, and say where the model is."""
     argv = sys.argv[1:] if argv is None else argv
-    job = training.prepare(parse_settings(argv))
-    processes = training.count_processes(job.settings)
+    settings, options = parse_settings(argv)
+    job = training.prepare(settings)
+    processes = launch.count_processes(settings.num_gpus)
+    if options.dry_run:
+        print(dry_run.render(job, argv, processes))
+        return 0
     if processes > 1:
-        return training.launch(__file__, argv, processes)
-    folder = training.run(job)
-    if training.is_main_process():
-        report(folder)
-    return 0
+        return launch.launch(__file__, argv, processes)
+    result = training.run(job)
+    if launch.is_main_process():
+        report(result)
+    # All processes know the verdict, and a launcher passes on the code of the first that does not end with 0.
+    helped = result.difference is None or result.difference.verdict == BETTER
+    return cli.EXIT_REGRESSION if options.fail_on_regression and not helped else 0
 
 
-def parse_settings(argv: list[str]) -> TrainingSettings:
-    """Return the settings that a command line asks for."""
+def parse_settings(argv: list[str]) -> tuple[TrainingSettings, argparse.Namespace]:
+    """Return the settings that a command line asks for, and what it wants beside the training."""
     values = vars(build_parser().parse_args(argv))
-    del values["local_rank"]
-    return TrainingSettings(**values)
+    options = argparse.Namespace(**{name: values.pop(name) for name in ("local_rank", "dry_run", "fail_on_regression")})
+    return TrainingSettings(**values), options
 
 
 def build_parser() -> cli.Parser:
@@ -46,10 +52,11 @@ def build_parser() -> cli.Parser:
     add_optimisation(parser)
     add_groups(parser)
     add_devices(parser)
+    add_evaluation(parser)
     add_records(parser)
     # DeepSpeed's launcher adds this flag to the script's; the environment says the same.
     parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)
-    parser.set_defaults(**vars(TrainingSettings()))
+    parser.set_defaults(**vars(TrainingSettings()), dry_run=False, fail_on_regression=False)
     return parser
 
 
@@ -92,6 +99,11 @@ def add_groups(parser: cli.Parser) -> None:
         type=int,
         help="pad to a multiple of so many tokens; 0 pads no further",
     )
+    add(
+        "--negative_fill",
+        choices=training.NEGATIVE_FILLS,
+        help="where a row has too few negatives, take other rows' passages, or repeat the row's own",
+    )
     flag(parser, "--knowledge_distillation", "also learn from the rows' pos_scores and neg_scores")
 
 
@@ -108,6 +120,11 @@ def add_devices(parser: cli.Parser) -> None:
     flag(parser, "--fp16", "mixed precision in fp16")
     flag(parser, "--bf16", "mixed precision in bf16")
     flag(parser, "--no_mixed_precision", "fp32 (default: bf16 or else fp16 on a GPU, fp32 on a CPU)")
+    parser.add_argument(
+        "--max_tokens_per_chunk",
+        type=int,
+        help="tokens that go through the model at once (default: 16384 on a GPU, 4096 on a CPU)",
+    )
     flag(parser, "--gradient_checkpointing", "recompute activations to spare memory (default: on a GPU only)")
     parser.add_argument(
         "--no-gradient_checkpointing", "--no_gradient_checkpointing", dest="gradient_checkpointing",
@@ -115,12 +132,32 @@ def add_devices(parser: cli.Parser) -> None:
     )  # fmt: skip
 
 
+def add_evaluation(parser: cli.Parser) -> None:
+    """Add how the model is compared with its base while it is trained."""
+    add = parser.add_argument
+    add("--eval_data", nargs="+", metavar="PATH", help="JSONL files to evaluate on (default: rows held out)")
+    add("--eval_fraction", type=float, help="share of the rows that is held out; 0 evaluates nothing")
+    add("--eval_steps", type=int, help="steps between evaluations (default: a fifth of all)")
+    add("--patience", type=int, help="stop after so many evaluations without a better one (default: never)")
+    flag(parser, "--fail_on_regression", "exit 3 unless the model is better than its base (default: exit 0)")
+
+
 def add_records(parser: cli.Parser) -> None:
-    """Add what a run leaves beside the model."""
+    """Add what a run leaves beside the model, and how one that ended early is gone on with."""
     add = parser.add_argument
     add("--save_steps", type=int, help="steps between checkpoints; 0 writes none")
     add("--save_total_limit", type=int, help="checkpoints to keep")
-    add("--report_to", choices=training.REPORTERS, help="where the loss is logged beside the progress bar")
+    add(
+        "--resume", "--resume_from_checkpoint", nargs="?", const=True, type=parse_resume, metavar="CHECKPOINT",
+        help="go on from the last whole checkpoint of --output_dir, or from this one (default: begin anew)",
+    )  # fmt: skip
+    add("--report_to", choices=training.REPORTERS, help="where losses and metrics are logged beside the screen")
+    flag(parser, "--dry_run", "say in numbers what would be done, and do nothing (default: train)")
+
+
+def parse_resume(text: str) -> bool | str:
+    """Return whether to resume, or the folder to resume from."""
+    return text.lower() == "true" if text.lower() in ("true", "false") else text
 
 
 def flag(parser: cli.Parser, name: str, text: str) -> None:
@@ -136,11 +173,18 @@ def parse_bool(text: str) -> bool:
         raise argparse.ArgumentTypeError(f"true or false is wanted, not {text!r}") from None
 
 
-def report(folder: Path) -> None:
-    """Say where the model is and what to run next."""
+def report(result: Result) -> None:
+    """Say where the model is, whether it helped, and what to run next."""
+    folder = result.folder
     print(f"model: {folder}")
     if any(folder.glob("checkpoint-*")):
         print("its checkpoint-* folders hold the optimizer's state as well; they may be deleted")
+    if result.summary:
+        print(result.summary)
+    if result.difference and result.difference.verdict == WORSE:
+        cli.log.warning(
+            "THE FINE-TUNED MODEL IS WORSE THAN ITS BASE: do not use it; lower --learning_rate or see the data"
+        )
     print(f"next: python test_reranker.py --model_path {folder} --test_data ./data/test_data.jsonl")
 
 

@@ -141,13 +141,24 @@ def split_examples(labelled: Sequence[Labelled], test_fraction: float, rng: rand
     for row, one in enumerate(labelled):
         if row in in_test:
             continue
-        pos, neg = ([text for text in texts if text not in tested] for texts in (one.example.pos, one.example.neg))
-        if one.source in tested or not pos:
+        kept = without(one.example, tested)
+        if one.source in tested or not kept.pos:
             dropped += 1
         else:
-            pruned += len(one.example.pos) + len(one.example.neg) - len(pos) - len(neg)
-            train.append(one.example._replace(pos=pos, neg=neg))
+            pruned += len(one.example.pos) + len(one.example.neg) - len(kept.pos) - len(kept.neg)
+            train.append(kept)
     return Split(train, [labelled[row].example for row in sorted(in_test)], dropped, pruned)
+
+
+def without(example: ContrastiveExample, texts: set[str]) -> ContrastiveExample:
+    """Return the example without such passages, and without their scores."""
+    kept: dict[str, Any] = {}
+    for key in ("pos", "neg"):
+        passages, scores = getattr(example, key), getattr(example, f"{key}_scores")
+        places = [i for i, passage in enumerate(passages) if passage not in texts]
+        kept[key] = [passages[i] for i in places]
+        kept[f"{key}_scores"] = None if scores is None else [scores[i] for i in places]
+    return example._replace(**kept)
 
 
 def write_split(folder: Path, split: Split, sample: int = 10) -> dict[str, int]:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from utils.cli import find_input, progress_bar
+from utils.cli import ROOT, InputError, find, progress_bar
 from utils.config import Config
 from utils.encoder import best_device, half_precision, length_limit, load_pretrained, token_batches
 
-MEND = "fine-tune one with train_reranker.py, or download a base model to this folder (models/README.md says how)"
+BASE_MODEL = "BAAI/bge-reranker-v2-m3"
+# What a model's folder must hold, and by which names.
+PARTS = {
+    "config.json": ("config.json",),
+    "weights": ("*.safetensors", "pytorch_model*.bin"),
+    "tokenizer": ("tokenizer.json", "vocab.*", "*.model"),
+}
 
 # More tokens at once make a CPU no faster and only take memory.
 CPU_BATCH_TOKENS = 8192
@@ -124,13 +131,33 @@ class Reranker:
         return query if len(offsets) <= self.query_max_length else query[: offsets[self.query_max_length - 1][1]]
 
 
+def find_model(path: str | Path) -> Path:
+    """Return the folder of a reranker, or of an encoder to make one of, looked up as all inputs are.
+
+    Raises:
+        InputError: it is not there, which says what to download to where, or it lacks a file of a model.
+    """
+    found = find(path)
+    if found is None:
+        repository = str(path) if re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)) else BASE_MODEL
+        folder = ROOT / "models" / repository.partition("/")[2]
+        raise InputError(
+            f"model {path} is not there: fine-tune one with train_reranker.py, or download {repository} "
+            f"(hf download {repository} --local-dir {folder}) and name its folder"
+        )
+    missing = [what for what, names in PARTS.items() if not any(any(found.glob(n)) for n in names)]
+    if missing:
+        raise InputError(f"model {found} has no {' and no '.join(missing)}: give the folder of a whole model")
+    return found
+
+
 def open_reranker(path: str | Path, **options: Any) -> Reranker:
     """Load a reranker's folder, looked up as all inputs are; the options are :class:`Reranker`'s.
 
     Raises:
         utils.cli.InputError: it is not there (the line says how to get it), or holds no such model.
     """
-    return Reranker(find_input(path, "reranker", MEND), **options)
+    return Reranker(find_model(path), **options)
 
 
 def reranker_options(config: Config) -> dict[str, Any]:

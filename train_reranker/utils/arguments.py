@@ -1,0 +1,80 @@
+"""The Trainer's arguments for a prepared job on the devices that are there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from FlagEmbedding.abc.finetune.reranker import AbsRerankerTrainingArguments
+
+from utils.chunks import Memory
+from utils.cli import InputError
+from utils.training import TrainingJob, TrainingSettings
+
+EVALUATIONS = 0.2  # the share of all steps between two evaluations, if nothing is said
+# Padded tokens of a chunk, if nothing is said: more make a device no faster, and only take memory.
+CPU_CHUNK, GPU_CHUNK = 4096, 16384
+
+
+def chunk_memory(job: TrainingJob) -> Memory:
+    """Return what a step's chunks may take."""
+    settings = job.settings
+    tokens = settings.max_tokens_per_chunk or (GPU_CHUNK if torch.cuda.is_available() else CPU_CHUNK)
+    return Memory(tokens, keep=not recomputes(settings), multiple=max(1, settings.pad_to_multiple_of))
+
+
+def recomputes(settings: TrainingSettings) -> bool:
+    """Tell whether activations are computed again in the backward pass: as asked, else on a GPU only."""
+    asked = settings.gradient_checkpointing
+    return torch.cuda.is_available() if asked is None else asked
+
+
+def training_arguments(job: TrainingJob) -> Any:
+    """Return the Trainer's arguments for these settings on this device."""
+    settings, cuda = job.settings, torch.cuda.is_available()
+    arguments = AbsRerankerTrainingArguments(
+        output_dir=str(job.output),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
+        weight_decay=settings.weight_decay,
+        activation_checkpointing=job.zero3 and recomputes(settings),  # else the chunks see to it
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        # All weights have a use: DistributedDataParallel need not walk the graph for others at each step.
+        ddp_find_unused_parameters=False,
+        deepspeed=str(job.ds_config) if job.ds_config else None,
+        use_cpu=not cuda,
+        eval_strategy="steps" if job.held_out else "no",
+        eval_steps=settings.eval_steps or EVALUATIONS,
+        eval_on_start=bool(job.held_out) and job.resume is None,
+        resume_from_checkpoint=None if job.resume is None else str(job.resume),
+        save_strategy="steps" if settings.save_steps else "no",
+        save_steps=settings.save_steps or 1,
+        save_total_limit=settings.save_total_limit,
+        logging_steps=0.01,  # a hundred points of the loss, however long the run
+        logging_first_step=True,
+        report_to=settings.report_to,
+        remove_unused_columns=False,
+        dataloader_num_workers=2 if cuda else 0,  # tokenise while the GPU works
+        disable_tqdm=True,  # this project's own bar takes the place of the Trainer's
+        log_level="error",
+        log_level_replica="error",
+        seed=settings.seed,
+        data_seed=settings.seed,
+        **_precision(settings, cuda),
+    )
+    # With several GPUs and one process the Trainer would split each batch over all of them (DataParallel),
+    # against --num_gpus 1, and tear the groups apart.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+def _precision(settings: TrainingSettings, cuda: bool) -> dict[str, bool]:
+    """Return the Trainer's precision flags: as asked, else bf16 or fp16 on a GPU, and fp32 on a CPU."""
+    if settings.fp16 and not cuda:
+        raise InputError("--fp16 needs a GPU, and none can be seen: use --bf16, or leave the flag out")
+    automatic = cuda and not (settings.fp16 or settings.bf16 or settings.no_mixed_precision)
+    has_bf16 = automatic and torch.cuda.is_bf16_supported(including_emulation=False)
+    return {"bf16": settings.bf16 or has_bf16, "fp16": settings.fp16 or (automatic and not has_bf16)}

@@ -1,0 +1,108 @@
+"""Checkpoints that are whole or not there: written beside their place, then renamed; checked before they are used."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+from utils.cli import InputError, log
+
+# A name that neither the resumption nor transformers takes for a checkpoint.
+STAGING = ".unfinished"
+
+
+def whole_checkpoints(output: Path) -> list[Path]:
+    """Return the whole checkpoints of a training's folder, latest first; each broken one is told in a line."""
+    found = []
+    for folder in sorted(output.glob("checkpoint-*"), key=step_of, reverse=True):
+        fault = find_fault(folder)
+        if fault is None:
+            found.append(folder)
+        else:
+            log.warning("%s is not whole and left aside: %s", folder, fault)
+    return found
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step that a checkpoint's folder is named for, 0 where its name has none."""
+    match = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
+    return int(match[1]) if match else 0
+
+
+def find_checkpoint(output: Path, wanted: str | bool) -> Path:
+    """Return the checkpoint to go on from: the one that is named, or the latest whole one of the folder.
+
+    Raises:
+        InputError: the one that is named is broken, or there is none.
+    """
+    if isinstance(wanted, str):
+        folder = Path(wanted).resolve()
+        fault = find_fault(folder) if folder.is_dir() else "it is not there"
+        if fault is not None:
+            raise InputError(f"checkpoint {folder} cannot be gone on from: {fault}; name another with --resume")
+        return folder
+    if not (found := whole_checkpoints(output)):
+        raise InputError(f"{output} holds no whole checkpoint to go on from: train anew with --overwrite_output_dir")
+    return found[0]
+
+
+def find_fault(checkpoint: Path) -> str | None:
+    """Say what a checkpoint lacks, or which of its files is cut; None if it is whole. Reads no weights."""
+    if not (checkpoint / "trainer_state.json").is_file():
+        return "trainer_state.json is missing"
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_bytes())
+    except ValueError:
+        return "trainer_state.json is cut"
+    if not any(checkpoint.glob("*.safetensors")):
+        return "it has no weights (*.safetensors)"
+    if not any(checkpoint.glob("optimizer.*")) and not any(checkpoint.glob("global_step*/*.pt")):
+        return "it has no optimizer's state"
+    for file in sorted(checkpoint.rglob("*")):
+        if (file.suffix == ".safetensors" and not _is_whole_safetensors(file)) or (
+            file.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(file)
+        ):
+            return f"{file.relative_to(checkpoint)} is cut"
+    return None
+
+
+def _is_whole_safetensors(file: Path) -> bool:
+    """Compare the size with what the header promises."""
+    with file.open("rb") as content:
+        size = int.from_bytes(content.read(8), "little")
+        try:
+            header = json.loads(content.read(size))
+        except (ValueError, OverflowError, MemoryError):
+            return False
+    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    return file.stat().st_size == 8 + size + max(ends, default=0)
+
+
+def publish(staged: Path, place: Path) -> None:
+    """Move what has been written whole into its place, file by file where the place is a folder in use."""
+    if not place.exists():
+        staged.rename(place)
+        return
+    for file in staged.iterdir():
+        file.replace(place / file.name)
+    staged.rmdir()
+
+
+def remove_all(output: Path) -> None:
+    """Remove a training's checkpoints and what one that was killed left unfinished.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    for folder in (*output.glob("checkpoint-*"), output / STAGING):
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+def rotate(output: Path, keep: int) -> None:
+    """Remove all but the ``keep`` latest checkpoints."""
+    for folder in sorted(output.glob("checkpoint-*"), key=step_of, reverse=True)[keep:]:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,128 @@
+"""Rows to groups, groups to token ids, token ids to batches without padding and to chunks of like length."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from utils.encoder import token_batches
+from utils.schema import ContrastiveExample
+
+
+class Lengths(NamedTuple):
+    """Tokens that a query may have, and what is left for the passage and the special tokens."""
+
+    query: int
+    passage: int
+
+    @property
+    def total(self) -> int:
+        """Tokens of the longest pair that the model is given."""
+        return self.query + self.passage
+
+
+class TrainingGroups:
+    """A map-style dataset whose item is the tokenised group of one row: a positive, then its negatives.
+
+    What is drawn depends on seed, epoch and row alone, so that neither the number of processes nor an
+    interruption changes it. The token ids are those of FlagEmbedding's dataset, without its detour through
+    decoding; only queries over ``query_max_len`` differ, which it lets take from the passage.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[ContrastiveExample],
+        tokenizer: Any,
+        lengths: Lengths,
+        group_size: int,
+        seed: int,
+        distil: bool = False,
+    ) -> None:
+        """Hold the rows; each needs at least one negative. ``distil`` asks for the teacher's scores."""
+        self.rows = rows
+        self.tokenizer = tokenizer
+        self.lengths = lengths
+        self.group_size = group_size
+        self.seed = seed
+        self.distil = distil
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw as is due in epoch ``epoch`` from now on."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> tuple[list[dict[str, list[int]]], list[float] | None]:
+        """Return a row's encoded pairs, and their teacher's scores where the training distils."""
+        rng = random.Random(f"{self.seed} {self.epoch} {number}")
+        passages, scores = draw_group(self.rows[number], self.group_size, rng)
+        pairs = encode_pairs(self.tokenizer, self.rows[number].query, passages, self.lengths)
+        return pairs, scores if self.distil else None
+
+
+def draw_group(row: ContrastiveExample, size: int, rng: random.Random) -> tuple[list[str], list[float] | None]:
+    """Draw a positive and ``size`` - 1 negatives of a row, with their scores if it has any.
+
+    A row of fewer negatives gives each of them as often as any other, or once more.
+    """
+    positive = rng.randrange(len(row.pos))
+    times, rest = divmod(size - 1, len(row.neg))
+    negatives = list(range(len(row.neg))) * times + rng.sample(range(len(row.neg)), rest)
+    passages = [row.pos[positive], *(row.neg[i] for i in negatives)]
+    # A row whose negatives were filled from other rows has scores for its own ones only.
+    if row.pos_scores is None or row.neg_scores is None or len(row.neg_scores) != len(row.neg):
+        return passages, None
+    return passages, [row.pos_scores[positive], *(row.neg_scores[i] for i in negatives)]
+
+
+def encode_pairs(tokenizer: Any, query: str, passages: Sequence[str], lengths: Lengths) -> list[dict[str, list[int]]]:
+    """Return the model's inputs for a query with each passage; the passage is what gives way to the limit."""
+    query = cut_text(tokenizer, query, lengths.query)
+    columns = tokenizer([query] * len(passages), list(passages), truncation="only_second", max_length=lengths.total)
+    return [dict(zip(columns.keys(), values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def cut_text(tokenizer: Any, text: str, limit: int) -> str:
+    """Return the beginning of a text that is at most ``limit`` tokens long."""
+    encoded = tokenizer(text, add_special_tokens=False, truncation=True, max_length=limit, return_offsets_mapping=True)
+    return text if len(encoded["input_ids"]) < limit else text[: encoded["offset_mapping"][-1][1]]
+
+
+def collate(groups: Sequence[tuple[list[dict[str, list[int]]], list[float] | None]]) -> dict[str, Any]:
+    """Lay the pairs of several groups end to end, without padding.
+
+    Returns:
+        ``pair``: the model's inputs as flat tensors of shape (tokens,), and ``lengths``, a list of the pairs' tokens;
+        ``teacher_scores``: one number a pair, or None.
+    """
+    import torch
+
+    pairs = [pair for encoded, _ in groups for pair in encoded]
+    keys = [key for key in pairs[0] if key != "attention_mask"]  # which follows from the lengths
+    flat: dict[str, Any] = {key: torch.tensor([i for pair in pairs for i in pair[key]]) for key in keys}
+    flat["lengths"] = [len(pair["input_ids"]) for pair in pairs]
+    scores = [score for _, group in groups if group is not None for score in group]
+    return {"pair": flat, "teacher_scores": scores or None}
+
+
+def plan_chunks(lengths: Sequence[int], max_tokens: int | None, multiple: int = 1) -> list[list[int]]:
+    """Return the pairs' positions in chunks of like length, longest first, of at most ``max_tokens`` padded tokens.
+
+    Args:
+        lengths: tokens of each pair.
+        max_tokens: None puts all pairs into one chunk; a pair that is longer is a chunk of its own.
+        multiple: what each chunk's width is rounded up to.
+    """
+    if max_tokens is None:
+        return [list(range(len(lengths)))]
+    widths = [round_up(length, multiple) for length in lengths]
+    return list(token_batches(widths, max_tokens, len(lengths)))
+
+
+def round_up(length: int, multiple: int) -> int:
+    """Return the least multiple of ``multiple`` that is no less than ``length``."""
+    return -(-length // max(1, multiple)) * max(1, multiple)

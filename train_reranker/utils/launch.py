@@ -1,0 +1,131 @@
+"""Processes and their surroundings: how many there are, starting several, what DeepSpeed expects to find."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from utils.cli import InputError, RunError
+
+
+def is_main_process() -> bool:
+    """Tell whether this process is the one that writes and prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def count_processes(num_gpus: int | None) -> int:
+    """Return how many processes must be launched: one for each GPU, or 1 to train in this one.
+
+    Without a GPU the processes share the CPU. Under torchrun or DeepSpeed's launcher this process is one of
+    those already, and trains.
+
+    Raises:
+        InputError: more GPUs are wanted than are visible.
+    """
+    if "LOCAL_RANK" in os.environ or num_gpus == 1:
+        return 1
+    import torch
+
+    visible = torch.cuda.device_count()
+    if num_gpus is None:
+        return max(1, visible)
+    if 0 < visible < num_gpus:
+        raise InputError(f"--num_gpus {num_gpus}: {visible} can be seen; lower it, or widen CUDA_VISIBLE_DEVICES")
+    return num_gpus
+
+
+def launch(script: str | Path, argv: Sequence[str], processes: int) -> int:
+    """Run ``script`` with ``argv`` in several processes of this machine and return their exit code.
+
+    This is ``torchrun --nproc_per_node``, called here so that a signal to this process reaches all of them
+    and a failure, which its process has told already, is not told again with a traceback.
+
+    Raises:
+        RunError: a process was killed, or this one was asked to end.
+    """
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    options = [f"--nproc_per_node={processes}", "--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    try:
+        torchrun.run(torchrun.parse_args([*options, str(script), *argv]))
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            raise RunError(f"training process {failure.pid} was killed ({failure.signal_name()})") from None
+        return failure.exitcode
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise RunError(f"ended by a signal ({error.sigval.name})") from None
+    return 0
+
+
+def free_port() -> int:
+    """Return a TCP port that nothing on this machine listens to."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def environment(deepspeed: bool) -> Iterator[None]:
+    """Let one process meet DeepSpeed as a launcher would, and put the environment back afterwards."""
+    import torch
+
+    before = dict(os.environ)
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        if deepspeed:
+            _spare_compilation()
+    if deepspeed and "LOCAL_RANK" not in os.environ:
+        # DeepSpeed looks for MPI where these are not set, and fails where there is none.
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        # accelerate takes these for several processes, and would share out the cores anew.
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _spare_compilation() -> None:
+    """Keep DeepSpeed on a CPU from compiling a kernel for what gloo does too: it takes minutes and a compiler."""
+    import deepspeed.ops
+
+    # It compiles what this names as compatible, and to find out what is would try the compiler as well.
+    deepspeed.ops.__compatible_ops__ = {}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leave stderr to the progress bar and to this project's own lines, and stdout to the result."""
+    from transformers.utils import logging as transformers_logging
+
+    for name in ("FlagEmbedding", "DeepSpeed", "accelerate", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def leave_process_group() -> None:
+    """End the processes' communication in order, where there was any."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

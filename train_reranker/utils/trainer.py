@@ -1,0 +1,390 @@
+"""FlagEmbedding's runner, model and trainer with this project's batches, evaluation and checkpoints.
+
+Importing this takes seconds: only :func:`utils.training.run` does, once all inputs are checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from FlagEmbedding.abc.finetune.reranker import AbsRerankerDataArguments, AbsRerankerModelArguments
+from FlagEmbedding.finetune.reranker.encoder_only.base import (
+    CrossEncoderModel,
+    EncoderOnlyRerankerRunner,
+    EncoderOnlyRerankerTrainer,
+)
+from torch import Tensor
+from torch import distributed as dist
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+from utils import checkpoints, cli, evaluation
+from utils.chunks import ChunkedScorer, Memory
+from utils.cli import InputError, RunError, log
+from utils.evaluation import History
+from utils.groups import TrainingGroups, collate, encode_pairs
+from utils.training import TrainingJob
+
+# Scores that differ by less in so many batches on end rank nothing any more.
+SAME_SCORES, PATIENCE_WITH_SAME_SCORES = 1e-6, 20
+
+
+class GroupedCrossEncoder(CrossEncoderModel):
+    """FlagEmbedding's model over ragged batches of any number of groups, with a loss in full precision."""
+
+    def __init__(self, base_model: Any, tokenizer: Any, group_size: int, memory: Memory, chunked: bool = True) -> None:
+        """Hold the model. ``chunked`` False scores each batch at once, as ZeRO's stage 3 needs it.
+
+        That stage gathers weights in each forward pass, of which all processes must make as many.
+        """
+        super().__init__(base_model, tokenizer=tokenizer)
+        self.group_size = group_size
+        self.chunked = chunked
+        padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+        padding = {key: value for key, value in padding.items() if key in tokenizer.model_input_names}
+        self.scorer = ChunkedScorer(base_model, padding, memory)
+
+    def encode(self, features: dict[str, Any]) -> Tensor:
+        """Return the scores of a ragged batch, float32 of shape (pairs, 1)."""
+        return self.scorer(features) if self.chunked else self.scorer.score(features, range(len(features["lengths"])))
+
+    def forward(self, pair: Any = None, teacher_scores: Any = None) -> Any:
+        """Return FlagEmbedding's output: the mean listwise cross-entropy over the groups, and the scores."""
+        # The last batch of an epoch may be short: groups are counted, not taken from the settings.
+        self.train_batch_size = len(pair["lengths"]) // self.group_size
+        return super().forward(pair, teacher_scores)
+
+
+class RerankerTrainer(EncoderOnlyRerankerTrainer):
+    """FlagEmbedding's trainer that evaluates, keeps the best model, and stops where going on makes no sense.
+
+    The first process alone writes: what is written appears in its place once it is whole.
+    """
+
+    def __init__(self, job: TrainingJob, history: History | None, **options: Any) -> None:
+        """Hold what is trained for, and the held-out examples where there are any."""
+        self.job, self.history = job, history
+        self.staged = False
+        self.same_scores = 0
+        self.control: Any
+        super().__init__(**options)
+
+    # Watching over the losses.
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        """Return the loss, once it is a number and the scores are not all alike.
+
+        Raises:
+            RunError: one of the two, with the last good checkpoint.
+        """
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        scores = outputs.scores.detach()
+        value, spread = torch.stack([loss.detach().float(), scores.max() - scores.min()]).tolist()
+        if not math.isfinite(value):
+            self.stop(f"the loss is {value}", "lower --learning_rate, or train with --no_mixed_precision")
+        self.same_scores = 0 if spread > SAME_SCORES else self.same_scores + 1
+        if self.same_scores >= PATIENCE_WITH_SAME_SCORES:
+            self.stop(f"the scores of {self.same_scores} batches on end are all alike", "lower --learning_rate")
+        return (loss, outputs) if return_outputs else loss
+
+    def stop(self, reason: str, mend: str) -> None:
+        """End the run with its reason and the last good model."""
+        output = self.job.output
+        if self.history is not None and self.history.best is not None:
+            good = f"the best model, of step {self.history.best.step}, is in {output}"
+        elif found := checkpoints.whole_checkpoints(output):
+            good = f"the last good checkpoint is {found[0]}"
+        else:
+            good = "there is no checkpoint yet"
+        raise RunError(f"stopped at step {self.state.global_step}: {reason}; {good}; {mend}")
+
+    # Evaluating.
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Score the held-out examples, note the metrics, keep the model if it is the best, and say when to stop."""
+        assert self.history is not None
+        step = self.state.global_step
+        scores = self.score_held_out()
+        if not np.isfinite(scores).all():
+            self.stop("the scores of held-out pairs are not finite", "lower --learning_rate")
+        if step and np.ptp(scores) <= SAME_SCORES:
+            self.stop("the scores of all held-out pairs are alike", "lower --learning_rate")
+        point = self.history.add(step, scores)
+        if self.history.is_best(point):
+            self.keep_model()
+        if self.args.should_save:
+            with self.writing("evaluation"):
+                self.history.write(self.job.output)
+                evaluation.draw_curve(self.history, self.job.output / evaluation.CURVE)
+            log.info("step %d: MRR %.3f, nDCG@10 %.3f on held-out queries", step, point.MRR, point.nDCG_10)
+        found = {"eval_MRR": point.MRR, "eval_nDCG@10": point.nDCG_10}
+        self.log(dict(found))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        patience = self.job.settings.patience
+        if patience is not None and self.history.since_best >= patience:
+            self.control.should_training_stop = True
+        return found
+
+    def score_held_out(self) -> np.ndarray:
+        """Return the scores of the held-out pairs, (pairs,), each process having scored its share."""
+        assert self.history is not None
+        model, tokenizer = self.model, self.train_dataset.tokenizer
+        pairs = [
+            pair
+            for example in self.history.examples
+            for pair in encode_pairs(tokenizer, example.query, [*example.pos, *example.neg], self.job.lengths)
+        ]
+        order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i]["input_ids"]))
+        mine = order[self.args.process_index :: self.args.world_size]
+        found: list[tuple[list[int], list[float]]] = [(mine, [])]
+        if mine:
+            batch = self._prepare_inputs(collate([([pairs[i] for i in mine], None)]))
+            model.eval()
+            with torch.inference_mode(), self.accelerator.autocast():
+                found = [(mine, model.scorer(batch["pair"]).flatten().tolist())]
+            model.train()
+        scores = np.empty(len(pairs), dtype=np.float32)
+        for positions, values in gather(found[0]):
+            scores[positions] = values
+        return scores
+
+    # Writing.
+
+    def keep_model(self) -> None:
+        """Put the model as it is now into the output folder, in place of an earlier one."""
+        folder = self.job.output / checkpoints.STAGING / "model"
+        with self.writing("model"):
+            self.save_model(str(folder))
+            if self.args.should_save:
+                checkpoints.publish(folder, self.job.output)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = output_dir or self.args.output_dir
+        model = self.model.model
+        weights = model.state_dict()
+        if state_dict is not None:
+            weights = {name.removeprefix("model."): values for name, values in state_dict.items()}
+        if broken := first_not_finite(weights):
+            self.stop(f"the weights of {broken} are not finite", "lower --learning_rate")
+        # DeepSpeed trains a copy in half precision. Saved as it is, it would also score in half precision,
+        # as libraries take the precision from the file; this shell makes it the base model's again.
+        with torch.device("meta"):
+            shell = type(model)(copy.deepcopy(model.config)).float()
+        shell.save_pretrained(folder, state_dict={name: w.float() for name, w in weights.items()})
+        self.processing_class.save_pretrained(folder)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        output = self.job.output
+        return str(output / checkpoints.STAGING if self.staged else output)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint beside its place, and move it there once all processes have written their part."""
+        output, name = self.job.output, f"checkpoint-{self.state.global_step}"
+        self.staged = True
+        try:
+            with self.writing(name):
+                super()._save_checkpoint(model, trial)
+                wait_for_all()
+                if self.args.should_save:
+                    shutil.rmtree(output / name, ignore_errors=True)
+                    checkpoints.publish(output / checkpoints.STAGING / name, output / name)
+                    checkpoints.rotate(output, self.job.settings.save_total_limit)
+        finally:
+            self.staged = False
+        wait_for_all()
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Let the first process write all processes' random states: others may be on machines of their own."""
+        with tempfile.TemporaryDirectory() as folder:
+            super()._save_rng_state(folder)
+            mine = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+        for files in gather(mine):
+            if self.args.should_save:
+                for name, content in files.items():
+                    (Path(output_dir) / name).write_bytes(content)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        from safetensors.torch import load_file
+
+        weights: dict[str, Tensor] = {}
+        for file in Path(resume_from_checkpoint).glob("*.safetensors"):
+            weights |= load_file(file)
+        self.model.model.load_state_dict(weights)
+
+    @contextlib.contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Say in one line that something could not be written, and leave nothing half written behind.
+
+        Raises:
+            RunError: the disk is full, or another of the system's reasons.
+        """
+        try:
+            yield
+        except (RunError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # safetensors and torch each have their own kinds for a full disk
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise RunError(
+                f"{what} of step {self.state.global_step} could not be written to {self.job.output} ({reason}); "
+                "whole checkpoints are kept: make room, then go on with --resume"
+            ) from error
+        finally:
+            if self.args.should_save:
+                shutil.rmtree(self.job.output / checkpoints.STAGING, ignore_errors=True)
+
+
+class Progress(ProgressCallback):
+    """A bar on stderr with the loss in it, in place of the Trainer's, which writes its log to stdout."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the bar in the first process."""
+        if state.is_world_process_zero:
+            self.training_bar = cli.progress_bar(
+                total=state.max_steps, initial=state.global_step, desc="training", unit="step"
+            )
+        self.current_step = state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Show the loss."""
+        if self.training_bar is not None and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4f}")
+
+
+class Upkeep(TrainerCallback):
+    """Tells the dataset its epoch, evaluates the last step, and spares its checkpoint, which is the saved model."""
+
+    def __init__(self, groups: TrainingGroups, evaluates: bool) -> None:
+        """Hold the dataset."""
+        self.groups, self.evaluates = groups, evaluates
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Pass the epoch on: accelerate does in one process only, and not where several share the rows."""
+        self.groups.set_epoch(int(state.epoch or 0))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Treat the last step specially."""
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+            control.should_evaluate = self.evaluates
+
+
+class RerankerRunner(EncoderOnlyRerankerRunner):
+    """FlagEmbedding's runner over a prepared job's rows, model and output folder."""
+
+    def __init__(self, job: TrainingJob, arguments: Any, memory: Memory) -> None:
+        """Load all that the training needs."""
+        self.job, self.memory = job, memory
+        self.history = History(job.held_out) if job.held_out else None
+        settings, lengths = job.settings, job.lengths
+        super().__init__(
+            AbsRerankerModelArguments(model_name_or_path=str(job.model), cache_dir=settings.cache_dir),
+            AbsRerankerDataArguments(
+                train_data=[],
+                cache_path=settings.cache_path,
+                train_group_size=settings.train_group_size,
+                query_max_len=lengths.query,
+                passage_max_len=lengths.passage,
+                pad_to_multiple_of=settings.pad_to_multiple_of or None,
+                knowledge_distillation=settings.knowledge_distillation,
+            ),
+            arguments,
+        )
+
+    def load_tokenizer_and_model(self) -> tuple[Any, Any]:
+        """Load the base model.
+
+        Raises:
+            InputError: its folder holds no such model, or weights that are not finite.
+        """
+        try:
+            tokenizer, model = super().load_tokenizer_and_model()
+        except Exception as error:  # whatever the libraries say of a broken folder is about the folder
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(f"model {self.job.model} cannot be loaded: {reason}") from error
+        # Weights kept in half precision are trained in full: their updates would be rounded away.
+        base = model.model.float()
+        if broken := first_not_finite(base.state_dict()):
+            raise InputError(f"model {self.job.model} has weights that are not finite ({broken}): get it anew")
+        group_size = self.job.settings.train_group_size
+        return tokenizer, GroupedCrossEncoder(base, tokenizer, group_size, self.memory, chunked=not self.job.zero3)
+
+    def load_train_dataset(self) -> TrainingGroups:
+        """Return the rows as groups."""
+        settings = self.job.settings
+        # Encoding leaves its truncation in a tokenizer. The one that is saved must stay as it was.
+        tokenizer = copy.deepcopy(self.tokenizer)
+        return TrainingGroups(
+            self.job.examples, tokenizer, self.job.lengths, settings.train_group_size, settings.seed,
+            settings.knowledge_distillation,
+        )  # fmt: skip
+
+    def load_data_collator(self) -> Callable[..., Any]:
+        """Return what makes ragged batches of groups."""
+        return collate
+
+    def load_trainer(self) -> RerankerTrainer:
+        """Return the trainer with this project's callbacks."""
+        trainer = RerankerTrainer(
+            self.job,
+            self.history,
+            model=self.model,
+            args=self.training_args,
+            train_dataset=self.train_dataset,
+            eval_dataset=self.history and self.history.examples,
+            data_collator=self.data_collator,
+            processing_class=self.tokenizer,
+            callbacks=[Upkeep(self.train_dataset, self.history is not None)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(Progress())
+        return trainer
+
+    def run(self) -> None:
+        """Train, from the beginning or a checkpoint on; the output folder then holds the best or last model."""
+        resume = self.job.resume
+        if resume is not None and self.history is not None:
+            self._restore_history(checkpoints.step_of(resume))
+        self.trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        if self.history is None or self.history.best is None:
+            self.trainer.keep_model()
+
+    def _restore_history(self, step: int) -> None:
+        """Take over what the first process finds of an interrupted run's evaluations."""
+        assert self.history is not None
+        path = self.job.output / evaluation.FILE
+        found = json.loads(path.read_bytes()) if self.training_args.should_save and path.is_file() else None
+        found = gather(found)[0]
+        if found is not None:
+            self.history.restore(found, path)
+            self.history.rewind(step)
+
+
+def first_not_finite(weights: dict[str, Tensor]) -> str | None:
+    """Return the name of the first tensor that holds an infinity or what is no number; None if none does."""
+    return next((name for name, values in weights.items() if not torch.isfinite(values).all()), None)
+
+
+def gather(value: Any) -> list[Any]:
+    """Return every process's value, in the order of their ranks."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def wait_for_all() -> None:
+    """Let no process go on before all have come here."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
