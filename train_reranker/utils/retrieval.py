@@ -286,12 +286,12 @@ class Retriever:
 
     def _nearest(self, vectors: np.ndarray, sources: Sequence[Document], k: int) -> list[list[Candidate]]:
         """The ``k`` nearest, not counting the source's own chunks."""
-        wanted = [k + self.corpus.chunks(source.article) for source in sources]
+        wanted = [k + self.corpus.chunks(source.id) for source in sources]
         return [self._candidates(rows[:k], scores[:k]) for scores, rows in self._search(vectors, sources, wanted)]
 
     def _diverse(self, vectors: np.ndarray, sources: Sequence[Document], k: int) -> list[list[Candidate]]:
         """MMR over the 3k nearest less the source; more are fetched only where its chunks would leave fewer than k."""
-        wanted = [max(3 * k, k + self.corpus.chunks(source.article)) for source in sources]
+        wanted = [max(3 * k, k + self.corpus.chunks(source.id)) for source in sources]
         results = []
         found = self._search(vectors, sources, wanted)
         for query, source, (scores, rows) in zip(vectors.astype(np.float64), sources, found, strict=True):
