@@ -10,12 +10,16 @@ import numpy as np
 
 from utils.cli import find_input, progress_bar
 from utils.config import Config
-from utils.encoder import best_device, half_precision, length_limit, load_pretrained, token_batches
+from utils.encoder import (
+    CPU_BATCH_TOKENS,
+    best_device,
+    half_precision,
+    length_limit,
+    load_pretrained,
+    token_batches,
+)
 
 MEND = "fine-tune one with train_reranker.py, or download a base model to this folder (models/README.md says how)"
-
-# More tokens at once make a CPU no faster and only take memory.
-CPU_BATCH_TOKENS = 8192
 
 
 class Reranker:
