@@ -31,7 +31,7 @@ $(BASE)/config.json: | $(INSTALLED)
 	$(RUN) prepare_demo.py
 
 $(DATA)/train_data.jsonl: | $(INSTALLED) $(BASE)/config.json
-	$(RUN) contrastive_data_generator.py --num_examples 800 --test_fraction 0.2 \
+	$(RUN) contrastive_data_generator.py --num_examples 600 --test_fraction 0.2 \
 	    --output_dir data --output_file demo_examples.jsonl --overwrite
 
 $(MODEL)/config.json: | $(DATA)/train_data.jsonl

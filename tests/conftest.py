@@ -4,22 +4,55 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+
+from utils import cli, encoding
+from utils.corpus import Corpus
+from utils.encoder import PASSAGE, Encoder
+from utils.index import open_index
+from utils.retrieval import BASE, FINE_TUNED, Lambdas, Retriever
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 CORPUS = Path(__file__).parent / "data" / "corpus.jsonl"
 TOWNS = ["Arden", "Belmont", "Corwen", "Dunmore", "Elgin", "Falmouth", "Girvan", "Harlech"]
+WORDS = [
+    "salt",
+    "slate",
+    "lake",
+    "harbour",
+    "lens",
+    "fair",
+    "ice",
+    "river",
+    "bridge",
+    "abbey",
+    "poem",
+    "kite",
+    "canal",
+    "comet",
+    "herring",
+    "wool",
+    "storm",
+    "tide",
+]
 FACTS = ["was founded by miners", "lies on a river", "holds a market each week"]
 
 
-def save_tiny_bert(folder: Path, head: bool) -> Path:
+def save_tiny_bert(folder: Path, head: bool, seed: int = 0) -> Path:
     """Save a BERT with two layers of 32, random weights, a one-label head if asked for, and its tokenizer."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizer
@@ -29,7 +62,7 @@ def save_tiny_bert(folder: Path, head: bool) -> Path:
     words = sorted({word for text in texts for word in re.findall(r"[a-z]+", text.lower())})
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters), *words]
     vocab = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = BertConfig(
         vocab_size=len(vocab),
         hidden_size=32,
@@ -107,3 +140,92 @@ def examples_file(tmp_path: Path) -> Path:
                 }
                 out.write(json.dumps(row) + "\n")
     return path
+
+
+class LengthReranker:
+    """Scores by a rule that a reader can check: how often the query's words stand in the passage, less its length."""
+
+    def __init__(self, sign: int) -> None:
+        self.sign = sign
+
+    def score(self, pairs: list[tuple[str, str]], desc: str | None = None) -> np.ndarray:
+        """One score a pair."""
+        return np.array([self.sign * (sum(p.count(w) for w in q.split()) - len(p) / 1000) for q, p in pairs])
+
+
+@pytest.fixture(scope="module")
+def retriever(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Retriever:
+    """A corpus of 90 documents in 30 articles of one to five chunks, its index, and two rule-based rerankers."""
+    rng = random.Random(1)
+    path = tmp_path_factory.mktemp("retrieval") / "corpus.jsonl"
+    with path.open("w") as out:
+        number = 0
+        for article in range(30):
+            for _ in range(article % 5 + 1):
+                contents = " ".join(rng.choices(WORDS, k=rng.randint(5, 30)))
+                row = {"id": number, "title": f"Article {article}", "contents": contents, "doc_id": f"a{article}"}
+                out.write(json.dumps(row) + "\n")
+                number += 1
+    corpus = Corpus(path)
+    encoder = Encoder(tiny_encoder, method="tiny")
+    index = open_index(corpus, encoder, path.with_name("test.index"))
+    rerankers = {BASE: LengthReranker(1), FINE_TUNED: LengthReranker(-1)}
+    return Retriever(corpus, encoder, index, Lambdas.scaled(0.85, 0.05, 0.1), rerankers)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks even in a small corpus."""
+    monkeypatch.setattr(encoding, "BLOCK", 16)
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many passages were encoded at a time."""
+    counts: list[int] = []
+    encode = Encoder.encode
+
+    def counted(self: Encoder, texts: list[str], kind: str, done: Callable | None = None) -> np.ndarray:
+        if kind == PASSAGE:
+            counts.append(len(texts))
+        return encode(self, texts, kind, done)
+
+    monkeypatch.setattr(Encoder, "encode", counted)
+    return counts
+
+
+# Builds an index or loads a collection in blocks of 16, says so after the third, and waits to be killed.
+KILLED = """
+import time
+from pathlib import Path
+from utils import encoding
+from utils import cli, encoding
+from utils.corpus import Corpus
+from utils.encoder import PASSAGE, Encoder
+from utils.index import open_index
+from utils.milvus import open_milvus
+
+encoding.BLOCK, encode, blocks = 16, Encoder.encode, 0
+
+def encode_three(*args):
+    global blocks
+    if blocks == 3:
+        print("three blocks", flush=True)
+        time.sleep(600)
+    blocks += 1
+    return encode(*args)
+
+Encoder.encode = encode_three
+corpus, encoder = Corpus(Path({corpus!r})), Encoder(Path({encoder!r}), method="tiny")
+{then}
+"""
+
+
+def kill_after_three_blocks(corpus: Path, encoder: Path, then: str) -> None:
+    """Run ``then`` with ``corpus`` and ``encoder`` in a process of its own and kill it in its fourth block."""
+    code = textwrap.dedent(KILLED).format(corpus=str(corpus), encoder=str(encoder), then=then)
+    environment = os.environ | {"PYTHONPATH": str(cli.SCRIPTS)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "three blocks\n"
+        process.send_signal(signal.SIGKILL)

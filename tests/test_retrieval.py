@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import shutil
@@ -13,63 +12,13 @@ import faiss
 import numpy as np
 import pytest
 
+from conftest import WORDS
 from utils.cli import InputError
 from utils.corpus import Corpus
 from utils.encoder import PASSAGE, QUERY, Encoder
-from utils.retrieval import ARMS, BASE, FINE_TUNED, Index, Lambdas, Retriever, mmr, open_index
+from utils.index import FaissIndex, open_index
+from utils.retrieval import ARMS, Lambdas, Retriever, mmr
 from utils.schema import Document
-
-WORDS = [
-    "salt",
-    "slate",
-    "lake",
-    "harbour",
-    "lens",
-    "fair",
-    "ice",
-    "river",
-    "bridge",
-    "abbey",
-    "poem",
-    "kite",
-    "canal",
-    "comet",
-    "herring",
-    "wool",
-    "storm",
-    "tide",
-]
-
-
-class LengthReranker:
-    """Scores by a rule that a reader can check: how often the query's words stand in the passage, less its length."""
-
-    def __init__(self, sign: int) -> None:
-        self.sign = sign
-
-    def score(self, pairs: list[tuple[str, str]], desc: str | None = None) -> np.ndarray:
-        """One score a pair."""
-        return np.array([self.sign * (sum(p.count(w) for w in q.split()) - len(p) / 1000) for q, p in pairs])
-
-
-@pytest.fixture(scope="module")
-def retriever(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Retriever:
-    """A corpus of 90 documents in 30 articles of one to five chunks, its index, and two rule-based rerankers."""
-    rng = random.Random(1)
-    path = tmp_path_factory.mktemp("retrieval") / "corpus.jsonl"
-    with path.open("w") as out:
-        number = 0
-        for article in range(30):
-            for _ in range(article % 5 + 1):
-                contents = " ".join(rng.choices(WORDS, k=rng.randint(5, 30)))
-                row = {"id": number, "title": f"Article {article}", "contents": contents, "doc_id": f"a{article}"}
-                out.write(json.dumps(row) + "\n")
-                number += 1
-    corpus = Corpus(path)
-    encoder = Encoder(tiny_encoder, method="tiny")
-    index = open_index(corpus, encoder, path.with_name("test.index"))
-    rerankers = {BASE: LengthReranker(1), FINE_TUNED: LengthReranker(-1)}
-    return Retriever(corpus, encoder, index, Lambdas.scaled(0.85, 0.05, 0.1), rerankers)  # type: ignore[arg-type]
 
 
 def plain(retriever: Retriever, arm: str, query: str, q: np.ndarray, source: Document, k: int) -> list[str]:
@@ -156,10 +105,10 @@ def test_useless_lambdas_are_refused(lambdas: tuple[float, float, float]) -> Non
 
 
 @pytest.fixture
-def opened(corpus_file: Path, tiny_encoder: Path) -> Callable[[], tuple[Corpus, Encoder, Index, bool]]:
+def opened(corpus_file: Path, tiny_encoder: Path) -> Callable[[], tuple[Corpus, Encoder, FaissIndex, bool]]:
     """Opens corpus, encoder and index as a script would, and tells whether the index was built."""
 
-    def open_all() -> tuple[Corpus, Encoder, Index, bool]:
+    def open_all() -> tuple[Corpus, Encoder, FaissIndex, bool]:
         path = corpus_file.with_name("an.index")
         before = path.stat().st_mtime_ns if path.exists() else None
         corpus, encoder = Corpus(corpus_file), Encoder(tiny_encoder)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from utils import cli, jsonl
 from utils.config import DEFAULT_CONFIG, load_config
-from utils.corpus import Corpus, sources_of
+from utils.corpus import Corpus, count_sources, sources_of
 from utils.examples import split_examples, write_split
 from utils.generation import Journal, Outputs, Plan, Stop, Wanted, generate, summarize
 from utils.ledger import Ledger
@@ -74,7 +74,8 @@ def main(argv: list[str] | None = None) -> None:
     def sources() -> Iterator[Document]:
         return sources_of(corpus, args.doc_ids_file, random.Random(seed), args.min_length)
 
-    plan = Plan(wanted, sum(1 for _ in sources()), args.max_attempts, args.max_llm_calls)
+    available = count_sources(corpus, args.doc_ids_file, args.min_length)
+    plan = Plan(wanted, available, args.max_attempts, args.max_llm_calls)
     if args.dry_run:
         print(plan)
         return

@@ -88,7 +88,15 @@ class Config:
     retrieval_query_max_length: int = 512
     retrieval_batch_size: int = 256
     retrieval_use_fp16: bool = True
+    retrieval_devices: Any = None
+    vector_store: str = "faiss"
+    faiss_index_factory: str = "Flat"
+    faiss_search_params: str | None = None
     faiss_gpu: bool = False
+    milvus_uri: str | None = None
+    milvus_token: str | None = field(default=None, repr=False)
+    milvus_index: Mapping[str, Any] = field(default_factory=lambda: {"index_type": "FLAT"})
+    milvus_search_params: Mapping[str, Any] = field(default_factory=dict)
     gpu_id: str | None = None
     seed: int = 2025
     lambda1: float = 0.85
@@ -142,8 +150,17 @@ class Config:
         )
 
     @property
+    def encoder_devices(self) -> list[str] | None:
+        """The devices of the retrieval model, as torch names them; None leaves the choice to the encoder."""
+        named = self.retrieval_devices
+        if named is None:
+            return None
+        devices = named if isinstance(named, list) else str(named).split(",")
+        return [f"cuda:{d}" if str(d).strip().isdigit() else str(d).strip() for d in devices]
+
+    @property
     def pooling(self) -> str:
-        """How token vectors become one: ``mean`` or ``cls``."""
+        """How token vectors become one, a name in ``encoder.POOLINGS``."""
         return str(self.model2pooling.get(self.retrieval_method, "mean"))
 
     @property

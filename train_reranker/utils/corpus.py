@@ -1,72 +1,67 @@
-"""The corpus: a JSONL file of documents, read once, looked up by id or row, sampled by a seed."""
+"""The corpus: a JSONL file of documents, looked up by id or row and sampled by a seed without being held in memory."""
 
 from __future__ import annotations
 
-import hashlib
+import math
+import os
 import random
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from utils import jsonl
-from utils.cli import InputError, find_input, progress
-from utils.schema import Document
+from utils.cli import InputError, find_input
+from utils.offsets import open_offsets, read_document
+from utils.schema import Document, parse_document
 
-
-def parse_document(row: dict[str, Any], where: str) -> Document:
-    """Return the document of one corpus row: ``id`` and ``contents``, optionally ``title`` and ``doc_id``.
-
-    Numbers as ids are compared as texts. Without a ``title``, the first line of FlashRAG's contents is the title.
-
-    Raises:
-        InputError: ``id`` or ``contents`` is missing or empty; begins with ``where``.
-    """
-    for key in ("id", "contents"):
-        if row.get(key) in (None, ""):
-            raise InputError(f'{where}: "{key}" is missing; each line needs an "id" and "contents"')
-    contents, title = str(row["contents"]), row.get("title")
-    if title is None:
-        first_line, newline, _ = contents.partition("\n")
-        title = first_line.strip().strip('"') if newline else ""
-    doc_id = row.get("doc_id")
-    return Document(str(row["id"]), str(title), contents, None if doc_id is None else str(doc_id))
+SAMPLED_AT_ONCE = 1024
 
 
 class Corpus:
-    """Documents in file order. ``fingerprint`` names the file's bytes: what was built from others does not fit."""
+    """Documents in file order. ``fingerprint`` names the file's bytes: what was built from others does not fit.
+
+    What it holds in memory does not grow with the file: documents are read from it when they are asked for.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Read and check the whole file.
+        """Open the file through its offset index, which the first time reads and checks every line.
 
         Raises:
             InputError: a line is no JSON object, lacks ``id`` or ``contents`` or repeats an id, or there is no line.
         """
         self.path = path
-        self.documents: list[Document] = []
-        self._row_of: dict[str, int] = {}
-        self._rows_of_article: dict[str, int] = {}
-        for number, values in progress(jsonl.read(path), desc="reading the corpus", unit="doc"):
-            document = parse_document(values, f"{path}, line {number}")
-            if self._row_of.setdefault(document.id, len(self.documents)) != len(self.documents):
-                raise InputError(f'{path}, line {number}: id "{document.id}" is used before; ids must be unique')
-            self.documents.append(document)
-            self._rows_of_article[document.article] = self._rows_of_article.get(document.article, 0) + 1
-        if not self.documents:
-            raise InputError(f"{path} holds no document; each line is a JSON object with id, title and contents")
-        with path.open("rb") as file:
-            self.fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
+        self._offsets = open_offsets(path)
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+        self._size = os.fstat(self._file).st_size
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the file."""
+        return self._offsets.fingerprint
 
     def __len__(self) -> int:
         """Return the number of documents."""
-        return len(self.documents)
+        return self._offsets.documents
 
     def __getitem__(self, row: int) -> Document:
-        """Return the document on a row, counted from 0."""
-        return self.documents[row]
+        """Return the document on a row, counted from 0.
+
+        Raises:
+            IndexError: the corpus has no such row.
+        """
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        starts = self._offsets.columns.offset
+        start = int(starts[row])
+        end = int(starts[row + 1]) if row + 1 < len(self) else self._size
+        return read_document(self.path, os.pread(self._file, end - start, start), row)
 
     def __iter__(self) -> Iterator[Document]:
         """Yield the documents in file order."""
-        return iter(self.documents)
+        return (parse_document(row, f"{self.path}, line {number}") for number, row in jsonl.read(self.path))
 
     def row(self, document_id: str) -> int:
         """Return the row of an id.
@@ -74,10 +69,7 @@ class Corpus:
         Raises:
             InputError: the corpus has no such id.
         """
-        try:
-            return self._row_of[document_id]
-        except KeyError:
-            raise InputError(f'{self.path} has no document with id "{document_id}"') from None
+        return self._find(document_id)[0]
 
     def get(self, document_id: str) -> Document:
         """Return the document of an id.
@@ -85,17 +77,71 @@ class Corpus:
         Raises:
             InputError: the corpus has no such id.
         """
-        return self[self.row(document_id)]
+        return self._find(document_id)[1]
 
-    def chunks(self, article: str) -> int:
-        """Return how many documents are chunks of an article (1 where documents are whole)."""
-        return self._rows_of_article[article]
+    def chunks(self, document_id: str) -> int:
+        """Return how many documents are chunks of a document's article (1 where documents are whole).
+
+        Raises:
+            InputError: the corpus has no such id.
+        """
+        return int(self._offsets.columns.chunks[self.row(document_id)])
+
+    def count(self, min_length: int = 0) -> int:
+        """Return how many documents have at least ``min_length`` characters."""
+        return int((self._offsets.columns.length >= max(min_length, 0)).sum())
 
     def sample(self, rng: random.Random, min_length: int = 0) -> Iterator[Document]:
-        """Yield the documents of at least ``min_length`` characters in an order that ``rng`` shuffles, each once."""
-        rows = list(range(len(self)))
-        rng.shuffle(rows)
-        return (self[row] for row in rows if len(self[row].contents) >= min_length)
+        """Yield the documents of at least ``min_length`` characters in an order that ``rng`` decides, each once."""
+        lengths = self._offsets.columns.length
+        for rows in shuffled(len(self), rng):
+            yield from (self[row] for row in rows[lengths[rows] >= max(min_length, 0)].tolist())
+
+    def _find(self, document_id: str) -> tuple[int, Document]:
+        for row in self._offsets.rows(document_id):
+            document = self[row]
+            if document.id == document_id:
+                return row, document
+        raise InputError(f'{self.path} has no document with id "{document_id}"')
+
+
+def shuffled(count: int, rng: random.Random) -> Iterator[np.ndarray]:
+    """Yield 0 to ``count`` - 1 in an order that ``rng`` decides, in arrays of about a thousand.
+
+    A Feistel network over the numbers as two digits (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002),
+    with tables of random numbers as its four round functions: time to the first number and memory grow with the root
+    of ``count`` only.
+    """
+    side = math.isqrt(count - 1) + 1
+    tables = [np.array([rng.randrange(side) for _ in range(side)]) for _ in range(4)]
+    for start in range(0, side * side, SAMPLED_AT_ONCE):
+        left, right = np.divmod(np.arange(start, min(start + SAMPLED_AT_ONCE, side * side)), side)
+        for table in tables:
+            left, right = right, (left + table[right]) % side
+        numbers = left * side + right
+        yield numbers[numbers < count]
+
+
+def read_ids(ids_file: str) -> list[str]:
+    """Return the ids of a file, one on each line; blank lines are passed over.
+
+    Raises:
+        InputError: the file is not there, or holds no id.
+    """
+    path = find_input(ids_file, "document ids", "write one with sample_doc_ids.py")
+    ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not ids:
+        raise InputError(f"{path} holds no document id; write one on each line")
+    return ids
+
+
+def count_sources(corpus: Corpus, ids_file: str | None, min_length: int) -> int:
+    """Return how many documents :func:`sources_of` has for the same arguments, without reading them.
+
+    Raises:
+        InputError: as :func:`read_ids`.
+    """
+    return corpus.count(min_length) if ids_file is None else len(read_ids(ids_file))
 
 
 def sources_of(corpus: Corpus, ids_file: str | None, rng: random.Random, min_length: int) -> Iterator[Document]:
@@ -103,17 +149,13 @@ def sources_of(corpus: Corpus, ids_file: str | None, rng: random.Random, min_len
 
     Args:
         corpus: where the documents are.
-        ids_file: one id on each line; blank lines are passed over. None samples.
+        ids_file: one id on each line. None samples.
         rng: decides the order of a sample.
         min_length: characters that a sampled document has at least.
 
     Raises:
-        InputError: the file is not there, holds no id, or one that the corpus does not have.
+        InputError: as :func:`read_ids`, or the corpus does not have an id.
     """
     if ids_file is None:
         return corpus.sample(rng, min_length)
-    path = find_input(ids_file, "document ids", "write one with sample_doc_ids.py")
-    ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not ids:
-        raise InputError(f"{path} holds no document id; write one on each line")
-    return iter([corpus.get(document_id) for document_id in ids])
+    return iter([corpus.get(document_id) for document_id in read_ids(ids_file)])

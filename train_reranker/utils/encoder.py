@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.cli import InputError, progress_bar
+from utils.cli import InputError
 
 if TYPE_CHECKING:
     import torch
 
-POOLINGS = ("mean", "cls")
+# More tokens at once make a CPU no faster and only take memory.
+CPU_BATCH_TOKENS = 4096
+
 QUERY, PASSAGE = "query", "passage"
 BGE_INSTRUCTION = "Represent this sentence for searching relevant passages: "
 
@@ -37,11 +39,37 @@ def instructions(method: str, instruction: str | None) -> dict[str, str]:
     return {QUERY: query if instruction is None else instruction, PASSAGE: passage}
 
 
-def best_device() -> str:
-    """Return the device that models run on: the first visible GPU, else the CPU."""
+def mean_pool(output: Any, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean over the tokens that are no padding, (B, D)."""
+    weights = mask.unsqueeze(-1).float()
+    return (output.last_hidden_state.float() * weights).sum(1) / weights.sum(1)
+
+
+def last_pool(output: Any, mask: torch.Tensor) -> torch.Tensor:
+    """Return the last token that is no padding, (B, D), as encoders made out of language models want."""
+    hidden = output.last_hidden_state
+    return hidden[range(len(hidden)), mask.sum(1) - 1].float()
+
+
+# (model output, attention mask (B, T)) to (B, D), by what model2pooling names
+POOLINGS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
+    "mean": mean_pool,
+    "cls": lambda output, _: output.last_hidden_state[:, 0].float(),
+    "last": last_pool,
+    "pooler": lambda output, _: output.pooler_output.float(),
+}
+
+
+def visible_devices() -> list[str]:
+    """Return all visible GPUs, else the CPU."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def best_device() -> str:
+    """Return the device that models run on: the first visible GPU, else the CPU."""
+    return visible_devices()[0]
 
 
 def half_precision(device: str) -> torch.dtype | None:
@@ -76,7 +104,7 @@ def token_batches(lengths: Sequence[int], max_tokens: int, max_items: int) -> It
 
 
 class Encoder:
-    """A transformers encoder with mean or cls pooling. ``fingerprint`` names all that its vectors depend on."""
+    """A transformers encoder. ``fingerprint`` names all that its vectors depend on."""
 
     def __init__(
         self,
@@ -88,17 +116,20 @@ class Encoder:
         max_length: int = 512,
         batch_size: int = 256,
         half: bool = True,
+        devices: Sequence[str] | None = None,
     ) -> None:
         """Load the model of a folder.
 
         Args:
             path: a folder with config, weights and tokenizer.
             method: the retriever's name; decides what is put before queries and passages.
-            pooling: ``mean`` over the tokens, or ``cls``, the first one.
+            pooling: how token vectors become one, a name in ``POOLINGS``.
             instruction: replaces what is put before queries.
             max_length: tokens; cut to what the model can take.
             batch_size: texts in a batch at most.
             half: compute in half precision where the device is fast at it.
+            devices: as torch names them; all encode a corpus, the first one queries. Default: all visible GPUs, else
+                the CPU.
 
         Raises:
             InputError: the folder holds no such model, or the pooling is unknown.
@@ -107,11 +138,25 @@ class Encoder:
 
         if pooling not in POOLINGS:
             raise InputError(f"model2pooling of {method}: {pooling!r} is unknown; use {' or '.join(POOLINGS)}")
-        self.path, self.pooling, self.batch_size = path, pooling, batch_size
+        # What opens the same encoder in another process.
+        self.options = {
+            "path": path,
+            "method": method,
+            "pooling": pooling,
+            "instruction": instruction,
+            "max_length": max_length,
+            "batch_size": batch_size,
+            "half": half,
+        }
+        self.path, self.batch_size, self._pool = path, batch_size, POOLINGS[pooling]
+        self.devices = list(devices or visible_devices())
+        self.device = self.devices[0]
         self.tokenizer, model = load_pretrained(AutoModel, path, "retrieval model")
-        self.device = best_device()
+        self.tokenizer.padding_side = "right"  # where the first and the last token are is counted from the left
         dtype = half_precision(self.device) if half else None
         self.model: Any = model.to(device=self.device, dtype=dtype).eval()
+        budget = batch_size * 128
+        self.batch_tokens = min(budget, CPU_BATCH_TOKENS) if self.device == "cpu" else budget
         self.max_length = min(max_length, length_limit(model.config, self.tokenizer))
         self.prefixes = instructions(method, instruction)
         described = [pooling, self.prefixes[PASSAGE], str(self.max_length), str(dtype)]
@@ -122,38 +167,30 @@ class Encoder:
         """The length of a vector."""
         return int(self.model.config.hidden_size)
 
-    def encode(self, texts: Sequence[str], kind: str, desc: str | None = None) -> np.ndarray:
+    def encode(self, texts: Sequence[str], kind: str, done: Callable[[int], object] | None = None) -> np.ndarray:
         """Return the vectors of texts, float32 of shape (texts, dimension), each of length 1.
 
         Args:
             texts: at least one text.
             kind: ``QUERY`` or ``PASSAGE``: what is put before the text.
-            desc: names a progress bar; none is shown without it.
+            done: told after each batch how many texts were in it.
         """
         import torch
+        from torch.nn.functional import normalize
 
         prefixed = [self.prefixes[kind] + text for text in texts]
         ids = self.tokenizer(prefixed, truncation=True, max_length=self.max_length)["input_ids"]
         lengths = [len(i) for i in ids]
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        bar = progress_bar(desc=desc, total=len(texts), unit="doc", disable=desc is None)
-        with torch.inference_mode(), bar:
-            for batch in token_batches(lengths, self.batch_size * 128, self.batch_size):
+        with torch.inference_mode():
+            for batch in token_batches(lengths, self.batch_tokens, self.batch_size):
                 padded = self.tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt")
                 inputs = padded.to(self.device)
-                hidden = self.model(**inputs).last_hidden_state  # (B, T, D)
-                vectors[batch] = self._pool(hidden.float(), inputs["attention_mask"]).cpu().numpy()
-                bar.update(len(batch))
+                pooled = self._pool(self.model(**inputs), inputs["attention_mask"])
+                vectors[batch] = normalize(pooled, dim=-1).cpu().numpy()
+                if done:
+                    done(len(batch))
         return vectors
-
-    def _pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, T, D) and (B, T) to (B, D), each row of length 1."""
-        from torch.nn.functional import normalize
-
-        if self.pooling == "cls":
-            return normalize(hidden[:, 0], dim=-1)
-        weights = mask.unsqueeze(-1).to(hidden.dtype)
-        return normalize((hidden * weights).sum(1) / weights.sum(1), dim=-1)
 
 
 def load_pretrained(auto: Any, path: Path, what: str, **options: Any) -> tuple[Any, Any]:

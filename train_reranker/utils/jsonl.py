@@ -50,7 +50,7 @@ def read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
+def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a sibling of ``path`` for writing and put it in ``path``'s place once all is written and synced.
 
     A run killed in between leaves the old file as it was.
@@ -58,7 +58,7 @@ def replacing(path: Path) -> Iterator[IO[str]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as out:
+        with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as out:
             yield out
             out.flush()
             os.fsync(out.fileno())

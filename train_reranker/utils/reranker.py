@@ -11,7 +11,14 @@ import numpy as np
 
 from utils.cli import ROOT, InputError, find, progress_bar
 from utils.config import Config
-from utils.encoder import best_device, half_precision, length_limit, load_pretrained, token_batches
+from utils.encoder import (
+    CPU_BATCH_TOKENS,
+    best_device,
+    half_precision,
+    length_limit,
+    load_pretrained,
+    token_batches,
+)
 
 BASE_MODEL = "BAAI/bge-reranker-v2-m3"
 # What a model's folder must hold, and by which names.
@@ -20,9 +27,6 @@ PARTS = {
     "weights": ("*.safetensors", "pytorch_model*.bin"),
     "tokenizer": ("tokenizer.json", "vocab.*", "*.model"),
 }
-
-# More tokens at once make a CPU no faster and only take memory.
-CPU_BATCH_TOKENS = 8192
 
 
 class Scorer(Protocol):

@@ -1,9 +1,8 @@
-"""The vector index and the five retrieval arms."""
+"""The five retrieval arms over a corpus, an encoder and an index."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from utils import jsonl
-from utils.cli import InputError, find, log, progress_bar
+from utils.cli import InputError, find
 from utils.corpus import Corpus
-from utils.encoder import PASSAGE, QUERY, Encoder
+from utils.encoder import QUERY, Encoder
+from utils.index import Index, open_index
+from utils.milvus import open_milvus
 from utils.schema import Candidate, Document
 
 if TYPE_CHECKING:
@@ -104,81 +104,6 @@ def mmr(query: np.ndarray, pool: np.ndarray, source: np.ndarray, k: int, weights
     return chosen
 
 
-class Index:
-    """A FAISS inner-product index whose row i is the corpus's row i."""
-
-    def __init__(self, index: Any) -> None:
-        """Wrap a loaded FAISS index."""
-        self.index = index
-
-    def search(self, queries: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores and rows of the ``n`` nearest to each query, both of shape (queries, n), best first."""
-        return self.index.search(queries, min(n, self.index.ntotal))
-
-    def vectors(self, rows: Sequence[int]) -> np.ndarray:
-        """Return the vectors of rows out of the index, shape (rows, dimension)."""
-        return np.stack([self.index.reconstruct(int(row)) for row in rows])
-
-
-def open_index(corpus: Corpus, encoder: Encoder, path: Path) -> Index:
-    """Load the index of a corpus, building it where it is missing or was built from another corpus or encoder.
-
-    A file beside it says what it was built from. An index without one, as FlashRAG leaves it, is never overwritten:
-    it is taken as it is if its size and dimension fit.
-
-    Raises:
-        InputError: such an index does not fit or cannot be read.
-    """
-    import faiss
-
-    stamp = path.with_name(path.name + ".json")
-    wanted = {
-        "corpus": corpus.fingerprint,
-        "encoder": encoder.fingerprint,
-        "documents": len(corpus),
-        "dimension": encoder.dimension,
-    }
-    ours = not path.exists() or stamp.exists()
-    if ours and not (path.exists() and _read_stamp(stamp) == wanted):
-        if path.exists():
-            log.info("%s was built from another corpus or encoder: building it again", path)
-        _build(corpus, encoder, path)
-        jsonl.write_json(stamp, wanted)
-    try:
-        index = faiss.read_index(str(path))
-    except RuntimeError:
-        raise InputError(f"{path} is no FAISS index, or cut short: delete it, and it is built again") from None
-    if (index.ntotal, index.d) != (len(corpus), encoder.dimension):
-        raise InputError(
-            f"{path} holds {index.ntotal} vectors of {index.d} dimensions, but {corpus.path} has {len(corpus)} "
-            f"documents and {encoder.path} gives {encoder.dimension} dimensions: name the index that fits"
-        )
-    return Index(index)
-
-
-def _read_stamp(stamp: Path) -> Any:
-    try:
-        return json.loads(stamp.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
-
-
-def _build(corpus: Corpus, encoder: Encoder, path: Path) -> None:
-    """Encode the corpus into a flat inner-product index, in row order, and put it in place when it is whole."""
-    import faiss
-
-    index = faiss.IndexFlatIP(encoder.dimension)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with progress_bar(desc="encoding the corpus", total=len(corpus), unit="doc") as bar:
-        for start in range(0, len(corpus), 1024):
-            texts = [corpus[row].text for row in range(start, min(start + 1024, len(corpus)))]
-            index.add(encoder.encode(texts, PASSAGE))
-            bar.update(len(texts))
-    temporary = path.with_name(f".{path.name}.tmp")
-    faiss.write_index(index, str(temporary))
-    temporary.replace(path)
-
-
 class Clock:
     """Adds up how long each kind of work took, and for how many units of it."""
 
@@ -236,6 +161,7 @@ class Retriever:
         return {
             "corpus": self.corpus.fingerprint,
             "encoder": self.encoder.fingerprint,
+            **self.index.settings,
             **dict(zip(LAMBDAS, self.weights, strict=True)),
             "rerank_pool_factor": self.pool_factor,
         }
@@ -332,17 +258,21 @@ class Retriever:
 
     def _nearest(self, vectors: np.ndarray, sources: Sequence[Document], k: int) -> list[list[Candidate]]:
         """The ``k`` nearest, not counting the source's own chunks."""
-        wanted = [k + self.corpus.chunks(source.article) for source in sources]
+        wanted = [k + self.corpus.chunks(source.id) for source in sources]
         return [self._candidates(rows[:k], scores[:k]) for scores, rows in self._search(vectors, sources, wanted)]
 
     def _diverse(self, vectors: np.ndarray, sources: Sequence[Document], k: int) -> list[list[Candidate]]:
         """MMR over the 3k nearest less the source; more are fetched only where its chunks would leave fewer than k."""
-        wanted = [max(3 * k, k + self.corpus.chunks(source.article)) for source in sources]
-        results = []
+        wanted = [max(3 * k, k + self.corpus.chunks(source.id)) for source in sources]
         found = self._search(vectors, sources, wanted)
-        for query, source, (scores, rows) in zip(vectors.astype(np.float64), sources, found, strict=True):
-            d0, *pool = self.index.vectors([self.corpus.row(source.id), *rows]).astype(np.float64)
-            chosen = mmr(query, np.array(pool), d0, k, self.weights) if pool else []
+        origins = [self.corpus.row(source.id) for source in sources]
+        # All vectors at once: an index may have to encode them, or to ask another machine for them.
+        needed = np.unique(np.concatenate([origins, *(rows for _, rows in found)]))
+        known = self.index.vectors(needed).astype(np.float64)
+        results = []
+        for query, origin, (scores, rows) in zip(vectors.astype(np.float64), origins, found, strict=True):
+            pool = known[np.searchsorted(needed, rows)]
+            chosen = mmr(query, pool, known[np.searchsorted(needed, origin)], k, self.weights)
             results.append(self._candidates(rows[chosen], scores[chosen]))
         return results
 
@@ -354,7 +284,12 @@ def index_file(config: Config, corpus: Corpus) -> Path:
     """Return where the index is, or is to be built: as the configuration says, else beside the corpus."""
     if config.index_path is None:
         return corpus.path.with_name(f"{corpus.path.stem}.{config.retrieval_method}.index")
-    named = Path(config.index_path)
+    return located(config.index_path)
+
+
+def located(name: str) -> Path:
+    """Return where a file is, or is to be made: in the first of the usual places that has it, or else its folder."""
+    named = Path(name)
     folder = find(named.parent)
     return find(named) or (folder / named.name if folder else named)
 
@@ -375,6 +310,38 @@ def open_retrieval(
         max_length=config.retrieval_query_max_length,
         batch_size=config.retrieval_batch_size,
         half=config.retrieval_use_fp16,
+        devices=config.encoder_devices,
     )
-    index = open_index(corpus, encoder, index_file(config, corpus))
-    return Retriever(corpus, encoder, index, weights, rerankers, config.rerank_pool_factor)
+    return Retriever(
+        corpus, encoder, open_store(config, corpus, encoder), weights, rerankers, config.rerank_pool_factor
+    )
+
+
+def open_store(config: Config, corpus: Corpus, encoder: Encoder) -> Index:
+    """Open the index of a corpus in the vector store that a configuration names.
+
+    Raises:
+        InputError: the store is unknown, not there, or cannot be used.
+    """
+    if config.vector_store == "faiss":
+        return open_index(
+            corpus,
+            encoder,
+            index_file(config, corpus),
+            config.faiss_index_factory,
+            search_params=config.faiss_search_params,
+            gpu=config.faiss_gpu,
+            seed=config.seed,
+        )
+    if config.vector_store != "milvus":
+        raise InputError(f"{config.path}: vector_store must be faiss or milvus, not {config.vector_store!r}")
+    if not config.milvus_uri:
+        raise InputError(f"{config.path}: vector_store milvus needs milvus_uri: a file (name.db) or a server's address")
+    return open_milvus(
+        corpus,
+        encoder,
+        config.milvus_uri if "://" in config.milvus_uri else str(located(config.milvus_uri)),
+        config.milvus_token,
+        config.milvus_index,
+        config.milvus_search_params,
+    )

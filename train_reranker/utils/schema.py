@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from utils.cli import InputError
+
 
 class Document(NamedTuple):
     """One retrievable text. ``doc_id`` names the article that it is a chunk of, where the corpus has chunks."""
@@ -27,6 +29,25 @@ class Document(NamedTuple):
     def article(self) -> str:
         """What a source document is left out of its own results by: ``doc_id`` where there is one, else ``id``."""
         return self.id if self.doc_id is None else self.doc_id
+
+
+def parse_document(row: dict[str, Any], where: str) -> Document:
+    """Return the document of one corpus row: ``id`` and ``contents``, optionally ``title`` and ``doc_id``.
+
+    Numbers as ids are compared as texts. Without a ``title``, the first line of FlashRAG's contents is the title.
+
+    Raises:
+        InputError: ``id`` or ``contents`` is missing or empty; begins with ``where``.
+    """
+    for key in ("id", "contents"):
+        if row.get(key) in (None, ""):
+            raise InputError(f'{where}: "{key}" is missing; each line needs an "id" and "contents"')
+    contents, title = str(row["contents"]), row.get("title")
+    if title is None:
+        first_line, newline, _ = contents.partition("\n")
+        title = first_line.strip().strip('"') if newline else ""
+    doc_id = row.get("doc_id")
+    return Document(str(row["id"]), str(title), contents, None if doc_id is None else str(doc_id))
 
 
 class BridgeEntity(NamedTuple):
