@@ -14,7 +14,9 @@ from utils.schema import ContrastiveExample
 
 
 def rows(count: int) -> list[ContrastiveExample]:
-    return [ContrastiveExample(f"q{i // 2}", [f"p{i}"], [f"n{i}", f"n{i + 1}"], [1.0], [0.5, 0.25]) for i in range(count)]
+    return [
+        ContrastiveExample(f"q{i // 2}", [f"p{i}"], [f"n{i}", f"n{i + 1}"], [1.0], [0.5, 0.25]) for i in range(count)
+    ]
 
 
 def test_held_out_rows_share_nothing_with_the_others() -> None:
