@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,9 @@ PARTS = {
     "weights": ("*.safetensors", "pytorch_model*.bin"),
     "tokenizer": ("tokenizer.json", "vocab.*", "*.model"),
 }
+
+# Pairs that are tokenised at once, while the model scores those before them.
+WINDOW = 1024
 
 
 class Scorer(Protocol):
@@ -104,17 +108,39 @@ class Reranker:
         scores = np.empty(len(pairs), dtype=np.float32)
         if not pairs:
             return scores
-        queries, passages = zip(*pairs, strict=True)
-        features = self._tokenize(queries, passages)
-        lengths = [len(ids) for ids in features["input_ids"]]
+        # Characters foretell tokens: windows of like length make batches of like length.
+        order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][1]))
+        windows = [order[start : start + WINDOW] for start in range(0, len(order), WINDOW)]
         bar = progress_bar(desc=desc, total=len(pairs), unit="pair", disable=desc is None)
         with torch.inference_mode(), bar:
-            for batch in token_batches(lengths, self.batch_tokens, len(pairs)):
-                chosen = {key: [values[i] for i in batch] for key, values in features.items()}
-                inputs = self.tokenizer.pad(chosen, return_tensors="pt").to(self.device)
-                scores[batch] = self.model(**inputs).logits.view(-1).float().cpu().numpy()
-                bar.update(len(batch))
+            for window, features in zip(windows, self._tokenize_ahead(pairs, windows), strict=True):
+                lengths = [len(ids) for ids in features["input_ids"]]
+                for batch in token_batches(lengths, self.batch_tokens, len(window)):
+                    chosen = {key: [values[i] for i in batch] for key, values in features.items()}
+                    inputs = self.tokenizer.pad(chosen, return_tensors="pt").to(self.device)
+                    if min(lengths[i] for i in batch) == inputs["input_ids"].shape[1]:
+                        del inputs["attention_mask"]  # without one, attention need not read it
+                    logits = self.model(**inputs).logits.view(-1)
+                    scores[[window[i] for i in batch]] = logits.float().cpu().numpy()
+                    bar.update(len(batch))
         return 1 / (1 + np.exp(-scores)) if self.normalize else scores
+
+    def _tokenize_ahead(
+        self, pairs: Sequence[tuple[str, str]], windows: Sequence[Sequence[int]]
+    ) -> Iterator[dict[str, list[list[int]]]]:
+        """Yield the windows' token ids; another thread makes the next ones while the model has these."""
+
+        def tokenize(window: Sequence[int]) -> dict[str, list[list[int]]]:
+            queries, passages = zip(*(pairs[i] for i in window), strict=True)
+            return self._tokenize(queries, passages)
+
+        with ThreadPoolExecutor(1) as other:
+            coming = other.submit(tokenize, windows[0])
+            for after in (*windows[1:], None):
+                features = coming.result()
+                if after is not None:
+                    coming = other.submit(tokenize, after)
+                yield features
 
     def _tokenize(self, queries: Sequence[str], passages: Sequence[str]) -> dict[str, list[list[int]]]:
         cut = {query: self._cut(query) for query in dict.fromkeys(queries)}

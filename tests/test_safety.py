@@ -1,0 +1,286 @@
+"""A training that is killed, resumed, starved or fed nonsense, and what it says of its own worth."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import train_reranker
+from utils import cli, evaluation
+
+FLAGS = ["--query_max_len", "16", "--passage_max_len", "16", "--batch_size", "16", "--epochs", "1", "--num_gpus", "1"]
+FLAGS += ["--learning_rate", "3e-3", "--report_to", "none", "--eval_steps", "4", "--save_steps", "4"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices this small are slower on several threads, the more so beside other work."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """240 rows, all passages different; a river answers, a market does not."""
+    rows = [
+        {"query": f"what of {n}?", "pos": [f"a river {n}"], "neg": [f"the market {n} {i}" for i in range(3)]}
+        for n in range(240)
+    ]
+    return write(tmp_path_factory.mktemp("data") / "train.jsonl", rows)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def train(model: Path, data: Path, output: Path, *flags: str) -> int:
+    argv = ["--model_path", str(model), "--train_data", str(data), "--output_dir", str(output), *FLAGS, *flags]
+    return train_reranker.main(argv)
+
+
+def history(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / evaluation.FILE).read_text())
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_reranker: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an uninterrupted training leaves."""
+    folder = tmp_path_factory.mktemp("trained") / "out"
+    assert train(tiny_reranker, data, folder, "--report_to", "tensorboard", "--fail_on_regression") == 0
+    return folder
+
+
+# --- what a training says of itself
+
+
+def test_better_is_told_logged_and_drawn(trained: Path, tiny_reranker: Path) -> None:
+    found = history(trained)
+    assert [point["step"] for point in found["points"]] == [0, 4, 8, 12, 14]
+    assert found["queries"] == 24
+    assert found["difference"]["verdict"] == "better"
+    assert found["best"]["MRR"] == max(point["MRR"] for point in found["points"])
+    assert (trained / evaluation.CURVE).read_bytes().startswith(b"\x89PNG")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (log,) = trained.rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(log)).Reload()
+    assert [event.step for event in events.Scalars("eval/MRR")] == [0, 4, 8, 12, 14]
+    assert events.Scalars("eval/nDCG@10")
+    header, body = (trained / "README.md").read_text().split("---\n", 2)[1:]
+    metadata = yaml.safe_load(header)
+    assert metadata["base_model"] == tiny_reranker.name
+    assert metadata["pipeline_tag"] == "text-ranking"
+    assert metadata["model-index"][0]["results"][0]["metrics"][0]["value"] == round(found["best"]["MRR"], 4)
+    assert "SHA-256" in body
+    for snippet in body.split("```python\n")[1:]:
+        exec(snippet.partition("```")[0].replace('"out"', repr(str(trained))))
+
+
+def test_folder_holds_the_best_model(trained: Path, data: Path) -> None:
+    from utils import metrics
+    from utils.examples import read_examples
+    from utils.reranker import open_reranker
+
+    found = history(trained)
+    held_out = evaluation.hold_out(read_examples([data]), 0.1, 42).test
+    scores = open_reranker(trained, max_length=32, half=False).score(metrics.pairs_of(held_out))
+    (row, *_) = metrics.compare({"model": metrics.pools_of(held_out, scores)})
+    assert row.values["model"] == pytest.approx(found["best"]["MRR"], abs=1e-3)
+
+
+def test_shuffled_labels_exit_3(
+    tiny_reranker: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(0)
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    for row in rows:
+        texts = [*row["pos"], *row["neg"]]
+        rng.shuffle(texts)
+        row |= {"pos": texts[:1], "neg": texts[1:]}
+    shuffled = write(tmp_path / "shuffled.jsonl", rows)
+    assert train(tiny_reranker, shuffled, tmp_path / "out", "--fail_on_regression") == cli.EXIT_REGRESSION
+    assert "no difference" in capsys.readouterr().out
+
+
+def test_worse_is_told_loudly(trained: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    wrong = write(tmp_path / "wrong.jsonl", [row | {"pos": row["neg"][:1], "neg": row["pos"]} for row in rows])
+    flags = ("--eval_data", str(data), "--patience", "2", "--save_steps", "0")
+    assert train(trained, wrong, tmp_path / "out", *flags) == 0
+    assert "WORSE THAN ITS BASE" in caplog.text
+    assert "share a query or passage with --eval_data" in caplog.text
+    points = history(tmp_path / "out")["points"]
+    assert len(points) == 4  # the base, the first, and two that were no better
+
+
+def test_dry_run_counts_and_writes_nothing(
+    tiny_reranker: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tiny_reranker, data, tmp_path / "out", "--dry_run", "--gradient_accumulation_steps", "2") == 0
+    shown = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines()[2:])
+    numbers = {key: value.strip() for key, value in shown.items()}
+    assert numbers["rows held out for evaluation"] == "24"
+    assert numbers["rows trained on (groups an epoch)"] == "216"
+    assert numbers["rows a step (effective batch)"] == "32"
+    assert numbers["steps"] == "7"
+    assert numbers["steps of warm-up"] == "1"
+    assert not (tmp_path / "out").exists()
+
+
+# --- interruptions
+
+
+class Killed(BaseException):
+    """Ends a training where a kill would, with nothing put in order."""
+
+
+@pytest.fixture
+def killed(tiny_reranker: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A training that ended between two checkpoints, after step 10."""
+    from utils import trainer
+
+    step_end = trainer.Upkeep.on_step_end
+
+    def kill(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step_end(self, args, state, control, **kwargs)
+        if state.global_step == 10:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Upkeep, "on_step_end", kill)
+        with pytest.raises(Killed):
+            train(tiny_reranker, data, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_resumed_run_ends_as_if_never_killed(tiny_reranker: Path, data: Path, trained: Path, killed: Path) -> None:
+    assert sorted(p.name for p in killed.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-8"]
+    assert train(tiny_reranker, data, killed, "--resume") == 0
+    ours, theirs = history(killed)["points"], history(trained)["points"]
+    assert [p["step"] for p in ours] == [p["step"] for p in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["MRR"] == pytest.approx(other["MRR"], abs=1e-3)
+        assert one["nDCG_10"] == pytest.approx(other["nDCG_10"], abs=1e-3)
+
+
+def test_cut_checkpoints_are_told(
+    tiny_reranker: Path, data: Path, killed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut = killed / "checkpoint-8" / "model.safetensors"
+    os.truncate(cut, cut.stat().st_size // 2)
+    with pytest.raises(cli.InputError, match=r"checkpoint-8 cannot be gone on from: model.safetensors is cut"):
+        train(tiny_reranker, data, killed, "--resume", str(cut.parent))
+    with pytest.raises(cli.InputError, match="was begun with --seed 42, not 1"):
+        train(tiny_reranker, data, killed, "--resume", "--seed", "1")
+    assert train(tiny_reranker, data, killed, "--resume") == 0
+    assert "checkpoint-8 is not whole and left aside: model.safetensors is cut" in caplog.text
+    for file in killed.glob("checkpoint-*/optimizer.pt"):
+        os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(cli.InputError, match="no whole checkpoint"):
+        train(tiny_reranker, data, killed, "--resume")
+
+
+def test_full_disk_keeps_what_was_whole(
+    tiny_reranker: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from utils import checkpoints, trainer
+
+    save = trainer.RerankerTrainer._save_optimizer_and_scheduler
+
+    def fill(self: Any, folder: str) -> None:
+        save(self, folder)
+        if self.state.global_step == 8:
+            os.truncate(Path(folder) / "optimizer.pt", 99)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(trainer.RerankerTrainer, "_save_optimizer_and_scheduler", fill)
+    with pytest.raises(cli.RunError, match=r"checkpoint-8 .*No space left on device.*go on with --resume"):
+        train(tiny_reranker, data, tmp_path / "out", "--save_total_limit", "1")
+    assert [folder.name for folder in checkpoints.whole_checkpoints(tmp_path / "out")] == ["checkpoint-4"]
+    assert not (tmp_path / "out" / checkpoints.STAGING).exists()
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+# --- nonsense
+
+
+def test_loss_that_is_no_number_stops(tiny_reranker: Path, data: Path, tmp_path: Path) -> None:
+    from utils import trainer
+
+    def explode(self: Any, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+        if state.global_step == 6:
+            next(model.parameters()).data.fill_(float("nan"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.Upkeep, "on_step_begin", explode, raising=False)
+        with pytest.raises(cli.RunError, match=r"stopped at step 6: the loss is nan; the best model, of step 4, is in"):
+            train(tiny_reranker, data, tmp_path / "out")
+
+
+def test_scores_all_alike_stop(tiny_reranker: Path, data: Path, tmp_path: Path) -> None:
+    flat = spoil(tiny_reranker, tmp_path / "flat", "classifier.weight", 0.0)
+    flags = ("--learning_rate", "1e-12", "--eval_fraction", "0", "--epochs", "2", "--save_steps", "0")
+    with pytest.raises(cli.RunError, match="scores of 20 batches on end are all alike; there is no checkpoint yet"):
+        train(flat, data, tmp_path / "out", *flags)
+    with pytest.raises(cli.RunError, match="scores of all held-out pairs are alike"):
+        train(flat, data, tmp_path / "other", "--learning_rate", "1e-12")
+
+
+def test_weight_that_is_no_number_is_told(tiny_reranker: Path, data: Path, tmp_path: Path) -> None:
+    broken = spoil(tiny_reranker, tmp_path / "broken", "bert.pooler.dense.bias", float("nan"))
+    with pytest.raises(cli.InputError, match=r"weights that are not finite \(bert.pooler.dense.bias\)"):
+        train(broken, data, tmp_path / "out")
+
+
+def spoil(model: Path, folder: Path, name: str, value: float) -> Path:
+    """Copy a model and fill one of its weights."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(model, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights[name].fill_(value)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+# --- several machines
+
+
+def test_two_machines_train_one_model(tiny_reranker: Path, data: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    script = ["--model_path", str(tiny_reranker), "--train_data", str(data), *FLAGS, "--batch_size", "8"]
+    agents = []
+    for rank in range(2):
+        # Each has an output folder of its own, as machines without a common disk do.
+        output = ["--output_dir", str(tmp_path / f"out{rank}")]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+        torchrun += [f"--node_rank={rank}", "--master_addr=127.0.0.1", f"--master_port={port}"]
+        command = [*torchrun, str(cli.SCRIPTS / "train_reranker.py"), *script, *output]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        agents.append(subprocess.Popen(command, env=environment, **pipes))  # type: ignore[call-overload]
+    (first, first_log), (second, second_log) = (agent.communicate(timeout=300) for agent in agents)
+    assert [agent.returncode for agent in agents] == [0, 0], first_log + second_log
+    assert "better" in first
+    assert second == ""
+    assert (tmp_path / "out0" / "checkpoint-12" / "rng_state_1.pth").is_file()
+    assert not (tmp_path / "out1").exists()
