@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import yaml
 
 from utils import cli
 from utils.corpus import Corpus
+from utils.schema import Outcome, Verdict
 
 SCRIPTS = cli.SCRIPTS
 NAMES = [
@@ -134,6 +136,71 @@ def test_missing_fine_tuned_model_leaves_its_arm_out(config_file: Path, capsys: 
     assert [row["arm"] for row in json.loads(Path("c.json").read_text())["table"]] == ["diverse"]
 
 
+ABLATE = ["--num", "4", "--candidates", "3", "--min_length", "0"]
+
+
+def test_runs_side_by_side(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, more in (("one", []), ("two", ["--lambda1", "0.3", "--sweep_lambdas", "1,0,0", "0.5,0.25,0.25"])):
+        outputs = ["--output_file", f"{name}.json"]
+        assert (
+            run("rerank_ablation_test", "--config", config_file, *ABLATE, "--single", "diverse", *outputs, *more) == 0
+        )
+        assert Path(f"{name}.html").exists()
+        assert Path(f"{name}_plots/within_budget.png").stat().st_size > 1000
+    assert len(json.loads(Path("two.json").read_text())["sweep"]) == 2
+    capsys.readouterr()
+    assert run("compare_runs", "one.json", "two.json", "--output_file", "both.json") == 0
+    printed = capsys.readouterr().out
+    assert "4 sources that all runs share; 0 of them with different queries" in printed
+    assert "lambda1: 0.85 in one" in printed
+    (row,) = json.loads(Path("both.json").read_text())["comparisons"]
+    assert (row["arm"], row["baseline"], row["sources"]) == ("two: diverse", "one: diverse", 4)
+    assert "two: diverse" in Path("both.html").read_text()
+    assert run("compare_runs", "one.json") == run("compare_runs", "one.json", "none.json") == 2
+
+
+def test_run_without_an_answer_leaves_its_report_and_fails(
+    config_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def judge(*_: object) -> Verdict:
+        return Verdict(Outcome.ERROR, "no answer")
+
+    monkeypatch.setattr("utils.teacher.OfflineTeacher.judge", judge)
+    outputs = ["--single", "diverse", "--output_file", "a.json"]
+    assert run("rerank_ablation_test", "--config", config_file, *ABLATE, *outputs) == 1
+    printed = capsys.readouterr()
+    assert "Nothing can be said: no source came to an end (4 ended in errors)." in printed.out
+    assert "no arm came to an end on any of 4 sources" in printed.err
+    assert "Nothing can be said" in Path("a.html").read_text()
+
+
+def test_several_baselines_and_trec_files(examples_file: Path, tiny_reranker: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(tiny_reranker, tmp_path / "other")
+    test = [
+        "--model_path",
+        tiny_reranker,
+        "--test_data",
+        examples_file,
+        "--trec_dir",
+        "trec",
+        "--output_file",
+        "r.json",
+    ]
+    baselines = ["--baseline_model", other, "--baseline_model", tiny_reranker]
+    assert run("test_reranker", *test, *baselines, "--fail_on_regression") == 0
+    result = json.loads(Path("r.json").read_text())
+    assert {row["baseline"] for row in result["comparisons"]} == {"baseline", "baseline_2"}
+    assert all((row["difference"], row["p_corrected"]) == (0, 1) for row in result["comparisons"])
+    assert {row["kind"] for row in result["slices"]} == {"passages in the pool", "words of the positive"}
+    assert all(
+        sum(r["queries"] for r in result["slices"] if r["kind"] == row["kind"]) == 24 for row in result["slices"]
+    )
+    assert 0 <= result["separation"]["model"]["auc"] <= 1
+    files = sorted(path.name for path in Path("trec").iterdir())
+    assert files == ["baseline.run", "baseline_2.run", "model.run", "qrels.txt"]
+    assert "MRR" in Path("r.html").read_text()
+
+
 def test_sampled_ids_are_the_sources(config_file: Path) -> None:
     sample = ["--config", config_file, "--num", "5", "--min_length", "0", "--seed", "3"]
     assert run("sample_doc_ids", *sample) == 0
@@ -179,6 +246,10 @@ BAD: dict[str, tuple[str, Callable[[dict], list[object]], str]] = {
     "λ all zero": ("ablate", lambda f: ["--lambda1", "0", "--lambda2", "0", "--lambda3", "0"], "lambda"),
     "no base model": ("ablate", lambda f: put(f, "config", "reranker_path: none"), "none is not there"),
     "no document ids": ("ablate", lambda f: ["--doc_ids", "none.txt"], "none.txt is not there"),
+    "baseline that is no arm": ("ablate", lambda f: ["--baseline", "dense"], "invalid choice"),
+    "weights that are none": ("ablate", lambda f: ["--sweep_lambdas", "1,2"], "three weights"),
+    "nothing to sweep": ("ablate", lambda f: ["--single", "standard", "--sweep_lambdas"], "changes none of standard"),
+    "no negative": ("test", lambda f: put(f, "data", None) + put(f, "data", '{"query": "q", "pos": ["p"]}'), "no row"),
     "unknown arm": ("ablate", lambda f: ["--single", "dense"], "invalid choice"),
     "no model": ("test", lambda f: ["--model_path", "none"], "none is not there"),
     "model is no model": ("test", lambda f: ["--model_path", f["corpus"].parent], "has no config.json"),

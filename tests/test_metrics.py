@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 
-from utils.metrics import RANDOM, Pool, compare, evaluate, pools_of
+from utils.metrics import MEASURES, RANDOM, Pool, compare, evaluate, pools_of, write_trec
 from utils.schema import ContrastiveExample
 
 
@@ -46,3 +50,62 @@ def test_pools_follow_the_pairs_and_empty_negatives_rank_nothing() -> None:
     pools = pools_of(examples, np.arange(5.0))
     assert [pool.scores.tolist() for pool in pools] == [[0, 1, 2], [3, 4]]
     assert compare({"model": pools})[0].values["model"] == pytest.approx(1 / 3)  # of the first pool alone
+
+
+def drawn_pools(count: int = 60) -> list[Pool]:
+    """Pools of unequal size with drawn scores, some of them equal."""
+    rng = np.random.default_rng(3)
+    shapes = [(int(rng.integers(1, 3)), int(rng.integers(3, 9))) for _ in range(count)]
+    return [Pool(positives, np.round(rng.normal(size=size), 1)) for positives, size in shapes]
+
+
+def test_random_order_is_ten_thousand_shuffles_to_three_decimals() -> None:
+    # The mean over pools of unequal size, as a table has it; MRR and P@1 are worked out here, without ir-measures.
+    rng = np.random.default_rng(0)
+    shapes = [(pool.positives, pool.size) for pool in drawn_pools(150)]
+    first = np.empty((10_000, len(shapes)))
+    for column, (positives, size) in enumerate(shapes):
+        ranks = rng.random((10_000, size)).argsort(axis=1).argsort(axis=1)[:, :positives]
+        first[:, column] = ranks.min(axis=1) + 1
+    expected = {metric: np.mean([RANDOM[metric](*shape) for shape in shapes]) for metric in ("MRR", "P@1")}
+    assert np.mean(1 / first) == pytest.approx(expected["MRR"], abs=1e-3)
+    assert np.mean(first == 1) == pytest.approx(expected["P@1"], abs=1e-3)
+
+
+def test_trec_files_give_the_same_figures_on_irmeasures_command_line(tmp_path: Path) -> None:
+    pools = [*drawn_pools(), Pool(1, np.zeros(1))]  # the last ranks nothing and is left out
+    write_trec(tmp_path, {"model": pools, "other": [pool._replace(scores=-pool.scores) for pool in pools]})
+    ours = {row.metric: row.values["model"] for row in compare({"model": pools})}
+    command = [sys.executable, "-m", "ir_measures", "--places", "9", str(tmp_path / "qrels.txt")]
+    done = subprocess.run(
+        [*command, str(tmp_path / "model.run"), *MEASURES.values()], capture_output=True, text=True, check=True
+    )
+    theirs = dict(line.split("\t") for line in done.stdout.splitlines())
+    for metric, measure in MEASURES.items():
+        assert ours[metric] == pytest.approx(float(theirs[measure]), abs=1e-8), metric
+    assert (tmp_path / "other.run").read_text().startswith("0 Q0 ")
+
+
+def test_metrics_are_those_of_sentence_transformers() -> None:
+    from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
+
+    pools = [pool._replace(scores=pool.scores + np.arange(pool.size) / 1e4) for pool in drawn_pools()]  # no ties
+    scores = {(str(i), str(j)): s for i, pool in enumerate(pools) for j, s in enumerate(pool.scores)}
+    samples = [
+        {
+            "query": str(i),
+            "positive": [str(j) for j in range(pool.positives)],
+            "negative": [str(j) for j in range(pool.positives, pool.size)],
+        }
+        for i, pool in enumerate(pools)
+    ]
+
+    def predict(pairs: list[tuple[str, str]], **_: object) -> np.ndarray:
+        return np.array([scores[tuple(pair)] for pair in pairs])
+
+    evaluate_model = CrossEncoderRerankingEvaluator(samples, at_k=10, write_csv=False, show_progress_bar=False)
+    theirs = evaluate_model(MagicMock(predict=predict))
+    ours = {row.metric: row.values["model"] for row in compare({"model": pools})}
+    assert ours["MAP"] == pytest.approx(theirs["map"])
+    assert ours["MRR"] == pytest.approx(theirs["mrr@10"])
+    assert ours["nDCG@10"] == pytest.approx(theirs["ndcg@10"])

@@ -112,3 +112,38 @@ def test_what_cannot_be_computed_is_none() -> None:
     assert pairs_for_mean([1.0, -1.0]) is pairs_for_mean([]) is pairs_for_proportions(Discordant(0, 0), 9) is None
     assert area_under_curve([1.0], []) is None
     assert holm([]) == []
+
+
+SIMULATIONS = 1000
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.statistics.RESAMPLES", 999)
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_under_the_null_tests_reject_no_more_than_they_say() -> None:
+    rng = np.random.default_rng(5)
+    rejected = {"McNemar": 0, "permutation": 0}
+    for _ in range(SIMULATIONS):
+        judged = rng.choice(5, p=[0.5, 0.2, 0.1, 0.1, 0.1], size=(2, 40))
+        found = rng.random((2, 40)) < 0.7
+        rejected["McNemar"] += mcnemar(discordant(*found)) < 0.05
+        rejected["permutation"] += paired_permutation(*judged) < 0.05
+    assert max(rejected.values()) / SIMULATIONS <= 0.06, rejected
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_intervals_cover_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(6)
+    ranks, shares = np.arange(1, 6), np.array([0.5, 0.2, 0.1, 0.1, 0.1])
+    covered = {"Wilson": 0, "Newcombe": 0, "bootstrap": 0}
+    for _ in range(SIMULATIONS):
+        first, second = rng.random((2, 100)) < np.array([[0.7], [0.6]])
+        judged = rng.choice(ranks, p=shares, size=100)
+        wanted = (("Wilson", wilson(int(first.sum()), 100), 0.7), ("Newcombe", newcombe(first, second), 0.1))
+        for name, interval, value in (*wanted, ("bootstrap", bootstrap_mean(judged), ranks @ shares)):
+            assert interval is not None
+            covered[name] += interval.low <= value <= interval.high
+    assert all(0.93 <= count / SIMULATIONS <= 0.97 for count in covered.values()), covered

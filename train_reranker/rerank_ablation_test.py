@@ -90,14 +90,13 @@ def main(argv: list[str] | None = None) -> None:
     seed = config.seed if args.seed is None else args.seed
     cli.use_gpus(config.gpu_id)
     contest = Contest.open(config, args.single, args.ft_model)
+    own = (weights, config.rerank_pool_factor)
+    settings = settings_to_try(contest.arms, own, args.sweep_lambdas, args.sweep_pool_factor)
     corpus = Corpus(config.corpus)
     sources = sources_of(corpus, args.doc_ids, random.Random(seed), args.min_length)
     ledger = Ledger(args.max_llm_calls, args.max_cost)
     teacher = open_teacher(config, corpus, Path(args.reply_cache or "./data/replies.sqlite"), ledger)
     retriever = open_retrieval(config, corpus, weights, contest.rerankers)
-
-    sweeping = args.sweep_lambdas is not None or args.sweep_pool_factor is not None
-    settings = settings_to_try(contest.arms, retriever, args.sweep_lambdas, args.sweep_pool_factor) if sweeping else []
 
     results, swept = cli.run_to_end(observe(args, contest.arms, sources, teacher, retriever, excluded, settings))
     found = evidence(

@@ -16,6 +16,7 @@ CONFIDENCE = 0.95
 POWER = 0.8
 RESAMPLES = 9999
 VALUES_AT_ONCE = 4_000_000  # bounds memory: resamples are drawn in batches of about so many values
+BCA_VALUES = 1000  # BCa takes time by the square of their number, and has nothing left to correct in so many
 SEED = 0  # of the resampling: the same data give the same figures
 
 
@@ -44,7 +45,7 @@ def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> Inter
 
 
 def bootstrap_mean(values: ArrayLike, confidence: float = CONFIDENCE, seed: int = SEED) -> Interval | None:
-    """Return the BCa bootstrap interval of a mean (Efron, 1987).
+    """Return the BCa bootstrap interval of a mean (Efron, 1987); of more than ``BCA_VALUES``, the percentile interval.
 
     Args:
         values: shape (N,), in any unit, which is the interval's, too.
@@ -63,6 +64,7 @@ def bootstrap_mean(values: ArrayLike, confidence: float = CONFIDENCE, seed: int 
         (sample,),
         np.mean,
         confidence_level=confidence,
+        method="BCa" if len(sample) <= BCA_VALUES else "percentile",
         n_resamples=RESAMPLES,
         batch=_batch(len(sample)),
         rng=np.random.default_rng(seed),

@@ -59,7 +59,7 @@ def triple(text: str) -> tuple[float, float, float]:
 
 def settings_to_try(
     arms: Sequence[str],
-    own: Retriever,
+    own: tuple[Lambdas, int],
     lambdas: Sequence[tuple[float, float, float]] | None,
     pool_factors: Sequence[int] | None,
 ) -> list[Setting]:
@@ -67,21 +67,23 @@ def settings_to_try(
 
     Args:
         arms: names in ``ARMS``.
-        own: the run's retriever, whose settings hold for what is not swept.
+        own: the run's weights and pool factor, which hold for what is not swept.
         lambdas: weights to try, scaled to sum 1; None keeps the run's, an empty list tries ``GRID``.
-        pool_factors: to try; None keeps the run's.
+        pool_factors: to try; None keeps the run's. Where both are None there is nothing to try.
 
     Raises:
         InputError: the grid changes none of the arms.
     """
+    if lambdas is None and pool_factors is None:
+        return []
     tried = []
     for arm in arms:
         vary_weights = ARMS[arm].diverse and lambdas is not None
         vary_factor = ARMS[arm].reranker is not None and pool_factors is not None
         if not (vary_weights or vary_factor):
             continue
-        weights = [Lambdas.scaled(*one) for one in lambdas or GRID] if vary_weights else [own.weights]
-        factors = (pool_factors or []) if vary_factor else [own.pool_factor]
+        weights = [Lambdas.scaled(*one) for one in lambdas or GRID] if vary_weights else [own[0]]
+        factors = (pool_factors or []) if vary_factor else [own[1]]
         tried += [Setting(arm, *one) for one in product(weights, factors)]
     if not tried:
         raise InputError(f"the sweep changes none of {', '.join(arms)}: weights need a diverse arm, factors a reranker")
