@@ -68,6 +68,7 @@ def test_each_type_gives_the_vectors(
 ) -> None:
     opened = open_index(retriever.corpus, retriever.encoder, tmp_path / "an.index", factory)
     encoded.clear()
+    caplog.clear()
     rows = [3, 80, 3, 41]
     with caplog.at_level(logging.INFO, "reranker"):
         reopened = open_index(retriever.corpus, retriever.encoder, tmp_path / "an.index", factory)
