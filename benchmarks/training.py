@@ -94,7 +94,7 @@ def measure(name: str, spec: dict[str, Any]) -> dict[str, float]:
     command = [sys.executable, __file__, "--contender", name, "--spec", json.dumps(spec)]
     threads = {} if spec["cuda"] else {"OMP_NUM_THREADS": "1"}
     environment = (
-        os.environ | threads | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true", "WANDB_DISABLED": "true"}
+        os.environ | threads | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_DISABLED": "true"}
     )
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     for line in done.stdout.splitlines():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -58,10 +59,19 @@ class TrainingGroups:
 
     def __getitem__(self, number: int) -> tuple[list[dict[str, list[int]]], list[float] | None]:
         """Return a row's encoded pairs, and their teacher's scores where the training distils."""
+        if in_worker():
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
         rng = random.Random(f"{self.seed} {self.epoch} {number}")
         passages, scores = draw_group(self.rows[number], self.group_size, rng)
         pairs = encode_pairs(self.tokenizer, self.rows[number].query, passages, self.lengths)
         return pairs, scores if self.distil else None
+
+
+def in_worker() -> bool:
+    """Tell whether this process is one of a data loader's workers."""
+    from torch.utils.data import get_worker_info
+
+    return get_worker_info() is not None
 
 
 def draw_group(row: ContrastiveExample, size: int, rng: random.Random) -> tuple[list[str], list[float] | None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import json
 import math
 import shutil
@@ -134,15 +135,20 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
             self.control.should_training_stop = True
         return found
 
-    def score_held_out(self) -> np.ndarray:
-        """Return the scores of the held-out pairs, (pairs,), each process having scored its share."""
+    @functools.cached_property
+    def held_out_pairs(self) -> list[dict[str, list[int]]]:
+        """The held-out pairs' token ids, in the order of ``metrics.pairs_of``."""
         assert self.history is not None
-        model, tokenizer = self.model, self.train_dataset.tokenizer
-        pairs = [
+        tokenizer = self.train_dataset.tokenizer
+        return [
             pair
             for example in self.history.examples
             for pair in encode_pairs(tokenizer, example.query, [*example.pos, *example.neg], self.job.lengths)
         ]
+
+    def score_held_out(self) -> np.ndarray:
+        """Return the scores of the held-out pairs, (pairs,), each process having scored its share."""
+        model, pairs = self.model, self.held_out_pairs
         order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i]["input_ids"]))
         mine = order[self.args.process_index :: self.args.world_size]
         found: list[tuple[list[int], list[float]]] = [(mine, [])]
