@@ -1,6 +1,6 @@
 """Are the tests and intervals honest? Simulates ablations and counts how often a test rejects, an interval covers.
 
-    python benchmarks/statistics.py            # about two minutes; prints a table, writes benchmarks/results/
+    python benchmarks/simulations.py           # about two minutes; prints a table, writes benchmarks/results/
 
 Under the null, 5% tests must reject in at most 6% of 1,000 simulations; intervals of 95% must cover in 93% to 97%.
 Attempts are drawn as the demo's ablation has them: mostly 1, with a tail, and the budget for sources without success.
@@ -12,9 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# This file's own folder, which Python puts first, would hide the standard library's module of the same name.
-HERE = ROOT / "benchmarks"
-sys.path[:] = [str(ROOT / "train_reranker"), *(path for path in sys.path if Path(path).resolve() != HERE)]
+sys.path.insert(0, str(ROOT / "train_reranker"))
 
 import numpy as np  # noqa: E402
 
@@ -80,7 +78,7 @@ def main() -> None:
     cells = [[name, *(percent(rows[sources][name]) for sources in rows)] for name in names]
     print(f"{SIMULATIONS} simulations: tests rejected under the null (first two), intervals covered the true value")
     print(table(cells, ["", *(f"{sources} sources" for sources in rows)]))
-    jsonl.write_json(ROOT / "benchmarks" / "results" / "statistics.json", rows)
+    jsonl.write_json(ROOT / "benchmarks" / "results" / "simulations.json", rows)
 
 
 if __name__ == "__main__":
