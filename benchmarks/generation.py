@@ -38,15 +38,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from conftest import save_tiny_bert  # noqa: E402
 from synthetic import write_corpus  # noqa: E402
-from utils import jsonl, prompts  # noqa: E402
-from utils.answers import read_extraction, read_verdict  # noqa: E402
+from utils import jsonl  # noqa: E402
 from utils.config import Config  # noqa: E402
 from utils.corpus import Corpus  # noqa: E402
 from utils.generation import ARM, Journal, Wanted, generate  # noqa: E402
-from utils.ledger import Ledger  # noqa: E402
-from utils.replies import Reply  # noqa: E402
-from utils.report import table  # noqa: E402
-from utils.retrieval import Lambdas, Retriever, open_retrieval  # noqa: E402
+from utils.llm import prompts  # noqa: E402
+from utils.llm.answers import read_extraction, read_verdict  # noqa: E402
+from utils.llm.ledger import Ledger  # noqa: E402
+from utils.llm.replies import Reply  # noqa: E402
+from utils.report.text import table  # noqa: E402
+from utils.retrieval.arms import Lambdas, Retriever, open_retrieval  # noqa: E402
 from utils.schema import Document, Outcome  # noqa: E402
 from utils.teachers import open_teacher  # noqa: E402
 

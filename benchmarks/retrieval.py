@@ -34,11 +34,11 @@ sys.path.insert(0, str(ROOT / "train_reranker"))
 from utils import cli, jsonl  # noqa: E402
 from utils.config import load_config  # noqa: E402
 from utils.corpus import Corpus  # noqa: E402
-from utils.encoder import PASSAGE, QUERY, Encoder, half_precision  # noqa: E402
-from utils.index import FaissIndex, finish_index  # noqa: E402
 from utils.pipeline import BLOCK  # noqa: E402
-from utils.report import table  # noqa: E402
-from utils.retrieval import Lambdas, Retriever, open_retrieval  # noqa: E402
+from utils.report.text import table  # noqa: E402
+from utils.retrieval.arms import Lambdas, Retriever, open_retrieval  # noqa: E402
+from utils.retrieval.encoder import PASSAGE, QUERY, Encoder, half_precision  # noqa: E402
+from utils.retrieval.index import FaissIndex, finish_index  # noqa: E402
 from utils.schema import Document  # noqa: E402
 
 DIMENSION, NEIGHBOURS, LOOKUPS = 64, 10, 2000

@@ -33,7 +33,7 @@ def main() -> None:
     args = parse_args()
     import torch
 
-    from utils.report import percent, table
+    from utils.report.text import percent, table
 
     cuda = torch.cuda.is_available()
     if not cuda:

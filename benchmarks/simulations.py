@@ -16,9 +16,9 @@ sys.path.insert(0, str(ROOT / "train_reranker"))
 
 import numpy as np  # noqa: E402
 
-from utils import jsonl, statistics  # noqa: E402
-from utils.report import percent, table  # noqa: E402
-from utils.statistics import (  # noqa: E402
+from utils import jsonl  # noqa: E402
+from utils.evidence import statistics  # noqa: E402
+from utils.evidence.statistics import (  # noqa: E402
     Interval,
     bootstrap_mean,
     discordant,
@@ -27,6 +27,7 @@ from utils.statistics import (  # noqa: E402
     paired_permutation,
     wilson,
 )
+from utils.report.text import percent, table  # noqa: E402
 
 SIMULATIONS = 1000
 RANKS = np.arange(1, 11)

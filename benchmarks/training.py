@@ -38,7 +38,7 @@ def main() -> None:
         return
     import torch
 
-    from utils.report import table
+    from utils.report.text import table
 
     cuda = torch.cuda.is_available()
     shape = BGE_M3 if cuda else SMALL
@@ -148,16 +148,17 @@ def device_line(cuda: bool, shape: Shape) -> str:
 
 def run_ours(spec: dict[str, Any]) -> dict[str, float]:
     """Train with this project."""
-    from utils import launch
-    from utils.arguments import chunk_memory, training_arguments
-    from utils.trainer import RerankerRunner
-    from utils.training import TrainingSettings, prepare
+    from utils.training import launch
+    from utils.training.arguments import chunk_memory, training_arguments
+    from utils.training.job import TrainingSettings, prepare
+    from utils.training.trainer import RerankerRunner
 
     settings = TrainingSettings(
         model_path=spec["model"], train_data=[spec["data"]], output_dir=tempfile.mkdtemp(dir=spec["folder"]),
         epochs=1, batch_size=BATCH, train_group_size=GROUP, query_max_len=QUERY_LENGTH,
         passage_max_len=spec["length"] - QUERY_LENGTH, gradient_checkpointing=bool(spec["recompute"]),
         save_steps=0, eval_fraction=0, report_to="none", bf16=spec["cuda"],
+        no_mixed_precision=not spec["cuda"],
     )  # fmt: skip
     job = prepare(settings)
     with launch.quiet():

@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 import yaml
 
-from utils import cli, encoding
+from utils import cli
 from utils.corpus import Corpus
-from utils.encoder import PASSAGE, Encoder
-from utils.index import open_index
-from utils.retrieval import BASE, FINE_TUNED, Lambdas, Retriever
+from utils.retrieval import encoding
+from utils.retrieval.arms import BASE, FINE_TUNED, Lambdas, Retriever
+from utils.retrieval.encoder import PASSAGE, Encoder
+from utils.retrieval.index import open_index
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
@@ -167,7 +168,7 @@ def retriever(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> R
                 out.write(json.dumps(row) + "\n")
                 number += 1
     corpus = Corpus(path)
-    encoder = Encoder(tiny_encoder, method="tiny")
+    encoder = Encoder(tiny_encoder, method="tiny", half=False)  # vectors that no batch changes
     index = open_index(corpus, encoder, path.with_name("test.index"))
     rerankers = {BASE: LengthReranker(1), FINE_TUNED: LengthReranker(-1)}
     return Retriever(corpus, encoder, index, Lambdas.scaled(0.85, 0.05, 0.1), rerankers)  # type: ignore[arg-type]
@@ -198,12 +199,12 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 KILLED = """
 import time
 from pathlib import Path
-from utils import encoding
-from utils import cli, encoding
+
+from utils.retrieval import encoding
 from utils.corpus import Corpus
-from utils.encoder import PASSAGE, Encoder
-from utils.index import open_index
-from utils.milvus import open_milvus
+from utils.retrieval.encoder import PASSAGE, Encoder
+from utils.retrieval.index import open_index
+from utils.retrieval.milvus import open_milvus
 
 encoding.BLOCK, encode, blocks = 16, Encoder.encode, 0
 
@@ -216,7 +217,7 @@ def encode_three(*args):
     return encode(*args)
 
 Encoder.encode = encode_three
-corpus, encoder = Corpus(Path({corpus!r})), Encoder(Path({encoder!r}), method="tiny")
+corpus, encoder = Corpus(Path({corpus!r})), Encoder(Path({encoder!r}), method="tiny", half=False)
 {then}
 """
 

@@ -17,8 +17,8 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "train_reranker"
 sys.path.insert(0, str(SCRIPTS))
 os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
-from utils import launch  # noqa: E402
-from utils.training import TrainingSettings, prepare  # noqa: E402
+from utils.training import launch  # noqa: E402
+from utils.training.job import TrainingSettings, prepare  # noqa: E402
 
 GROUP, LENGTH, RATE = 4, 32, 1e-3
 
@@ -28,13 +28,13 @@ def ours(model: Path, data: Path, output: Path, batch: int, deepspeed: bool) -> 
     settings = TrainingSettings(
         model_path=str(model), train_data=[str(data)], output_dir=str(output), epochs=2, batch_size=batch,
         learning_rate=RATE, query_max_len=LENGTH, passage_max_len=LENGTH, train_group_size=GROUP, save_steps=0,
-        eval_fraction=0, report_to="none", use_deepspeed=deepspeed, max_tokens_per_chunk=150,
+        eval_fraction=0, report_to="none", use_deepspeed=deepspeed, no_mixed_precision=True, max_tokens_per_chunk=150,
         gradient_checkpointing=deepspeed,
     )  # fmt: skip
     job = prepare(settings)
     with launch.quiet(), launch.environment(deepspeed):
-        from utils.arguments import chunk_memory, training_arguments
-        from utils.trainer import RerankerRunner
+        from utils.training.arguments import chunk_memory, training_arguments
+        from utils.training.trainer import RerankerRunner
 
         runner = RerankerRunner(job, training_arguments(job), chunk_memory(job))
         runner.trainer.train()

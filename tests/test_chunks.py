@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from utils.chunks import ChunkedScorer, Memory
-from utils.groups import collate, plan_chunks
+from utils.training.chunks import ChunkedScorer, Memory
+from utils.training.groups import collate, plan_chunks
 
 LENGTHS = [30, 7, 120, 64, 8, 9, 100, 31]
 

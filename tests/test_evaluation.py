@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils import evaluation
-from utils.evaluation import BETTER, NO_DIFFERENCE, WORSE, History
 from utils.schema import ContrastiveExample
+from utils.training import evaluation
+from utils.training.evaluation import BETTER, NO_DIFFERENCE, WORSE, History
 
 
 def rows(count: int) -> list[ContrastiveExample]:

@@ -12,14 +12,14 @@ import pytest
 
 from utils import jsonl
 from utils.cli import InputError
-from utils.evidence import against, contrast, evidence, summarize
-from utils.ledger import Ledger, Price
-from utils.merging import merge
-from utils.page import cases, write_ablation_page
-from utils.report import ablation_text, versions
+from utils.evidence.comparison import against, contrast, evidence, summarize
+from utils.evidence.merging import merge
+from utils.evidence.statistics import bootstrap_mean, mcnemar, paired_permutation, wilson
+from utils.evidence.trials import Run, SourceTrials, Trial
+from utils.llm.ledger import Ledger, Price
+from utils.report.page import cases, write_ablation_page
+from utils.report.text import ablation_text, versions
 from utils.schema import BridgeEntity, Outcome, Verdict
-from utils.statistics import bootstrap_mean, mcnemar, paired_permutation, wilson
-from utils.trials import Run, SourceTrials, Trial
 
 BUDGET = 4
 NASTY = '</script><script>alert(1)</script><img src="http://x.test/y.png"> & $x_1$ \'"'

@@ -15,14 +15,14 @@ from utils.ablation import Excluded, compare_arms
 from utils.cli import InputError, RunError
 from utils.config import load_config
 from utils.corpus import Corpus
-from utils.evidence import summarize
+from utils.evidence.comparison import summarize
+from utils.evidence.trials import SourceTrials, Trial
 from utils.generation import Journal, Wanted, generate
 from utils.pipeline import BLOCK
 from utils.reranker import Reranker
-from utils.retrieval import ARMS, BASE, FINE_TUNED, Lambdas, Retriever, open_retrieval
+from utils.retrieval.arms import ARMS, BASE, FINE_TUNED, Lambdas, Retriever, open_retrieval
 from utils.schema import BridgeEntity, Document, Outcome, Verdict
 from utils.teacher import OfflineTeacher, TeacherError
-from utils.trials import SourceTrials, Trial
 
 USABLE, UNUSABLE, ERROR = (Verdict(outcome, "") for outcome in Outcome)
 

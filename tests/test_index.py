@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from conftest import kill_after_three_blocks, save_tiny_bert
-from utils import encoding, index
 from utils.cli import InputError
-from utils.encoder import BGE_INSTRUCTION, PASSAGE, POOLINGS, QUERY, Encoder, instructions
-from utils.index import FaissIndex, keeps_vectors, open_index
-from utils.retrieval import ARMS, Retriever
+from utils.retrieval import encoding, index
+from utils.retrieval.arms import ARMS, Retriever
+from utils.retrieval.encoder import BGE_INSTRUCTION, PASSAGE, POOLINGS, QUERY, Encoder, instructions
+from utils.retrieval.index import FaissIndex, keeps_vectors, open_index
 from utils.schema import Candidate
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
@@ -179,7 +179,7 @@ def test_cut_index_is_told(retriever: Retriever, tmp_path: Path, factory: str) -
 
 
 def test_several_processes_give_the_same_vectors(retriever: Retriever, tiny_encoder: Path, tmp_path: Path) -> None:
-    two = Encoder(tiny_encoder, method="tiny", devices=["cpu", "cpu"])
+    two = Encoder(tiny_encoder, method="tiny", half=False, devices=["cpu", "cpu"])
     assert two.fingerprint == retriever.encoder.fingerprint
     opened = open_index(retriever.corpus, two, tmp_path / "an.index")
     rows = range(len(retriever.corpus))
@@ -238,7 +238,7 @@ def test_instructions_are_the_model_s(method: str, instruction: str | None, quer
 
 
 def test_encoder_of_other_weights_has_its_own_index(retriever: Retriever, tmp_path: Path, encoded: list[int]) -> None:
-    other = Encoder(save_tiny_bert(tmp_path / "other", head=False, seed=1), method="tiny")
+    other = Encoder(save_tiny_bert(tmp_path / "other", head=False, seed=1), method="tiny", half=False)
     path = tmp_path / "an.index"
     open_index(retriever.corpus, retriever.encoder, path)
     opened: FaissIndex = open_index(retriever.corpus, other, path)

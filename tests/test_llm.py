@@ -28,14 +28,14 @@ from endpoint import (
     read_prompt,
     storm,
 )
-from utils import prompts
-from utils.answers import BrokenReply, count_words, find_object, read_extraction, read_verdict
 from utils.cli import SCRIPTS, InputError, RunError
-from utils.client import Patience
-from utils.ledger import BudgetSpent, Ledger, Price
-from utils.llm import LLMTeacher
-from utils.protocol import Dialect, EndpointSettings, Scrubber, status_fault, told_wait
-from utils.replies import Reply, ReplyCache, reply_key
+from utils.llm import prompts
+from utils.llm.answers import BrokenReply, count_words, find_object, read_extraction, read_verdict
+from utils.llm.client import Patience
+from utils.llm.ledger import BudgetSpent, Ledger, Price
+from utils.llm.protocol import Dialect, EndpointSettings, Scrubber, status_fault, told_wait
+from utils.llm.replies import Reply, ReplyCache, reply_key
+from utils.llm.teacher import LLMTeacher
 from utils.schema import BridgeEntity, Document, Outcome
 from utils.teacher import TeacherError
 
@@ -613,8 +613,8 @@ KILLED = """
     import asyncio, sys
     from pathlib import Path
     from test_llm import documents, settings_for
-    from utils.ledger import Ledger
-    from utils.llm import LLMTeacher
+    from utils.llm.ledger import Ledger
+    from utils.llm.teacher import LLMTeacher
 
     async def main(url, cache):
         async with LLMTeacher(settings_for(url), settings_for(url), Path(cache), Ledger()) as teacher:

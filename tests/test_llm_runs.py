@@ -32,9 +32,9 @@ from conftest import save_tiny_bert
 from endpoint import EXTRACTION, JUDGEMENT, Answer, Fault, ScriptedEndpoint, offline, storm
 from synthetic import write_corpus
 from utils import cli, jsonl
-from utils.client import Patience
 from utils.corpus import Corpus
-from utils.llm import LLMTeacher
+from utils.llm.client import Patience
+from utils.llm.teacher import LLMTeacher
 from utils.schema import Outcome, Verdict
 from utils.teacher import content_words, sentences
 
@@ -150,7 +150,7 @@ def final_files(folder: Path, name: str) -> tuple[bytes, bytes]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten what is waited after a fault."""
-    monkeypatch.setattr("utils.client.Patience", partial(Patience, first_wait=0.05, longest_wait=0.5))
+    monkeypatch.setattr("utils.llm.client.Patience", partial(Patience, first_wait=0.05, longest_wait=0.5))
 
 
 # Storms

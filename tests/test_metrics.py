@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 
-from utils.metrics import MEASURES, RANDOM, Pool, compare, evaluate, pools_of, write_trec
+from utils.evidence.metrics import MEASURES, RANDOM, Pool, compare, evaluate, pools_of, write_trec
 from utils.schema import ContrastiveExample
 
 

@@ -15,8 +15,8 @@ from conftest import WORDS, kill_after_three_blocks
 from utils.cli import InputError
 from utils.config import load_config
 from utils.corpus import Corpus
-from utils.milvus import connect, open_milvus
-from utils.retrieval import ARMS, Lambdas, Retriever, open_retrieval
+from utils.retrieval.arms import ARMS, Lambdas, Retriever, open_retrieval
+from utils.retrieval.milvus import connect, open_milvus
 
 pytest.importorskip("milvus_lite", reason="milvus-lite is not installed")
 pytestmark = pytest.mark.usefixtures("small_blocks")

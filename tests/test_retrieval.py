@@ -15,9 +15,9 @@ import pytest
 from conftest import WORDS
 from utils.cli import InputError
 from utils.corpus import Corpus
-from utils.encoder import PASSAGE, QUERY, Encoder
-from utils.index import FaissIndex, open_index
-from utils.retrieval import ARMS, Lambdas, Retriever, mmr
+from utils.retrieval.arms import ARMS, Lambdas, Retriever, mmr
+from utils.retrieval.encoder import PASSAGE, QUERY, Encoder
+from utils.retrieval.index import FaissIndex, open_index
 from utils.schema import Document
 
 

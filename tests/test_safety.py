@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 import train_reranker
-from utils import cli, evaluation
+from utils import cli
+from utils.training import evaluation
 
 FLAGS = ["--query_max_len", "16", "--passage_max_len", "16", "--batch_size", "16", "--epochs", "1", "--num_gpus", "1"]
 FLAGS += ["--learning_rate", "3e-3", "--report_to", "none", "--eval_steps", "4", "--save_steps", "4"]
@@ -94,7 +95,7 @@ def test_better_is_told_logged_and_drawn(trained: Path, tiny_reranker: Path) -> 
 
 
 def test_folder_holds_the_best_model(trained: Path, data: Path) -> None:
-    from utils import metrics
+    from utils.evidence import metrics
     from utils.examples import read_examples
     from utils.reranker import open_reranker
 
@@ -154,7 +155,7 @@ class Killed(BaseException):
 @pytest.fixture
 def killed(tiny_reranker: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A training that ended between two checkpoints, after step 10."""
-    from utils import trainer
+    from utils.training import trainer
 
     step_end = trainer.Upkeep.on_step_end
 
@@ -200,7 +201,7 @@ def test_cut_checkpoints_are_told(
 def test_full_disk_keeps_what_was_whole(
     tiny_reranker: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from utils import checkpoints, trainer
+    from utils.training import checkpoints, trainer
 
     save = trainer.RerankerTrainer._save_optimizer_and_scheduler
 
@@ -222,7 +223,7 @@ def test_full_disk_keeps_what_was_whole(
 
 
 def test_loss_that_is_no_number_stops(tiny_reranker: Path, data: Path, tmp_path: Path) -> None:
-    from utils import trainer
+    from utils.training import trainer
 
     def explode(self: Any, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
         if state.global_step == 6:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,15 +18,15 @@ from utils import jsonl
 from utils.ablation import compare_arms
 from utils.cli import InputError
 from utils.corpus import Corpus
-from utils.encoder import Encoder
+from utils.evidence.trials import SourceTrials
 from utils.generation import Journal, Wanted, generate
-from utils.ledger import Ledger
-from utils.llm import LLMTeacher
-from utils.protocol import EndpointSettings
+from utils.llm.ledger import Ledger
+from utils.llm.protocol import EndpointSettings
+from utils.llm.teacher import LLMTeacher
 from utils.reranker import Reranker
-from utils.retrieval import ARMS, BASE, FINE_TUNED, Lambdas, Retriever, open_index
+from utils.retrieval.arms import ARMS, BASE, FINE_TUNED, Lambdas, Retriever, open_index
+from utils.retrieval.encoder import Encoder
 from utils.sweep import GRID, Setting, settings_to_try, sweep, triple
-from utils.trials import SourceTrials
 
 SOURCES, CANDIDATES = 200, 3
 WEIGHTS = Lambdas(0.85, 0.05, 0.1)
@@ -75,7 +76,8 @@ def asking(url: str, cache: Path, work: Callable[[LLMTeacher], Awaitable[T]], le
 def ablation(
     retriever: Retriever, arms: Sequence[str], num: int = SOURCES, concurrency: int = 64
 ) -> Callable[[Any], Awaitable[Any]]:
-    sources = retriever.corpus.sample(random.Random(1))
+    # No more sources than are wanted: of others, requests could be on their way when the last result is there.
+    sources = islice(retriever.corpus.sample(random.Random(1)), num)
     return lambda teacher: compare_arms(
         arms, sources, teacher, retriever, num=num, candidates=CANDIDATES, concurrency=concurrency
     )
@@ -130,6 +132,7 @@ def test_sweep_asks_only_for_pairs_that_were_not_judged(retriever: Retriever, tm
         results, before, rows = asking(endpoint.url, tmp_path / "r.sqlite", work)
         assert endpoint.repeated() == []
         assert sum(row["verdicts_asked"] for row in rows) == len(endpoint.seen) - before > 0
+    assert len(results) == 40
     own = {Setting(arm, WEIGHTS, 1): arm for arm in ARMS}
     for setting, row in zip(tried, rows, strict=True):
         assert row["sources"] == 40

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from utils.statistics import (
+from utils.evidence.statistics import (
     Discordant,
     area_under_curve,
     bootstrap_mean,
@@ -119,7 +119,7 @@ SIMULATIONS = 1000
 
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utils.statistics.RESAMPLES", 999)
+    monkeypatch.setattr("utils.evidence.statistics.RESAMPLES", 999)
 
 
 @pytest.mark.usefixtures("few_resamples")

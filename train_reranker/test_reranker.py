@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from utils import cli, jsonl
-from utils.assessment import MODEL, assess
+from utils.evidence.assessment import MODEL, assess
+from utils.evidence.metrics import pairs_of, pools_of, write_trec
 from utils.examples import read_examples
-from utils.metrics import pairs_of, pools_of, write_trec
-from utils.page import write_test_page
-from utils.report import assessment_text, p_value, versions
+from utils.report.page import write_test_page
+from utils.report.text import assessment_text, p_value, versions
 from utils.reranker import open_reranker
 from utils.schema import ContrastiveExample
 

@@ -14,23 +14,25 @@ from __future__ import annotations
 import argparse
 import sys
 
-from utils import cli, dry_run, launch, training
-from utils.evaluation import BETTER, WORSE
-from utils.training import Result, TrainingSettings
+from utils import cli
+from utils.training import dry_run, launch
+from utils.training.evaluation import BETTER, WORSE
+from utils.training.job import NEGATIVE_FILLS, REPORTERS, TrainingSettings, prepare
+from utils.training.run import Result, run
 
 
 def main(argv: list[str] | None = None) -> int:
     """Check the inputs, train in this process or launch several, and say where the model is."""
     argv = sys.argv[1:] if argv is None else argv
     settings, options = parse_settings(argv)
-    job = training.prepare(settings)
+    job = prepare(settings)
     processes = launch.count_processes(settings.num_gpus)
     if options.dry_run:
         print(dry_run.render(job, argv, processes))
         return 0
     if processes > 1:
         return launch.launch(__file__, argv, processes)
-    result = training.run(job)
+    result = run(job)
     if launch.is_main_process():
         report(result)
     # All processes know the verdict, and a launcher passes on the code of the first that does not end with 0.
@@ -101,7 +103,7 @@ def add_groups(parser: cli.Parser) -> None:
     )
     add(
         "--negative_fill",
-        choices=training.NEGATIVE_FILLS,
+        choices=NEGATIVE_FILLS,
         help="where a row has too few negatives, take other rows' passages, or repeat the row's own",
     )
     flag(parser, "--knowledge_distillation", "also learn from the rows' pos_scores and neg_scores")
@@ -119,7 +121,7 @@ def add_devices(parser: cli.Parser) -> None:
     add("--ds_config", "--deepspeed_config", help="DeepSpeed's configuration, with --use_deepspeed")
     flag(parser, "--fp16", "mixed precision in fp16")
     flag(parser, "--bf16", "mixed precision in bf16")
-    flag(parser, "--no_mixed_precision", "fp32 (default: bf16 or else fp16 on a GPU, fp32 on a CPU)")
+    flag(parser, "--no_mixed_precision", "fp32 (default: the half precision that the device is fast at, if any)")
     parser.add_argument(
         "--max_tokens_per_chunk",
         type=int,
@@ -151,7 +153,7 @@ def add_records(parser: cli.Parser) -> None:
         "--resume", "--resume_from_checkpoint", nargs="?", const=True, type=parse_resume, metavar="CHECKPOINT",
         help="go on from the last whole checkpoint of --output_dir, or from this one (default: begin anew)",
     )  # fmt: skip
-    add("--report_to", choices=training.REPORTERS, help="where losses and metrics are logged beside the screen")
+    add("--report_to", choices=REPORTERS, help="where losses and metrics are logged beside the screen")
     flag(parser, "--dry_run", "say in numbers what would be done, and do nothing (default: train)")
 
 

@@ -10,13 +10,13 @@ from typing import NamedTuple
 from utils import jsonl
 from utils.cli import find, find_input, progress_bar
 from utils.config import Config
+from utils.evidence.trials import SourceTrials, Trial
 from utils.examples import parse_example
 from utils.pipeline import Prepared, work_through
 from utils.reranker import Reranker, open_reranker, reranker_options
-from utils.retrieval import ARMS, BASE, FINE_TUNED, Retriever
+from utils.retrieval.arms import ARMS, BASE, FINE_TUNED, Retriever
 from utils.schema import BridgeEntity, Candidate, Document, Outcome, Verdict
 from utils.teacher import Teacher
-from utils.trials import SourceTrials, Trial
 
 
 class Excluded(NamedTuple):
@@ -115,14 +115,15 @@ async def compare_arms(
     def retrieve(queries: list[str], documents: list[Document]) -> list[dict[str, list[Candidate]]]:
         return retriever.retrieve(arms, queries, documents, candidates)
 
+    def is_new(entity: BridgeEntity) -> bool:
+        return entity.query not in excluded.queries
+
     async def judge(prepared: Prepared) -> SourceTrials:
-        if prepared.entity and prepared.entity.query in excluded.queries:
-            return SourceTrials(prepared.source.id, None, {})
         return await try_arms(prepared, teacher)
 
     results: list[SourceTrials] = []
     with progress_bar(desc="ablation", total=num, unit="source") as bar:
-        work = work_through(excluded.filter(sources), teacher, retrieve, judge, concurrency)
+        work = work_through(excluded.filter(sources), teacher, retrieve, judge, concurrency, is_new)
         async with aclosing(work) as trials:
             while len(results) < num and (result := await anext(trials, None)):
                 if result.entity is not None or result.error is not None:

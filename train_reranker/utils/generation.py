@@ -16,10 +16,10 @@ from utils import jsonl
 from utils.cli import InputError, RunError, log, progress_bar
 from utils.corpus import Corpus
 from utils.examples import SPLIT_FILES, Labelled
-from utils.ledger import BudgetSpent, Ledger
-from utils.llm import ASKINGS
+from utils.llm.ledger import BudgetSpent, Ledger
+from utils.llm.teacher import ASKINGS
 from utils.pipeline import BLOCK, Prepared, work_through
-from utils.retrieval import Retriever
+from utils.retrieval.arms import Retriever
 from utils.schema import (
     BridgeEntity,
     Candidate,

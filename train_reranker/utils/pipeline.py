@@ -74,6 +74,7 @@ async def work_through(
     retrieve: Callable[[list[str], list[Document]], list[dict[str, list[Candidate]]]],
     judge: Callable[[Prepared], Awaitable[R]],
     concurrency: int = 1,
+    keep: Callable[[BridgeEntity], bool] = lambda _: True,
 ) -> AsyncGenerator[R]:
     """Yield ``judge``'s result for every source, in the order of the sources.
 
@@ -86,6 +87,7 @@ async def work_through(
         retrieve: candidates by arm for queries and their source documents.
         judge: makes a result of a prepared source; exceptions reach the caller when the source's turn comes.
         concurrency: sources that the teacher works on at a time, at least 1.
+        keep: tells whether to go on with an entity; without it, its source has none.
     """
     slots = Slots(concurrency)
     one_at_a_time = asyncio.Lock()
@@ -97,7 +99,8 @@ async def work_through(
     async def extract(position: int, source: Document) -> Prepared:
         async with slots.taken(position):
             try:
-                return Prepared(source, await teacher.extract(source), {})
+                entity = await teacher.extract(source)
+                return Prepared(source, entity if entity and keep(entity) else None, {})
             except TeacherError as error:
                 return Prepared(source, None, {}, str(error))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,24 +9,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from utils.cli import ROOT, InputError, find, progress_bar
+from utils.cli import progress_bar
 from utils.config import Config
-from utils.encoder import (
+from utils.models import (
     CPU_BATCH_TOKENS,
     best_device,
+    find_model,
     half_precision,
     length_limit,
     load_pretrained,
     token_batches,
 )
-
-BASE_MODEL = "BAAI/bge-reranker-v2-m3"
-# What a model's folder must hold, and by which names.
-PARTS = {
-    "config.json": ("config.json",),
-    "weights": ("*.safetensors", "pytorch_model*.bin"),
-    "tokenizer": ("tokenizer.json", "vocab.*", "*.model"),
-}
 
 # Pairs that are tokenised at once, while the model scores those before them.
 WINDOW = 1024
@@ -159,26 +151,6 @@ class Reranker:
             return query
         offsets = self.tokenizer(query, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         return query if len(offsets) <= self.query_max_length else query[: offsets[self.query_max_length - 1][1]]
-
-
-def find_model(path: str | Path) -> Path:
-    """Return the folder of a reranker, or of an encoder to make one of, looked up as all inputs are.
-
-    Raises:
-        InputError: it is not there, which says what to download to where, or it lacks a file of a model.
-    """
-    found = find(path)
-    if found is None:
-        repository = str(path) if re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)) else BASE_MODEL
-        folder = ROOT / "models" / repository.partition("/")[2]
-        raise InputError(
-            f"model {path} is not there: fine-tune one with train_reranker.py, or download {repository} "
-            f"(hf download {repository} --local-dir {folder}) and name its folder"
-        )
-    missing = [what for what, names in PARTS.items() if not any(any(found.glob(n)) for n in names)]
-    if missing:
-        raise InputError(f"model {found} has no {' and no '.join(missing)}: give the folder of a whole model")
-    return found
 
 
 def open_reranker(path: str | Path, **options: Any) -> Reranker:

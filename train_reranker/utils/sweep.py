@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 from utils.ablation import try_lists
 from utils.cli import InputError, log, progress_bar
 from utils.corpus import Corpus
-from utils.evidence import contrast, summarize
-from utils.ledger import BudgetSpent
+from utils.evidence.comparison import contrast, summarize
+from utils.evidence.trials import SourceTrials
+from utils.llm.ledger import BudgetSpent
 from utils.pipeline import BLOCK
 from utils.reranker import Remembering
-from utils.retrieval import ARMS, LAMBDAS, Lambdas, Retriever
+from utils.retrieval.arms import ARMS, LAMBDAS, Lambdas, Retriever
 from utils.schema import BridgeEntity, Candidate, Document, Verdict
 from utils.teacher import Teacher
-from utils.trials import SourceTrials
 
 # Shares of λ2 and λ3 in the grid that is tried when none is named; λ1 is the rest.
 SHARES = (0.0, 0.05, 0.1, 0.2)

@@ -8,9 +8,9 @@ from typing import Any
 
 from utils.cli import InputError
 from utils.config import Config, expand
-from utils.ledger import Ledger, Price
-from utils.llm import LLMTeacher
-from utils.protocol import EndpointSettings
+from utils.llm.ledger import Ledger, Price
+from utils.llm.protocol import EndpointSettings
+from utils.llm.teacher import LLMTeacher
 from utils.schema import Document
 from utils.teacher import OfflineTeacher, Teacher
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils import cli
-from utils.groups import draw_group, encode_pairs, plan_chunks, round_up
-from utils.report import percent, table
-from utils.training import TrainingJob
+from utils.report.text import percent, table
+from utils.training.groups import draw_group, encode_pairs, plan_chunks, round_up
+from utils.training.job import TrainingJob
 
 SAMPLE = 1000  # rows whose tokens are counted
 UNCUT = 10**6  # tokens that no passage has
@@ -43,13 +43,14 @@ class Steps(NamedTuple):
 
 def render(job: TrainingJob, argv: Sequence[str], processes: int) -> str:
     """Return the report of a prepared job that so many processes would train."""
-    from utils.arguments import chunk_memory
+    from utils.training.arguments import chunk_memory, precision
 
     memory = chunk_memory(job)
     tokens, steps = count_tokens(job, memory.max_tokens), count_steps(job, processes)
     settings, facts = job.settings, job.facts
     at = np.percentile(tokens.lengths, [5, 25, 50, 75, 95, 100]).astype(int)
     kept = tokens.largest_step if memory.keep else min(tokens.largest_step, max(memory.max_tokens or 0, max(at)))
+    memory_needed = estimate_memory(job, kept, half=any(precision(settings).values()))
     rows: list[list[Any]] = [
         ["model", str(job.model)],
         ["rows read", facts.rows],
@@ -67,7 +68,7 @@ def render(job: TrainingJob, argv: Sequence[str], processes: int) -> str:
         ["rows a step (effective batch)", steps.batch],
         ["steps", steps.total],
         ["steps of warm-up", steps.warmup],
-        ["peak memory a process, estimated", f"{estimate_memory(job, kept) / 2**30:.1f} GiB"],
+        ["peak memory a process, estimated", f"{memory_needed / 2**30:.1f} GiB"],
         ["output folder", str(job.output)],
         ["goes on from", str(job.resume or "–")],
         ["command", command(argv, processes)],
@@ -113,7 +114,7 @@ def count_steps(job: TrainingJob, processes: int) -> Steps:
     return Steps(batch, total, math.ceil(total * settings.warmup_ratio))
 
 
-def estimate_memory(job: TrainingJob, tokens: int) -> int:
+def estimate_memory(job: TrainingJob, tokens: int, half: bool) -> int:
     """Return the bytes that training needs at its peak, if ``tokens`` tokens' activations are kept at once.
 
     Weights, gradients, their sums and AdamW's two moments are 20 bytes a weight. A layer keeps 8 vectors of the hidden
@@ -123,7 +124,7 @@ def estimate_memory(job: TrainingJob, tokens: int) -> int:
     config = json.loads((job.model / "config.json").read_bytes())
     hidden, layers = config.get("hidden_size", 768), config.get("num_hidden_layers", 12)
     inner = config.get("intermediate_size", 4 * hidden)
-    size = 2 if job.settings.bf16 or job.settings.fp16 else 4
+    size = 2 if half else 4
     activations = tokens * layers * ((8 * hidden + 2 * inner) * size + 2 * hidden)
     return 20 * count_weights(job.model) + activations
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from utils.encoder import token_batches
+from utils.models import token_batches
 from utils.schema import ContrastiveExample
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from utils import jsonl
-from utils.plots import Plot, ablation_plots, assessment_plots
-from utils.report import (
+from utils.report.plots import Plot, ablation_plots, assessment_plots
+from utils.report.text import (
     ARM_HEADERS,
     COMPARISON_HEADERS,
     DIFFERENCE_HEADERS,

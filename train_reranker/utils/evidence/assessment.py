@@ -9,9 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.cli import InputError
-from utils.metrics import RANDOM, Pool, compare, evaluate, rankable
+from utils.evidence.metrics import RANDOM, Pool, compare, evaluate, rankable
+from utils.evidence.statistics import (
+    CONFIDENCE,
+    area_under_curve,
+    bootstrap_mean,
+    holm,
+    paired_permutation,
+    pairs_for_mean,
+)
 from utils.schema import ContrastiveExample
-from utils.statistics import CONFIDENCE, area_under_curve, bootstrap_mean, holm, paired_permutation, pairs_for_mean
 
 MODEL = "model"
 SLICES = 4  # of each kind at most

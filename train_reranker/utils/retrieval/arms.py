@@ -14,9 +14,9 @@ import numpy as np
 
 from utils.cli import InputError, find
 from utils.corpus import Corpus
-from utils.encoder import QUERY, Encoder
-from utils.index import Index, open_index
-from utils.milvus import open_milvus
+from utils.retrieval.encoder import QUERY, Encoder
+from utils.retrieval.index import Index, open_index
+from utils.retrieval.milvus import open_milvus
 from utils.schema import Candidate, Document
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy as np
 from utils import jsonl
 from utils.cli import log, progress_bar
 from utils.corpus import Corpus
-from utils.encoder import PASSAGE, Encoder
+from utils.retrieval.encoder import PASSAGE, Encoder
 
 # Documents encoded together, in batches of like length. A vector depends in its last bits on what is in its batch:
 # blocks that never change are what makes an index the same however often its making was killed.

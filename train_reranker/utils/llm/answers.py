@@ -8,8 +8,8 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from utils.prompts import EXTRACTION, JUDGEMENT, SCHEMAS
-from utils.replies import Reply
+from utils.llm.prompts import EXTRACTION, JUDGEMENT, SCHEMAS
+from utils.llm.replies import Reply
 from utils.schema import BridgeEntity, Document, Outcome, SubQuestion, Verdict
 
 QUERY_WORDS = range(5, 41)  # 10 to 20 are asked for; a good query a little off that is not worth another call

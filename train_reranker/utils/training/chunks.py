@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from utils.cli import log
-from utils.groups import plan_chunks, round_up
+from utils.training.groups import plan_chunks, round_up
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Piece(NamedTuple):
 
 
 class ChunkedScorer:
-    """Scores ragged batches (see :func:`utils.groups.collate`) with a sequence classifier, chunk by chunk."""
+    """Scores ragged batches (see :func:`utils.training.groups.collate`) with a sequence classifier, chunk by chunk."""
 
     def __init__(self, model: Any, padding: dict[str, int], memory: Memory) -> None:
         """Hold the model; ``padding`` names the value that fills up each of its inputs."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from utils.statistics import (
+from utils.evidence.statistics import (
     CONFIDENCE,
     Interval,
     bootstrap_mean,
@@ -25,7 +25,7 @@ from utils.statistics import (
     pairs_for_proportions,
     wilson,
 )
-from utils.trials import SourceTrials, Trial
+from utils.evidence.trials import SourceTrials, Trial
 
 ALPHA = 1 - CONFIDENCE
 THOUSAND = 1000

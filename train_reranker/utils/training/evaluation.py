@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils import jsonl, metrics
+from utils import jsonl
 from utils.cli import InputError
+from utils.evidence import metrics
 from utils.examples import Labelled, Split, split_examples
 from utils.schema import ContrastiveExample
 

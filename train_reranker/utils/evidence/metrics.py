@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.evidence.statistics import Interval, bootstrap_mean
 from utils.jsonl import replacing
 from utils.schema import ContrastiveExample
-from utils.statistics import Interval, bootstrap_mean
 
 
 class Pool(NamedTuple):

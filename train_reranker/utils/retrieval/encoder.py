@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils.cli import InputError
+from utils.models import (
+    CPU_BATCH_TOKENS,
+    half_precision,
+    length_limit,
+    load_pretrained,
+    token_batches,
+    visible_devices,
+    weights_fingerprint,
+)
 
 if TYPE_CHECKING:
     import torch
-
-# More tokens at once make a CPU no faster and only take memory.
-CPU_BATCH_TOKENS = 4096
 
 QUERY, PASSAGE = "query", "passage"
 BGE_INSTRUCTION = "Represent this sentence for searching relevant passages: "
@@ -58,49 +64,6 @@ POOLINGS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
     "last": last_pool,
     "pooler": lambda output, _: output.pooler_output.float(),
 }
-
-
-def visible_devices() -> list[str]:
-    """Return all visible GPUs, else the CPU."""
-    import torch
-
-    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
-
-
-def best_device() -> str:
-    """Return the device that models run on: the first visible GPU, else the CPU."""
-    return visible_devices()[0]
-
-
-def half_precision(device: str) -> torch.dtype | None:
-    """Return the half-precision type that ``device`` computes fast, or None where that is full precision.
-
-    bf16 where there is hardware for it (also AVX-512-BF16 or AMX on CPUs), fp16 on older GPUs.
-    """
-    import torch
-
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return torch.bfloat16 if fast else None
-
-
-def token_batches(lengths: Sequence[int], max_tokens: int, max_items: int) -> Iterator[list[int]]:
-    """Yield positions in batches of like length, longest first: at most ``max_items`` and ``max_tokens`` padded.
-
-    A single item longer than ``max_tokens`` is a batch of its own. Longest first: if a batch does not fit into
-    memory, it is the first.
-    """
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
-    batch: list[int] = []
-    for position in order:
-        if batch and (len(batch) == max_items or (len(batch) + 1) * lengths[batch[0]] > max_tokens):
-            yield batch
-            batch = []
-        batch.append(int(position))
-    if batch:
-        yield batch
 
 
 class Encoder:
@@ -191,41 +154,3 @@ class Encoder:
                 if done:
                     done(len(batch))
         return vectors
-
-
-def load_pretrained(auto: Any, path: Path, what: str, **options: Any) -> tuple[Any, Any]:
-    """Return tokenizer and model of a folder through a transformers auto class.
-
-    Raises:
-        InputError: the folder cannot be loaded as such a model.
-    """
-    from transformers import AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # loading takes a second; the bars that matter are our own
-    try:
-        return AutoTokenizer.from_pretrained(path), auto.from_pretrained(path, **options)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{what} {path} cannot be loaded ({first}); see models/README.md") from None
-
-
-def length_limit(config: Any, tokenizer: Any) -> int:
-    """Return how many tokens a model takes: its position embeddings, less those that RoBERTa's padding uses up."""
-    positions = getattr(config, "max_position_embeddings", None) or 10**9
-    if config.model_type in ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert"):
-        positions -= config.pad_token_id + 1
-    return int(min(positions, tokenizer.model_max_length))
-
-
-def weights_fingerprint(path: Path) -> str:
-    """Return a hash over the files of a model folder that its outputs depend on."""
-    digest = hashlib.sha256()
-    for file in sorted(path.iterdir()):
-        if file.suffix in (".safetensors", ".bin", ".txt", ".model") or file.name in (
-            "config.json",
-            "tokenizer.json",
-        ):
-            with file.open("rb") as content:
-                digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()

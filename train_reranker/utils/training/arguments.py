@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from FlagEmbedding.abc.finetune.reranker import AbsRerankerTrainingArguments
 
-from utils.chunks import Memory
 from utils.cli import InputError
-from utils.training import TrainingJob, TrainingSettings
+from utils.models import best_device, half_precision
+from utils.training.chunks import Memory
+from utils.training.job import TrainingJob, TrainingSettings
 
 EVALUATIONS = 0.2  # the share of all steps between two evaluations, if nothing is said
 # Padded tokens of a chunk, if nothing is said: more make a device no faster, and only take memory.
@@ -63,7 +64,7 @@ def training_arguments(job: TrainingJob) -> Any:
         log_level_replica="error",
         seed=settings.seed,
         data_seed=settings.seed,
-        **_precision(settings, cuda),
+        **precision(settings),
     )
     # With several GPUs and one process the Trainer would split each batch over all of them (DataParallel),
     # against --num_gpus 1, and tear the groups apart.
@@ -71,10 +72,15 @@ def training_arguments(job: TrainingJob) -> Any:
     return arguments
 
 
-def _precision(settings: TrainingSettings, cuda: bool) -> dict[str, bool]:
-    """Return the Trainer's precision flags: as asked, else bf16 or fp16 on a GPU, and fp32 on a CPU."""
+def precision(settings: TrainingSettings) -> dict[str, bool]:
+    """Return the Trainer's precision flags: as asked, else the half precision that the device is fast at.
+
+    DeepSpeed on a CPU is left at fp32: it would keep the weights themselves in bf16.
+    """
+    cuda = torch.cuda.is_available()
     if settings.fp16 and not cuda:
         raise InputError("--fp16 needs a GPU, and none can be seen: use --bf16, or leave the flag out")
-    automatic = cuda and not (settings.fp16 or settings.bf16 or settings.no_mixed_precision)
-    has_bf16 = automatic and torch.cuda.is_bf16_supported(including_emulation=False)
-    return {"bf16": settings.bf16 or has_bf16, "fp16": settings.fp16 or (automatic and not has_bf16)}
+    chosen = None
+    if not (settings.fp16 or settings.bf16 or settings.no_mixed_precision or (settings.use_deepspeed and not cuda)):
+        chosen = half_precision(best_device())
+    return {"bf16": settings.bf16 or chosen == torch.bfloat16, "fp16": settings.fp16 or chosen == torch.float16}

@@ -12,8 +12,8 @@ import numpy as np
 from utils import jsonl
 from utils.cli import InputError, log, progress
 from utils.corpus import Corpus
-from utils.encoder import PASSAGE, Encoder
-from utils.encoding import VectorFile, blocks_of
+from utils.retrieval.encoder import PASSAGE, Encoder
+from utils.retrieval.encoding import VectorFile, blocks_of
 
 Rows = Sequence[int] | np.ndarray
 FLAT = "Flat"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.cli import InputError, RunError
-from utils.prompts import Question
+from utils.llm.prompts import Question
 
 _VERSION = 1
 _TABLE = """

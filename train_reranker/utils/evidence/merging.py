@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from utils.cli import InputError
-from utils.trials import Run, SourceTrials
+from utils.evidence.trials import Run, SourceTrials
 
 
 class Merged(NamedTuple):

@@ -1,8 +1,7 @@
-"""Fine-tune a reranker over FlagEmbedding's runner: check the inputs, choose the devices, train, save."""
+"""What a training is asked to do: its settings, checked against the inputs before anything heavy is imported."""
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import importlib.util
 import json
@@ -13,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils import checkpoints, cli, evaluation, examples, jsonl, launch
-from utils.cli import InputError, RunError, log
-from utils.evaluation import Difference, History
-from utils.groups import Lengths
-from utils.reranker import find_model
+from utils import cli, examples, jsonl
+from utils.cli import InputError, log
+from utils.models import find_model, position_limit
 from utils.schema import ContrastiveExample
+from utils.training import checkpoints, evaluation, launch
+from utils.training.groups import Lengths
 
 # What `--report_to` can name, and the package that each needs.
 REPORTERS = {"none": None, "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
@@ -28,11 +27,6 @@ NEGATIVE_FILLS = ("other_rows", "repeat")
 # Where a run notes what it was begun with, so that it is not gone on with differently.
 BEGUN = "training.json"
 
-# Positions of these model types start behind the padding's, so that many of the table's rows are never used.
-_POSITIONS_AFTER_PADDING = (
-    "camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "mpnet", "roberta",
-    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
-)  # fmt: skip
 _SHORTEST_PASSAGE = 8  # room for the special tokens and some text
 
 
@@ -103,30 +97,6 @@ class Facts(NamedTuple):
     overlap: int  # rows whose query or passages stand in --eval_data as well
 
 
-class Result(NamedTuple):
-    """A trained model's folder, and how it compares with its base on the held-out queries, if there were any."""
-
-    folder: Path
-    difference: Difference | None
-    summary: str | None
-
-
-def train(settings: TrainingSettings) -> Path:
-    """Fine-tune a reranker in this process and return its folder; one call for scripts that train on the way.
-
-    The training is FlagEmbedding's: a listwise cross-entropy over groups of one positive and its negatives.
-    Several devices need :func:`utils.launch.launch`, or a launcher of the user's own, whose environment is followed.
-
-    Raises:
-        InputError: a setting or an input cannot be used.
-        RunError: the training failed for another reason, as when memory ran out.
-    """
-    return run(prepare(settings)).folder
-
-
-# Before the training: nothing here needs torch, so that a wrong path is told at once.
-
-
 def prepare(settings: TrainingSettings) -> TrainingJob:
     """Find and check all inputs of a training, and write nothing.
 
@@ -178,22 +148,6 @@ def fit_lengths(query: int, passage: int | None, limit: int | None, multiple: in
         return Lengths(query, passage)
     query = min(query, limit // 2)
     return Lengths(query, limit - query if passage is None else min(passage, limit - query))
-
-
-def position_limit(model: Path) -> int | None:
-    """Return how many tokens a model can take by its folder's ``config.json``; None where that does not say.
-
-    Raises:
-        InputError: the file is no JSON object.
-    """
-    config = _read_json(model / "config.json")
-    positions = config.get("max_position_embeddings")
-    if not isinstance(positions, int) or positions <= 0:
-        return None
-    if config.get("model_type") not in _POSITIONS_AFTER_PADDING:
-        return positions
-    padding = config.get("pad_token_id")
-    return positions - 1 - (1 if padding is None else padding)
 
 
 def _check_settings(settings: TrainingSettings) -> None:
@@ -310,100 +264,5 @@ def begun_with(job: TrainingJob) -> dict[str, Any]:
 
 
 def _choose_lengths(settings: TrainingSettings, model: Path) -> Lengths:
-    limit = position_limit(model)
+    limit = position_limit(_read_json(model / "config.json"))
     return fit_lengths(settings.query_max_len, settings.passage_max_len, limit, settings.pad_to_multiple_of)
-
-
-# The training.
-
-
-def run(job: TrainingJob) -> Result:
-    """Train a prepared job in this process, or as one of several under a launcher; return where the model is.
-
-    Raises:
-        InputError: the model cannot be loaded, the folder not written, or the device lacks what is asked.
-        RunError: memory ran out, the losses or scores became useless, or the disk is full.
-    """
-    with launch.quiet(), launch.environment(job.ds_config is not None):
-        try:
-            history = _fit(job)
-        except ValueError as error:
-            if "DeepSpeed config" not in str(error):
-                raise
-            raise InputError(f"{job.ds_config}: {' '.join(str(error).split())}") from None
-        except RuntimeError as error:
-            from utils.chunks import is_out_of_memory
-
-            if not is_out_of_memory(error):
-                raise
-            raise RunError(
-                "out of memory: lower --batch_size (and raise --gradient_accumulation_steps) or --passage_max_len"
-            ) from None
-    # Not before: DeepSpeed keeps groups in its modules, and another training of this process would meet them.
-    atexit.register(launch.leave_process_group)
-    difference = None if history is None else history.difference()
-    return Result(job.output, difference, history.summary() if history and difference else None)
-
-
-def _fit(job: TrainingJob) -> History | None:
-    """Train, write the model and what is to be known of it; return the evaluations, if there were any."""
-    from utils import model_card
-    from utils.arguments import chunk_memory, training_arguments
-    from utils.trainer import RerankerRunner
-
-    arguments = training_arguments(job)
-    if launch.is_main_process():
-        _open_output(job)
-        _tell(job, arguments)
-    runner = RerankerRunner(job, arguments, chunk_memory(job))
-    runner.run()
-    if launch.is_main_process():
-        if runner.history is not None:
-            runner.history.write(job.output)
-        model_card.write(job, runner.history)
-    return runner.history
-
-
-def _tell(job: TrainingJob, arguments: Any) -> None:
-    """Say in a few lines what is about to be trained on what."""
-    settings, lengths, facts = job.settings, job.lengths, job.facts
-    if (settings.query_max_len, settings.passage_max_len or lengths.passage) != lengths:
-        log.warning("lengths cut to what the model can take: query_max_len %d, passage_max_len %d", *lengths)
-    if facts.short:
-        repeats = settings.knowledge_distillation or settings.negative_fill == "repeat"
-        mend = "they are repeated" if repeats else "other rows' passages fill them up"
-        log.info("%d of %d rows have too few negatives: %s", facts.short, len(job.examples), mend)
-    if facts.overlap:
-        log.warning("%d rows share a query or passage with --eval_data: it will flatter the model", facts.overlap)
-    if job.held_out and not settings.eval_data:
-        log.info(
-            "%d rows are held out for evaluation; for that, %d others are left out and %d passages taken out of others",
-            len(job.held_out), facts.dropped, facts.pruned,
-        )  # fmt: skip
-    elif not job.held_out and settings.eval_fraction:
-        log.warning("no evaluation: name --eval_data, or give more rows; whether this training helps stays unknown")
-    if job.resume:
-        log.info("going on from %s", job.resume)
-    batch = settings.batch_size * settings.gradient_accumulation_steps * arguments.world_size
-    precision = "fp32" if arguments.mixed_precision == "no" else arguments.mixed_precision
-    log.info(
-        "training %s on %d rows in groups of %d: %d rows a step, at most %d tokens a pair, processes %d, %s, %s",
-        job.model.name, len(job.examples), settings.train_group_size, batch, lengths.total,
-        arguments.world_size, arguments.device.type, precision,
-    )  # fmt: skip
-
-
-def _open_output(job: TrainingJob) -> None:
-    """Make the output folder and, unless a run is gone on with, take an older training's checkpoints out of it.
-
-    They would be counted among the new ones; the old model stays until the new one replaces it.
-    """
-    try:
-        job.output.mkdir(parents=True, exist_ok=True)
-        if job.resume is None:
-            checkpoints.remove_all(job.output)
-            for name in (evaluation.FILE, evaluation.CURVE):
-                (job.output / name).unlink(missing_ok=True)
-        jsonl.write_json(job.output / BEGUN, begun_with(job))
-    except OSError as error:
-        raise InputError(f"output folder {job.output} cannot be written: {error.strerror}") from None

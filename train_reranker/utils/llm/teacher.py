@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from utils import prompts
-from utils.answers import BrokenReply, read_extraction, read_verdict
 from utils.cli import InputError
-from utils.client import Client, Patience
-from utils.ledger import Ledger
-from utils.protocol import EndpointSettings
-from utils.replies import Reply, ReplyCache, reply_key
+from utils.llm import prompts
+from utils.llm.answers import BrokenReply, read_extraction, read_verdict
+from utils.llm.client import Client, Patience
+from utils.llm.ledger import Ledger
+from utils.llm.protocol import EndpointSettings
+from utils.llm.replies import Reply, ReplyCache, reply_key
 from utils.schema import BridgeEntity, Document, Outcome, Verdict
 from utils.teacher import TeacherError
 

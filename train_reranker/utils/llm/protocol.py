@@ -1,6 +1,6 @@
 """What passes between us and an endpoint: its settings, requests in its dialect, what its replies and refusals mean.
 
-Nothing here waits or sends; :mod:`utils.client` does.
+Nothing here waits or sends; :mod:`utils.llm.client` does.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from utils.cli import InputError
-from utils.ledger import Price
-from utils.prompts import Question
-from utils.replies import Reply
+from utils.llm.ledger import Price
+from utils.llm.prompts import Question
+from utils.llm.replies import Reply
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ import random
 from typing import Any, NamedTuple
 
 from utils.cli import RunError, log
-from utils.ledger import Ledger
-from utils.pace import Keys, Pace, Patience
-from utils.prompts import Question
-from utils.protocol import (
+from utils.llm.ledger import Ledger
+from utils.llm.pace import Keys, Pace, Patience
+from utils.llm.prompts import Question
+from utils.llm.protocol import (
     Dialect,
     EndpointSettings,
     Fault,
@@ -20,7 +20,7 @@ from utils.protocol import (
     read_completion,
     status_fault,
 )
-from utils.replies import Reply
+from utils.llm.replies import Reply
 from utils.teacher import TeacherError
 
 

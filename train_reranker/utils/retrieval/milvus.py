@@ -11,9 +11,9 @@ import numpy as np
 
 from utils.cli import InputError, RunError
 from utils.corpus import Corpus
-from utils.encoder import Encoder
-from utils.encoding import blocks_of, encode_blocks
-from utils.index import Rows
+from utils.retrieval.encoder import Encoder
+from utils.retrieval.encoding import blocks_of, encode_blocks
+from utils.retrieval.index import Rows
 
 FLAT_INDEX: Mapping[str, Any] = {"index_type": "FLAT"}
 ROW, VECTOR = "row", "vector"

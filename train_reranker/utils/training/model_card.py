@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from utils import jsonl
-from utils.evaluation import History
-from utils.report import table
-from utils.training import TrainingJob
+from utils.report.text import table
+from utils.training.evaluation import History
+from utils.training.job import TrainingJob
 
 CARD = "README.md"
 

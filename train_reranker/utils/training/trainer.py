@@ -1,6 +1,6 @@
 """FlagEmbedding's runner, model and trainer with this project's batches, evaluation and checkpoints.
 
-Importing this takes seconds: only :func:`utils.training.run` does, once all inputs are checked.
+Importing this takes seconds: only :func:`utils.training.run.run` does, once all inputs are checked.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from torch import Tensor
 from torch import distributed as dist
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from utils import checkpoints, cli, evaluation
-from utils.chunks import ChunkedScorer, Memory
+from utils import cli
 from utils.cli import InputError, RunError, log
-from utils.evaluation import History
-from utils.groups import TrainingGroups, collate, encode_pairs
-from utils.training import TrainingJob
+from utils.training import checkpoints, evaluation
+from utils.training.chunks import ChunkedScorer, Memory
+from utils.training.evaluation import History
+from utils.training.groups import TrainingGroups, collate, encode_pairs
+from utils.training.job import TrainingJob
 
 # Scores that differ by less in so many batches on end rank nothing any more.
 SAME_SCORES, PATIENCE_WITH_SAME_SCORES = 1e-6, 20

@@ -1,0 +1,1 @@
+"""Results to look at: text tables, plots, and the self-contained page."""
