@@ -23,8 +23,8 @@ from utils.evidence.statistics import (  # noqa: E402
     bootstrap_mean,
     discordant,
     mcnemar,
-    newcombe,
     paired_permutation,
+    tango,
     wilson,
 )
 from utils.report.text import percent, table  # noqa: E402
@@ -58,13 +58,13 @@ def covers(interval: Interval | None, value: float) -> bool:
 def simulate(sources: int) -> dict[str, float]:
     """Return shares of simulations: rejected under the null by each test, covered by each interval."""
     rng = np.random.default_rng(sources)
-    counts = dict.fromkeys(("McNemar", "permutation", "Wilson", "Newcombe", "bootstrap", "bootstrap, paired"), 0)
+    counts = dict.fromkeys(("McNemar", "permutation", "Wilson", "Tango", "bootstrap", "bootstrap, paired"), 0)
     for _ in range(SIMULATIONS):
         judged, found = attempts(rng, sources), successes(rng, sources)
         counts["McNemar"] += mcnemar(discordant(*found)) < 0.05
         counts["permutation"] += paired_permutation(*judged) < 0.05
         counts["Wilson"] += covers(wilson(int(found[0].sum()), sources), SUCCESS)
-        counts["Newcombe"] += covers(newcombe(*found), 0.0)
+        counts["Tango"] += covers(tango(*found), 0.0)
         counts["bootstrap"] += covers(bootstrap_mean(judged[0]), MEAN)
         counts["bootstrap, paired"] += covers(bootstrap_mean(judged[0] - judged[1]), 0.0)
     return {name: count / SIMULATIONS for name, count in counts.items()}

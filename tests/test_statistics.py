@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from utils.evidence.statistics import (
     Discordant,
@@ -13,10 +13,10 @@ from utils.evidence.statistics import (
     discordant,
     holm,
     mcnemar,
-    newcombe,
     paired_permutation,
     pairs_for_mean,
     pairs_for_proportions,
+    tango,
     wilson,
 )
 
@@ -60,21 +60,42 @@ def test_permutation_test_agrees_with_the_t_test_on_many_pairs() -> None:
 
 def test_bootstrap_is_scipys() -> None:
     values = [1, 1, 1, 2, 2, 3, 5, 8, 10, 10]
-    expected = stats.bootstrap((np.array(values, float),), np.mean, rng=np.random.default_rng(0)).confidence_interval
-    assert bootstrap_mean(values) == pytest.approx((expected.low, expected.high))
+    level = 1 - 2 * stats.norm.cdf(np.sqrt(10 / 9) * stats.t.ppf(0.025, 9))  # expanded from 95%
+    assert 0.975 < level < 0.99
+    sample, rng = np.array(values, float), np.random.default_rng(0)
+    expected = stats.bootstrap((sample,), np.mean, confidence_level=level, method="percentile", rng=rng)
+    assert bootstrap_mean(values) == pytest.approx(expected.confidence_interval)
 
 
-def test_newcombe_by_the_paper() -> None:
-    # Newcombe (1998), method 10, and two corners that are one-sample intervals put together.
-    def pairs(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
-        a = [True] * (both + first) + [False] * (second + neither)
-        b = [True] * both + [False] * first + [True] * second + [False] * neither
-        return np.array(a), np.array(b)
+def paired(both: int, first: int, second: int, neither: int) -> tuple[list[bool], list[bool]]:
+    return (
+        [True] * (both + first) + [False] * (second + neither),
+        [True] * both + [False] * first + [True] * second + [False] * neither,
+    )
 
-    assert newcombe(*pairs(36, 12, 2, 0)) == pytest.approx((0.0569, 0.3404), abs=5e-5)
-    one_sided = 3.841459 / (9 + 3.841459)  # 1 − the lower end of 9 of 9
-    assert newcombe(*pairs(0, 9, 0, 0)) == pytest.approx((1 - one_sided * 2**0.5, 1), abs=1e-6)
-    assert newcombe(*pairs(0, 0, 0, 54)) == pytest.approx((-0.0664, 0.0664), abs=5e-5)
+
+@pytest.mark.parametrize("table", [(36, 12, 2, 0), (30, 3, 9, 8), (0, 4, 1, 3)])
+def test_ends_of_tango_s_interval_are_where_the_score_test_turns(table: tuple[int, int, int, int]) -> None:
+    _, b, c, _ = table
+    n = sum(table)
+    for end in tango(*paired(*table)):
+
+        def unlikely(q: float, end: float = end) -> float:  # of the discordant pairs, given the difference
+            return -(b * np.log(q + end) + c * np.log(q) + (n - b - c) * np.log(1 - 2 * q - end))
+
+        bounds = (max(0, -end) + 1e-9, (1 - end) / 2 - 1e-9)
+        q = optimize.minimize_scalar(unlikely, bounds=bounds, method="bounded", options={"xatol": 1e-10}).x
+        z = (b - c - n * end) / np.sqrt(n * (2 * q + end * (1 - end)))
+        assert abs(z) == pytest.approx(1.959964, abs=1e-4)
+
+
+def test_tango_s_interval_in_the_corners() -> None:
+    z2 = 1.959964**2
+    assert tango(*paired(20, 0, 0, 34)) == pytest.approx((-z2 / (54 + z2), z2 / (54 + z2)), abs=1e-6)
+    low, high = tango(*paired(0, 9, 0, 0))
+    assert 0 < low < high == 1
+    low, high = tango(*paired(0, 0, 9, 0))
+    assert -1 == low < high < 0
 
 
 def test_sample_sizes_are_statsmodels() -> None:
@@ -107,7 +128,7 @@ def test_what_cannot_be_computed_is_none() -> None:
     assert bootstrap_mean([]) is None
     assert bootstrap_mean([3.0]) is None
     assert bootstrap_mean([3.0, 3.0, 3.0]) is None
-    assert newcombe([], []) is None
+    assert tango([], []) is None
     assert mcnemar(discordant([], [])) == paired_permutation([], []) == paired_permutation([1, 2], [1, 2]) == 1
     assert pairs_for_mean([1.0, -1.0]) is pairs_for_mean([]) is pairs_for_proportions(Discordant(0, 0), 9) is None
     assert area_under_curve([1.0], []) is None
@@ -138,11 +159,11 @@ def test_under_the_null_tests_reject_no_more_than_they_say() -> None:
 def test_intervals_cover_as_often_as_they_say() -> None:
     rng = np.random.default_rng(6)
     ranks, shares = np.arange(1, 6), np.array([0.5, 0.2, 0.1, 0.1, 0.1])
-    covered = {"Wilson": 0, "Newcombe": 0, "bootstrap": 0}
+    covered = {"Wilson": 0, "Tango": 0, "bootstrap": 0}
     for _ in range(SIMULATIONS):
         first, second = rng.random((2, 100)) < np.array([[0.7], [0.6]])
         judged = rng.choice(ranks, p=shares, size=100)
-        wanted = (("Wilson", wilson(int(first.sum()), 100), 0.7), ("Newcombe", newcombe(first, second), 0.1))
+        wanted = (("Wilson", wilson(int(first.sum()), 100), 0.7), ("Tango", tango(first, second), 0.1))
         for name, interval, value in (*wanted, ("bootstrap", bootstrap_mean(judged), ranks @ shares)):
             assert interval is not None
             covered[name] += interval.low <= value <= interval.high

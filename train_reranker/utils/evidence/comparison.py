@@ -19,10 +19,10 @@ from utils.evidence.statistics import (
     discordant,
     holm,
     mcnemar,
-    newcombe,
     paired_permutation,
     pairs_for_mean,
     pairs_for_proportions,
+    tango,
     wilson,
 )
 from utils.evidence.trials import SourceTrials, Trial
@@ -200,7 +200,7 @@ class Comparison:
             "sources": self.sources,
             "left_out": self.left_out,
             "success_difference": self.success_difference,
-            "success_interval": newcombe(*self._successes),
+            "success_interval": tango(*self._successes),
             "only_arm": pairs.first,
             "only_baseline": pairs.second,
             "success_p": self.success_p,

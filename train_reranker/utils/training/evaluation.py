@@ -12,6 +12,7 @@ import numpy as np
 from utils import jsonl
 from utils.cli import InputError
 from utils.evidence import metrics
+from utils.evidence.statistics import CONFIDENCE, bootstrap_mean
 from utils.examples import Labelled, Split, split_examples
 from utils.schema import ContrastiveExample
 
@@ -56,22 +57,16 @@ def hold_out(rows: Sequence[ContrastiveExample], fraction: float, seed: int) -> 
     return split_examples([Labelled(row.query, row.query, row) for row in rows], fraction, random.Random(seed))
 
 
-def paired_difference(
-    ours: Sequence[float], theirs: Sequence[float], comparisons: int = 1, samples: int = 10_000, seed: int = 0
-) -> Difference:
-    """Return the mean of ``ours`` - ``theirs`` with a percentile bootstrap interval over the pairs (Efron, 1979).
+def paired_difference(ours: Sequence[float], theirs: Sequence[float], comparisons: int = 1) -> Difference:
+    """Return the mean of ``ours`` - ``theirs`` with its bootstrap interval over the pairs.
 
     The interval holds at 95% for ``comparisons`` of them together (Bonferroni): the best of several checkpoints looks
     better than it is on the queries that it was chosen by.
     """
     differences = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
-    alpha = 0.05 / max(1, comparisons)
-    rng = np.random.default_rng(seed)
-    means = [
-        differences[rng.integers(len(differences), size=(100, len(differences)))].mean(1) for _ in range(samples // 100)
-    ]
-    low, high = np.quantile(means, [alpha / 2, 1 - alpha / 2])
-    return Difference(float(differences.mean()), float(low), float(high), 1 - alpha)
+    mean, confidence = float(differences.mean()), 1 - (1 - CONFIDENCE) / max(1, comparisons)
+    low, high = bootstrap_mean(differences, confidence) or (mean, mean)
+    return Difference(mean, low, high, confidence)
 
 
 class History:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -129,3 +130,6 @@ def leave_process_group() -> None:
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        # gloo's threads may still have to drop a tensor of the last exchange, which takes Python's lock. Once the
+        # interpreter is ending they get it no more, and abort the process.
+        time.sleep(0.2)
