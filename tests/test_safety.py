@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -148,37 +149,59 @@ def test_dry_run_counts_and_writes_nothing(
 # --- interruptions
 
 
-class Killed(BaseException):
-    """Ends a training where a kill would, with nothing put in order."""
+# Trains as the command line says, and is killed after step 10, between two checkpoints.
+KILLED = """
+import os, signal
+import train_reranker
+from utils import cli
+from utils.training import trainer
+
+step_end = trainer.Upkeep.on_step_end
+
+def kill(self, args, state, control, **kwargs):
+    step_end(self, args, state, control, **kwargs)
+    if state.global_step == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+trainer.Upkeep.on_step_end = kill
+cli.run(train_reranker.main)
+"""
+
+
+def train_and_kill(model: Path, data: Path, output: Path, *flags: str) -> Path:
+    argv = ["--model_path", str(model), "--train_data", str(data), "--output_dir", str(output), *FLAGS, *flags]
+    environment = os.environ | {"PYTHONPATH": str(cli.SCRIPTS), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", KILLED, *argv], env=environment, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    return output
 
 
 @pytest.fixture
-def killed(tiny_reranker: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A training that ended between two checkpoints, after step 10."""
-    from utils.training import trainer
+def killed(tiny_reranker: Path, data: Path, tmp_path: Path) -> Path:
+    """A training that was killed between two checkpoints, after step 10."""
+    return train_and_kill(tiny_reranker, data, tmp_path / "out")
 
-    step_end = trainer.Upkeep.on_step_end
 
-    def kill(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        step_end(self, args, state, control, **kwargs)
-        if state.global_step == 10:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.Upkeep, "on_step_end", kill)
-        with pytest.raises(Killed):
-            train(tiny_reranker, data, tmp_path / "out")
-    return tmp_path / "out"
+def is_as_uninterrupted(ours: Path, theirs: Path) -> None:
+    points = [history(folder)["points"] for folder in (ours, theirs)]
+    assert [point["step"] for point in points[0]] == [point["step"] for point in points[1]]
+    for one, other in zip(*points, strict=True):
+        assert one["MRR"] == pytest.approx(other["MRR"], abs=1e-3)
+        assert one["nDCG_10"] == pytest.approx(other["nDCG_10"], abs=1e-3)
 
 
 def test_resumed_run_ends_as_if_never_killed(tiny_reranker: Path, data: Path, trained: Path, killed: Path) -> None:
     assert sorted(p.name for p in killed.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-8"]
     assert train(tiny_reranker, data, killed, "--resume") == 0
-    ours, theirs = history(killed)["points"], history(trained)["points"]
-    assert [p["step"] for p in ours] == [p["step"] for p in theirs]
-    for one, other in zip(ours, theirs, strict=True):
-        assert one["MRR"] == pytest.approx(other["MRR"], abs=1e-3)
-        assert one["nDCG_10"] == pytest.approx(other["nDCG_10"], abs=1e-3)
+    is_as_uninterrupted(killed, trained)
+
+
+def test_resumed_run_of_deepspeed_ends_as_if_never_killed(tiny_reranker: Path, data: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train(tiny_reranker, data, whole, "--use_deepspeed") == 0
+    train_and_kill(tiny_reranker, data, killed, "--use_deepspeed")
+    assert train(tiny_reranker, data, killed, "--use_deepspeed", "--resume") == 0
+    is_as_uninterrupted(killed, whole)
 
 
 def test_cut_checkpoints_are_told(

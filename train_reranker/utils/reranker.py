@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from utils.models import (
     load_pretrained,
     token_batches,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 # Pairs that are tokenised at once, while the model scores those before them.
 WINDOW = 1024
@@ -81,8 +84,14 @@ class Reranker:
         self.path, self.normalize = path, normalize
         self.tokenizer, model = load_pretrained(AutoModelForSequenceClassification, path, "reranker", num_labels=1)
         self.device = device or best_device()
-        dtype = half_precision(self.device) if half else None
+        self.half = half_precision(self.device) if half else None
+        # A CPU's bf16 is coarse, and its memory large: there the weights stay as they are, and only products are
+        # computed in it, which takes no longer and keeps more candidates in the order of full precision.
+        dtype = None if self.device == "cpu" else self.half
         self.model: Any = model.to(device=self.device, dtype=dtype).eval()
+        for head in ("classifier", "score"):
+            if self.half is not None and hasattr(self.model, head):
+                in_full_precision(getattr(self.model, head))
         limit = length_limit(model.config, self.tokenizer)
         self.max_length = min(max_length or limit, limit)
         # As FlagEmbedding does: a query leaves at least a quarter of the room to the passage.
@@ -104,7 +113,8 @@ class Reranker:
         order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][1]))
         windows = [order[start : start + WINDOW] for start in range(0, len(order), WINDOW)]
         bar = progress_bar(desc=desc, total=len(pairs), unit="pair", disable=desc is None)
-        with torch.inference_mode(), bar:
+        mixed = torch.autocast("cpu", self.half, enabled=self.device == "cpu" and self.half is not None)
+        with torch.inference_mode(), mixed, bar:
             for window, features in zip(windows, self._tokenize_ahead(pairs, windows), strict=True):
                 lengths = [len(ids) for ids in features["input_ids"]]
                 for batch in token_batches(lengths, self.batch_tokens, len(window)):
@@ -151,6 +161,22 @@ class Reranker:
             return query
         offsets = self.tokenizer(query, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         return query if len(offsets) <= self.query_max_length else query[: offsets[self.query_max_length - 1][1]]
+
+
+def in_full_precision(module: Any) -> None:
+    """Let a module of a half-precision model compute in float32.
+
+    For the head that makes the scores: rounded to the eight bits that bf16 has, close candidates would tie.
+    """
+    import torch
+
+    forward = module.float().forward
+
+    def full(features: torch.Tensor) -> Any:
+        with torch.autocast(features.device.type, enabled=False):
+            return forward(features.float())
+
+    module.forward = full
 
 
 def open_reranker(path: str | Path, **options: Any) -> Reranker:
