@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -77,8 +78,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def diverse_arm(args: argparse.Namespace) -> dict[str, Any]:
-    """Compare lists and seconds a query of the diverse arm with those of the plain algorithm."""
+    """Compare lists and seconds a query of the diverse arm with those of the plain algorithm.
+
+    In full precision: in half, a vector depends on its batch in the third digit, and close candidates change places.
+    """
     config = load_config()
+    index = args.output.with_name(f"{config.retrieval_method}-fp32.index").resolve()
+    own = {"retrieval_use_fp16": False, "method2index": {config.retrieval_method: str(index)}}
+    config = replace(config, **own)
     retriever = open_retrieval(config, Corpus(config.corpus), Lambdas.scaled(0.85, 0.05, 0.1))
     sources = list(islice(retriever.corpus.sample(random.Random(args.seed), 300), args.queries))
     queries = [" ".join(source.contents.split()[:16]) for source in sources]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -100,6 +101,13 @@ def remove_all(output: Path) -> None:
     for folder in (*output.glob("checkpoint-*"), output / STAGING):
         if folder.exists():
             shutil.rmtree(folder)
+
+
+def remove_staging(output: Path) -> None:
+    """Remove what was written beside its place and not put there, and the output folder if nothing else is in it."""
+    shutil.rmtree(output / STAGING, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        output.rmdir()  # which an empty folder allows only
 
 
 def rotate(output: Path, keep: int) -> None:

@@ -210,6 +210,8 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         finally:
             self.staged = False
         wait_for_all()
+        if self.args.local_process_index == 0 and not self.args.should_save:
+            checkpoints.remove_staging(output)  # DeepSpeed makes empty folders on the other machines
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Let the first process write all processes' random states: others may be on machines of their own."""
@@ -248,7 +250,7 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
             ) from error
         finally:
             if self.args.should_save:
-                shutil.rmtree(self.job.output / checkpoints.STAGING, ignore_errors=True)
+                checkpoints.remove_staging(self.job.output)
 
 
 class Progress(ProgressCallback):
