@@ -46,6 +46,15 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
+def test_output_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in (tmp_path, tmp_path / "file" / "a.json", tmp_path / "a.html"):
+        with pytest.raises(cli.InputError, match="output file"):
+            cli.check_output(name)
+    assert cli.check_output(tmp_path / "new" / "a.json") == tmp_path / "new" / "a.json"
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("script", NAMES)
 def test_help_answers_without_heavy_imports_and_names_each_default(script: str) -> None:
     heavy = "import sys; print({'torch', 'transformers', 'FlagEmbedding', 'faiss', 'openai'} & set(sys.modules))"

@@ -69,6 +69,15 @@ def test_hopweaver_keys_work_unchanged(tmp_path: Path) -> None:
         expand(config.settings["openai_setting"], "openai_setting")
 
 
+def test_broken_file_does_not_show_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    for text in ("openai_setting:\n  api_key: 'sk-secret", "openai_setting:\n\tapi_key: sk-secret", "a: sk-secret: b"):
+        path.write_text(text)
+        with pytest.raises(InputError, match="not YAML") as told:
+            load_config(path)
+        assert "secret" not in str(told.value)
+
+
 def test_key_never_shows(tmp_path: Path) -> None:
     config = load_config(write(tmp_path / "c.yaml", "openai_setting: {api_key: sk-secret}"))
     assert "sk-secret" not in repr(config)

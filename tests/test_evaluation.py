@@ -34,6 +34,22 @@ def test_few_rows_are_all_trained_on() -> None:
     assert evaluation.hold_out(rows(100), 0.1, seed=1) == (rows(100), [], 0, 0)
 
 
+def test_rows_that_rank_nothing_are_not_held_out() -> None:
+    bare = [row._replace(neg=[], neg_scores=None) for row in rows(300)]
+    assert evaluation.hold_out(bare, 0.1, seed=1) == (bare, [], 0, 0)
+    mixed = [row._replace(neg=[], neg_scores=None) if i % 4 == 0 else row for i, row in enumerate(rows(600))]
+    split = evaluation.hold_out(mixed, 0.1, seed=1)
+    assert len(split.test) >= 40
+    assert all(row.neg for row in split.test)
+    assert len(split.train) + len(split.test) + split.dropped == 600
+
+
+def test_one_query_is_no_evidence() -> None:
+    difference = evaluation.paired_difference([1.0], [0.5])
+    assert (difference.verdict, difference.low) == (NO_DIFFERENCE, None)
+    assert "no interval" in str(difference)
+
+
 @pytest.mark.parametrize(("shift", "verdict"), [(0.1, BETTER), (0.0, NO_DIFFERENCE), (-0.1, WORSE)])
 def test_verdict_follows_the_interval(shift: float, verdict: str) -> None:
     rng = np.random.default_rng(0)

@@ -206,6 +206,18 @@ def test_runs_are_paired_by_the_sources_that_they_share(tmp_path: Path) -> None:
         merge([old, away])
 
 
+def test_runs_of_other_budgets_are_compared_on_the_smaller(tmp_path: Path) -> None:
+    def run(name: str, candidates: int) -> Run:
+        trial = Trial([str(i) for i in range(candidates)], [Verdict(Outcome.UNUSABLE, "no")] * candidates)
+        entity = BridgeEntity("e", "", "", "q")
+        sources = [SourceTrials(str(i), entity, {"zs": trial}) for i in range(5)]
+        return Run(tmp_path / f"{name}.json", {"candidates": candidates}, {}, sources)
+
+    merged = merge([run("ten", 10), run("five", 5)])
+    (comparison,) = contrast(merged.sources, merged.versus)
+    assert comparison.judged_difference == 0
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": {}, "sources": [{}]}', '{"settings": 1, "sources": 2}'])
 def test_file_that_is_no_run_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faiss
@@ -12,6 +13,7 @@ import pytest
 
 from conftest import kill_after_three_blocks, save_tiny_bert
 from utils.cli import InputError
+from utils.reranker import Reranker
 from utils.retrieval import encoding, index
 from utils.retrieval.arms import ARMS, Retriever
 from utils.retrieval.encoder import BGE_INSTRUCTION, PASSAGE, POOLINGS, QUERY, Encoder, instructions
@@ -34,9 +36,31 @@ def test_killed_encoding_goes_on_to_the_same_bytes(
     assert sum(encoded) == len(retriever.corpus) - 3 * 16
     open_index(retriever.corpus, retriever.encoder, tmp_path / "whole.index")
     assert path.read_bytes() == (tmp_path / "whole.index").read_bytes()
-    assert {file.name for file in tmp_path.iterdir()} == {
+    assert {file.name for file in tmp_path.iterdir() if file.suffix != ".lock"} == {
         f"{name}.index{suffix}" for name in ("killed", "whole") for suffix in ("", ".json")
     }
+
+
+def test_runs_that_need_one_index_build_it_once(retriever: Retriever, tmp_path: Path, encoded: list[int]) -> None:
+    def build(_: int) -> FaissIndex:
+        return open_index(retriever.corpus, retriever.encoder, tmp_path / "an.index")
+
+    with ThreadPoolExecutor(3) as pool:
+        opened = list(pool.map(build, range(3)))
+    assert sum(encoded) == len(retriever.corpus)
+    assert {each.index.ntotal for each in opened} == {len(retriever.corpus)}
+
+
+def test_devices_that_cannot_be_seen_are_told(tiny_encoder: Path, tiny_reranker: Path) -> None:
+    with pytest.raises(InputError, match="retrieval_devices names cuda:7, but only"):
+        Encoder(tiny_encoder, devices=["cuda:7"])
+    with pytest.raises(InputError, match="reranker_devices names cuda:9, but only"):
+        Reranker(tiny_reranker, device="cuda:9")
+
+
+def test_encoder_is_no_reranker(tiny_encoder: Path) -> None:
+    with pytest.raises(InputError, match="has no weights for classifier"):
+        Reranker(tiny_encoder)
 
 
 def test_what_was_begun_for_another_encoder_is_not_gone_on_with(

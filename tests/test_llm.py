@@ -306,7 +306,7 @@ def test_a_reply_that_stays_broken_is_an_error_and_never_evidence(cache: Path) -
 
         endpoint.fault = None
         store = ReplyCache(cache)
-        assert store.forget_failed() == 6
+        assert store.forget_failed(["small"]) == 6
         verdict, (entity,) = use(endpoint, cache, work)
         assert (verdict.outcome, entity.name) == (Outcome.UNUSABLE, "Claudius")
 

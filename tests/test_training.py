@@ -143,6 +143,22 @@ def test_distillation_uses_the_scores(tiny_reranker: Path, examples_file: Path, 
     assert (plain / "model.safetensors").read_bytes() != (distilled / "model.safetensors").read_bytes()
 
 
+def test_distillation_leaves_out_rows_whose_negatives_are_held_out(tiny_reranker: Path, tmp_path: Path) -> None:
+    scores = {"pos_scores": [0.9], "neg_scores": [0.1]}
+    rows = [{"query": f"what of {i}?", "pos": [f"town {i}"], "neg": [f"lake {i % 60}"]} | scores for i in range(300)]
+    data = write_rows(tmp_path / "train.jsonl", rows)
+    job = prepare(TrainingSettings(str(tiny_reranker), [str(data)], knowledge_distillation=True))
+    assert len(job.held_out) >= 20
+    assert all(row.neg_scores for row in job.examples)
+    assert len(job.examples) + len(job.held_out) + job.facts.dropped == 300
+
+
+def test_one_negative_is_enough_to_be_repeated(tiny_reranker: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "train.jsonl", [{"query": "what of arden?", "pos": ["a river"], "neg": ["a lake"]}])
+    job = prepare(TrainingSettings(str(tiny_reranker), [str(data)], negative_fill="repeat"))
+    assert (job.facts.short, job.examples[0].neg) == (1, ["a lake"])
+
+
 def test_overwriting_replaces_a_training_and_no_more(tiny_reranker: Path, examples_file: Path, tmp_path: Path) -> None:
     folder = train(tiny_reranker, examples_file, tmp_path / "out", "--epochs", "1", "--save_steps", "4")
     (folder / "notes.txt").write_text("mine")
@@ -410,6 +426,12 @@ BAD_INPUTS = {
     "batch of none": (["--batch_size", "0", "--epochs", "0"], "--batch_size must be at least 1; --epochs must be"),
     "two precisions": (["--fp16", "--bf16"], "only one of --fp16, --bf16"),
     "groups too large": (["--train_group_size", "99"], "too few passages to fill groups of 99"),
+    "ZeRO's stage 3": (["--use_deepspeed", "--ds_config", "{zero3}"], "zero_optimization.stage must be 0, 1 or 2"),
+    "resumed over a finished model": (
+        ["--output_dir", "{finished}", "--resume"],
+        "a finished model and no",
+    ),
+    "resumed over the model": (["--output_dir", "{model}", "--resume"], "holds the model to start from"),
 }
 
 
@@ -427,7 +449,11 @@ def test_bad_input_is_one_line_and_exit_2(
     full.mkdir()
     (full / "model.safetensors").write_text("precious")
     bad = write_rows(tmp_path / "bad.jsonl", [{"pos": ["a"], "neg": ["b"]}])
-    names = {"data": examples_file, "bad": bad, "full": full, "model": tiny_reranker}
+    (tmp_path / "zero3.json").write_text('{"zero_optimization": {"stage": 3}}')
+    finished = Path(shutil.copytree(tiny_reranker, tmp_path / "finished"))
+    (finished / "README.md").write_text("a model card")
+    names = {"data": examples_file, "bad": bad, "full": full, "model": tiny_reranker, "finished": finished}
+    names["zero3"] = tmp_path / "zero3.json"
     flags, expected = BAD_INPUTS[case]
     argv = ["--model_path", str(tiny_reranker), "--train_data", str(examples_file)]
     argv += [flag.format(**names) for flag in flags]
@@ -461,5 +487,5 @@ def test_memory_that_runs_out_is_told(
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(run, "_fit", exhaust)
-    with pytest.raises(cli.RunError, match="lower --batch_size"):
+    with pytest.raises(cli.RunError, match="lower --passage_max_len"):
         train(tiny_reranker, examples_file, tmp_path / "out")

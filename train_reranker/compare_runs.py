@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from datetime import datetime
-from pathlib import Path
 
 from utils import cli, jsonl
 from utils.evidence.comparison import evidence
@@ -37,6 +36,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Compare the runs, then print and write what that shows."""
     args = parse_args(argv)
+    name = args.output_file or f"./ablation_results/comparison_{datetime.now():%Y%m%d_%H%M%S}.json"
+    output = cli.check_output(name)
     runs = [Run.read(file) for file in args.runs]
     merged = merge(runs, args.arms)
     result = {
@@ -47,7 +48,6 @@ def main(argv: list[str] | None = None) -> None:
         "documents": {key: title for run in runs for key, title in run.documents.items()},
         "versions": versions(),
     }
-    output = Path(args.output_file or f"./ablation_results/comparison_{datetime.now():%Y%m%d_%H%M%S}.json")
     jsonl.write_json(output, result)
     print(f"{len(merged.sources)} sources that all runs share; {merged.other_queries} of them with different queries")
     for key, values in merged.settings.items():

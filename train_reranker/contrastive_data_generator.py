@@ -18,7 +18,7 @@ from pathlib import Path
 
 from utils import cli, jsonl
 from utils.config import DEFAULT_CONFIG, load_config
-from utils.corpus import Corpus, count_sources, sources_of
+from utils.corpus import Corpus, count_sources, ids_fingerprint, sources_of
 from utils.examples import split_examples, write_split
 from utils.generation import Journal, Outputs, Plan, Stop, Wanted, generate, summarize
 from utils.llm.ledger import Ledger
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
         settings = {
             "seed": seed,
             "min_length": args.min_length,
-            "doc_ids_file": args.doc_ids_file,
+            "doc_ids": args.doc_ids_file and ids_fingerprint(args.doc_ids_file),
             "max_doc_candidates": wanted.candidates,
             "num_pos": wanted.positives,
             "num_neg": wanted.negatives,
@@ -95,6 +95,8 @@ def main(argv: list[str] | None = None) -> None:
             **retriever.settings,
             **teacher.settings,
         }
+        if args.overwrite:
+            outputs.summary.unlink(missing_ok=True)  # which says that the run is finished
         journal = Journal(outputs.provenance, settings, args.overwrite)
         if config.generator_model != OFFLINE:
             cli.log.info("%s", plan)

@@ -52,7 +52,9 @@ def main(argv: list[str] | None = None) -> None:
     if not corpus.exists():
         jsonl.write(corpus, documents(articles))
     if not encoder.exists():
-        shutil.copytree(packaged(*ENCODER), encoder)
+        unfinished = encoder.with_name(f".{encoder.name}.tmp")
+        shutil.copytree(packaged(*ENCODER), unfinished, dirs_exist_ok=True)
+        unfinished.replace(encoder)
     retriever = open_retrieval(config, Corpus(corpus), Lambdas(1, 0, 0))
     if not base.exists():
         train_base(retriever, articles, base, args.num_pairs, args.seed)
@@ -117,8 +119,9 @@ def train_base(retriever: Retriever, articles: list[dict[str, str]], output: Pat
 def free_pairs(
     retriever: Retriever, articles: list[dict[str, str]], count: int, rng: random.Random
 ) -> list[ContrastiveExample]:
-    """Return examples whose query is a title and description, positive its text, negatives the nearest other texts."""
-    rows = rng.sample([row for row, article in enumerate(articles) if article["description"]], count)
+    """Return at most ``count`` examples: title and description, their text, the nearest other texts as negatives."""
+    described = [row for row, article in enumerate(articles) if article["description"]]
+    rows = rng.sample(described, min(count, len(described)))
     queries = [f"{articles[row]['title']}, {articles[row]['description']}" for row in rows]
     _, nearest = retriever.index.search(retriever.encoder.encode(queries, QUERY), 8)
     corpus = retriever.corpus

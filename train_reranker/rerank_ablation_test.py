@@ -88,6 +88,8 @@ def main(argv: list[str] | None = None) -> None:
     weights = Lambdas.of(args, config)
     excluded = Excluded.read(args.exclude_data)
     seed = config.seed if args.seed is None else args.seed
+    name = args.output_file or f"./ablation_results/ablation_{datetime.now():%Y%m%d_%H%M%S}.json"
+    output = cli.check_output(name)
     cli.use_gpus(config.gpu_id)
     contest = Contest.open(config, args.single, args.ft_model)
     own = (weights, config.rerank_pool_factor)
@@ -117,11 +119,13 @@ def main(argv: list[str] | None = None) -> None:
         "ledger": ledger.summary(),
         "versions": versions(),
     }
-    output = Path(args.output_file or f"./ablation_results/ablation_{datetime.now():%Y%m%d_%H%M%S}.json")
+    ended = any(row["sources"] for row in found["table"])
+    if not ended and output.exists():  # which may hold a result
+        output = output.with_name(f"{output.stem}_failed.json")
     jsonl.write_json(output, result)
     print(ablation_text(result))
     print(f"results are in {output}, the report in {write_ablation_page(result, output)}")
-    if not any(row["sources"] for row in found["table"]):
+    if not ended:
         complaint = next((result.complaint for result in reversed(results) if result.complaint), "there were none")
         raise cli.RunError(f"no arm came to an end on any of {len(results)} sources (the last: {complaint})")
 

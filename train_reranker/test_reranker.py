@@ -69,12 +69,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Score the pools, print and write the metrics and what they show."""
     args = parse_args(argv)
+    output = cli.check_output(args.output_file)
     examples = read_examples([args.test_data], "test data")
     models = {MODEL: args.model_path} | name_baselines(args.baseline_model)
     pools = {name: pools_of(examples, score(args, path, examples)) for name, path in models.items()}
     settings = models | {"test_data": args.test_data, "queries": len(examples), "max_length": args.max_length}
     result = {"settings": settings, **assess(examples, pools), "versions": versions()}
-    output = Path(args.output_file)
     jsonl.write_json(output, result)
     if args.trec_dir:
         write_trec(Path(args.trec_dir), pools)

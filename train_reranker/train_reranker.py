@@ -33,9 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     if processes > 1:
         return launch.launch(__file__, argv, processes)
     result = run(job)
-    if launch.is_main_process():
-        report(result)
-    # All processes know the verdict, and a launcher passes on the code of the first that does not end with 0.
+    if not launch.is_main_process():
+        return 0
+    report(result)
     helped = result.difference is None or result.difference.verdict == BETTER
     return cli.EXIT_REGRESSION if options.fail_on_regression and not helped else 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import logging
 import os
 import shlex
@@ -98,6 +99,10 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
         sys.exit(main(argv) or 0)
     except (InputError, RunError) as error:
         _say(error, error.exit_code)
+    except OSError as error:  # a full disk, a folder that cannot be written
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _say(f"{error.filename or 'writing'}: {error.strerror}; mend that and run again", EXIT_FAILED)
     except KeyboardInterrupt:
         _say("interrupted", EXIT_INTERRUPTED)
 
@@ -105,6 +110,21 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
 def _say(message: object, code: int) -> NoReturn:
     sys.stderr.write(f"error: {message}\n")
     sys.exit(code)
+
+
+def check_output(path: str | Path) -> Path:
+    """Return where a result goes, once it is sure that it can be written there.
+
+    Raises:
+        InputError: it is a folder or a page, or its folder cannot be made or written.
+    """
+    path = Path(path)
+    if path.suffix == ".html":
+        raise InputError(f"output file {path} is for the JSON result, beside which the page comes: end it in .json")
+    place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if path.is_dir() or not (place == path.absolute() or place.is_dir()) or not os.access(place, os.W_OK):
+        raise InputError(f"output file {path} cannot be written: name another")
+    return path
 
 
 def find(path: str | Path) -> Path | None:
@@ -125,11 +145,6 @@ def find_input(path: str | Path, what: str, mend: str) -> Path:
     if found is None:
         raise InputError(f"{what} {path} is not there: {mend}")
     return found
-
-
-def progress(items: Iterable[T], *, desc: str, total: int | None = None, unit: str = "it") -> Iterable[T]:
-    """Wrap an iterable in a progress bar on stderr."""
-    return progress_bar(items, desc=desc, total=total, unit=unit)
 
 
 def progress_bar(items: Iterable[T] | None = None, **options: Any) -> Any:
@@ -164,12 +179,12 @@ def run_to_end(work: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(stoppable())
     except (KeyboardInterrupt, asyncio.CancelledError):
-        raise Interrupted(f"interrupted; nothing is lost. To go on: {command_line()}") from None
+        raise Interrupted(f"interrupted; what was paid for is kept. To go on: {command_line()}") from None
 
 
 def command_line() -> str:
     """Return the command that this process was started with, fit to be pasted into a shell."""
-    return shlex.join(["python", *sys.argv])
+    return shlex.join(["python", *(flag for flag in sys.argv if flag != "--overwrite")])
 
 
 def use_gpus(gpu_id: str | None) -> None:

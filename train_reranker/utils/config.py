@@ -149,14 +149,13 @@ class Config:
             name, f"{self.path}: retrieval model", "download it to this folder, models/README.md says how"
         )
 
-    @property
-    def encoder_devices(self) -> list[str] | None:
-        """The devices of the retrieval model, as torch names them; None leaves the choice to the encoder."""
-        named = self.retrieval_devices
+    def devices(self, key: str) -> list[str] | None:
+        """Return what ``retrieval_devices`` or ``reranker_devices`` names, as torch does; None where it is not set."""
+        named = getattr(self, key)
         if named is None:
             return None
-        devices = named if isinstance(named, list) else str(named).split(",")
-        return [f"cuda:{d}" if str(d).strip().isdigit() else str(d).strip() for d in devices]
+        devices = [str(d).strip() for d in (named if isinstance(named, list) else str(named).split(","))]
+        return [f"cuda:{device}" if device.isdigit() else device for device in devices]
 
     @property
     def pooling(self) -> str:
@@ -184,15 +183,23 @@ def load_config(path: str | Path = DEFAULT_CONFIG) -> Config:
     found = find_input(path, "configuration", "config_lib/ holds examples; name one with --config")
     try:
         values = yaml.safe_load(found.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{found} cannot be read ({error.strerror}); name a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split())
-        raise InputError(f"{found}: not YAML ({problem}); mend the line") from None
+        # The error's own text quotes the line, which may hold a key.
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{found}{line}: not YAML ({problem or 'no text in UTF-8'}); mend the line") from None
     if not isinstance(values, dict):
         raise InputError(f"{found}: a YAML mapping of keys to values is wanted; see config_lib/example_config.yaml")
     settings = {k: v or {} for k, v in values.items() if str(k).endswith("_setting") and k not in IGNORED}
+    if wrong := [key for key, section in settings.items() if not isinstance(section, dict)]:
+        raise InputError(f"{found}: {wrong[0]} must be a mapping of api_key, base_url and the like")
     known = {k: v for k, v in values.items() if k not in IGNORED and k not in settings}
     _refuse_unknown(known, found)
     typed = {key: _typed(found, key, value) for key, value in known.items() if value is not None}
+    if typed.get("rerank_pool_factor", 1) < 1:
+        raise InputError(f"{found}: rerank_pool_factor must be at least 1")
     return Config(path=found, settings=MappingProxyType(settings), **typed)
 
 

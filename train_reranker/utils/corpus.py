@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import random
@@ -123,16 +124,29 @@ def shuffled(count: int, rng: random.Random) -> Iterator[np.ndarray]:
 
 
 def read_ids(ids_file: str) -> list[str]:
-    """Return the ids of a file, one on each line; blank lines are passed over.
+    """Return the different ids of a file, one on each line; blank lines are passed over.
 
     Raises:
         InputError: the file is not there, or holds no id.
     """
     path = find_input(ids_file, "document ids", "write one with sample_doc_ids.py")
-    ids = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text ({error}): name a file of ids, one on each line") from None
+    ids = list(dict.fromkeys(filter(None, lines)))
     if not ids:
         raise InputError(f"{path} holds no document id; write one on each line")
     return ids
+
+
+def ids_fingerprint(ids_file: str) -> str:
+    """Return the SHA-256 of the ids that :func:`read_ids` returns.
+
+    Raises:
+        InputError: as :func:`read_ids`.
+    """
+    return hashlib.sha256("\n".join(read_ids(ids_file)).encode()).hexdigest()
 
 
 def count_sources(corpus: Corpus, ids_file: str | None, min_length: int) -> int:

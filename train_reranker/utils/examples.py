@@ -63,10 +63,8 @@ def read_examples(paths: Iterable[str | Path], what: str = "training data") -> l
     return examples
 
 
-def fill_negatives(
-    examples: Sequence[ContrastiveExample], wanted: int, rng: random.Random
-) -> tuple[list[ContrastiveExample], int]:
-    """Give every example at least ``wanted`` negatives, from other examples' passages; returns how many were short.
+def fill_negatives(examples: Sequence[ContrastiveExample], wanted: int, rng: random.Random) -> list[ContrastiveExample]:
+    """Give every example at least ``wanted`` negatives, from other examples' passages.
 
     A passage of the example's own is never taken. FlagEmbedding repeats the row's own negatives instead, which
     makes a group of four out of one hard negative seen three times, and fails on a row that has none.
@@ -75,13 +73,12 @@ def fill_negatives(
         InputError: all passages together are too few to fill a group.
     """
     passages = list(dict.fromkeys(p for example in examples for p in (*example.pos, *example.neg)))
-    filled, short = [], 0
-    for example in examples:
-        if len(example.neg) < wanted:
-            short += 1
-            example = example._replace(neg=example.neg + _others(example, passages, wanted, rng))
-        filled.append(example)
-    return filled, short
+    return [
+        example
+        if len(example.neg) >= wanted
+        else example._replace(neg=example.neg + _others(example, passages, wanted, rng))
+        for example in examples
+    ]
 
 
 def _others(example: ContrastiveExample, passages: Sequence[str], wanted: int, rng: random.Random) -> list[str]:

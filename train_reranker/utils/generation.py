@@ -130,7 +130,8 @@ class Judged(NamedTuple):
         # A corpus may hold a text twice: what answers the query is no negative, whatever was said of its twin.
         pos = list(dict.fromkeys(corpus.get(i).text for i in self.ids(Outcome.USABLE)))
         neg = list(dict.fromkeys(corpus.get(i).text for i in self.ids(Outcome.UNUSABLE)))
-        return ContrastiveExample(self.entity.query, pos, [text for text in neg if text not in pos])
+        neg = [text for text in neg if text not in pos]
+        return ContrastiveExample(self.entity.query, pos, neg) if neg else None
 
 
 class Outputs(NamedTuple):
@@ -169,7 +170,8 @@ class Outputs(NamedTuple):
         outputs = named(examples or f"contrastive_examples_{datetime.now():%Y%m%d_%H%M%S}.jsonl")
         # An unfinished run has made sure of its files when it began: what is there of them is its own.
         unfinished_run = outputs.provenance.exists() and not outputs.finished
-        results = [] if unfinished_run else [outputs.examples, *(into / name for name in SPLIT_FILES if split)]
+        results = [outputs.examples, *(outputs.folder / name for name in SPLIT_FILES if split)]
+        results = [] if unfinished_run else [*results, *([outputs.summary] if summary else [])]
         in_the_way = [path for path in results if path.exists()]
         if in_the_way and not overwrite:
             raise InputError(f"{in_the_way[0]} is there already: name another --output_dir, or give --overwrite")
@@ -220,7 +222,7 @@ class Journal:
         if not overwrite and path.exists() and path.stat().st_size:
             earlier, self.rows = _read_journal(path)
             different = sorted(k for k in {*settings, *earlier} if settings.get(k) != earlier.get(k))
-            if different:
+            if different and self.rows:  # a run that got no further than its settings may be mended
                 changes = "; ".join(f"{k}: {earlier.get(k)!r} then, {settings.get(k)!r} now" for k in different)
                 raise InputError(
                     f"{path} is of a run with other settings ({changes}): use those, another --output_file, "

@@ -97,8 +97,24 @@ def token_batches(lengths: Sequence[int], max_tokens: int, max_items: int) -> It
         yield batch
 
 
-def load_pretrained(auto: Any, path: Path, what: str, **options: Any) -> tuple[Any, Any]:
+def check_devices(devices: Sequence[str], key: str) -> None:
+    """Refuse GPUs that cannot be seen.
+
+    Raises:
+        InputError: names them, the configuration's ``key``, and what can be seen.
+    """
+    visible = visible_devices()
+    if missing := [device for device in devices if device != "cpu" and device not in visible]:
+        raise InputError(
+            f"{key} names {', '.join(missing)}, but only {', '.join(visible)} can be seen: mend it, or "
+            "CUDA_VISIBLE_DEVICES, from which GPUs are counted"
+        )
+
+
+def load_pretrained(auto: Any, path: Path, what: str, *, whole: bool = False, **options: Any) -> tuple[Any, Any]:
     """Return tokenizer and model of a folder through a transformers auto class.
+
+    ``whole`` refuses a folder that lacks weights, which would be drawn at random: an encoder's, that has no head.
 
     Raises:
         InputError: the folder cannot be loaded as such a model.
@@ -108,10 +124,31 @@ def load_pretrained(auto: Any, path: Path, what: str, **options: Any) -> tuple[A
 
     logging.disable_progress_bar()  # loading takes a second; the bars that matter are our own
     try:
-        return AutoTokenizer.from_pretrained(path), auto.from_pretrained(path, **options)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model, found = auto.from_pretrained(path, output_loading_info=True, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{what} {path} cannot be loaded ({first}); see models/README.md") from None
+    if whole and (missing := sorted(found["missing_keys"])):
+        raise InputError(
+            f"{what} {path} has no weights for {missing[0]}: it is no reranker; name one, or make one of it with "
+            "train_reranker.py"
+        )
+    return tokenizer, model
+
+
+def cut_text(tokenizer: Any, text: str, limit: int) -> str:
+    """Return the beginning of a text that is at most ``limit`` tokens long."""
+    encoded = tokenizer(text, add_special_tokens=False, truncation=True, max_length=limit, return_offsets_mapping=True)
+    return text if len(encoded["input_ids"]) < limit else text[: encoded["offset_mapping"][-1][1]]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that the device's, or the machine's, memory has run out."""
+    import torch
+
+    told = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in told or "can't allocate memory" in told
 
 
 def length_limit(config: Any, tokenizer: Any) -> int:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from utils.cli import progress_bar
+from utils.cli import InputError, progress_bar
 from utils.config import Config
 from utils.models import (
     CPU_BATCH_TOKENS,
     best_device,
+    check_devices,
+    cut_text,
     find_model,
     half_precision,
     length_limit,
@@ -82,8 +84,11 @@ class Reranker:
         from transformers import AutoModelForSequenceClassification
 
         self.path, self.normalize = path, normalize
-        self.tokenizer, model = load_pretrained(AutoModelForSequenceClassification, path, "reranker", num_labels=1)
+        self.tokenizer, model = load_pretrained(
+            AutoModelForSequenceClassification, path, "reranker", whole=True, num_labels=1
+        )
         self.device = device or best_device()
+        check_devices([self.device], "reranker_devices")
         self.half = half_precision(self.device) if half else None
         # A CPU's bf16 is coarse, and its memory large: there the weights stay as they are, and only products are
         # computed in it, which takes no longer and keeps more candidates in the order of full precision.
@@ -103,6 +108,9 @@ class Reranker:
         """Return one score for each (query, passage), float32 of shape (pairs,), in the order of the pairs.
 
         Higher is better; logits, or 0 to 1 with ``normalize``. ``desc`` names a progress bar.
+
+        Raises:
+            utils.cli.InputError: the model's scores are not finite.
         """
         import torch
 
@@ -125,6 +133,8 @@ class Reranker:
                     logits = self.model(**inputs).logits.view(-1)
                     scores[[window[i] for i in batch]] = logits.float().cpu().numpy()
                     bar.update(len(batch))
+        if not np.isfinite(scores).all():  # which no order follows from
+            raise InputError(f"reranker {self.path} gives scores that are not finite: train it anew, or get it anew")
         return 1 / (1 + np.exp(-scores)) if self.normalize else scores
 
     def _tokenize_ahead(
@@ -145,7 +155,7 @@ class Reranker:
                 yield features
 
     def _tokenize(self, queries: Sequence[str], passages: Sequence[str]) -> dict[str, list[list[int]]]:
-        cut = {query: self._cut(query) for query in dict.fromkeys(queries)}
+        cut = {query: cut_text(self.tokenizer, query, self.query_max_length) for query in dict.fromkeys(queries)}
         return dict(
             self.tokenizer(
                 [cut[query] for query in queries],
@@ -154,13 +164,6 @@ class Reranker:
                 max_length=self.max_length,
             )
         )
-
-    def _cut(self, query: str) -> str:
-        """Return the beginning of a query that has at most ``query_max_length`` tokens."""
-        if len(query) <= self.query_max_length:  # no token is shorter than a character
-            return query
-        offsets = self.tokenizer(query, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        return query if len(offsets) <= self.query_max_length else query[: offsets[self.query_max_length - 1][1]]
 
 
 def in_full_precision(module: Any) -> None:
@@ -189,13 +192,12 @@ def open_reranker(path: str | Path, **options: Any) -> Reranker:
 
 
 def reranker_options(config: Config) -> dict[str, Any]:
-    """Return :class:`Reranker`'s options as a configuration gives them."""
-    devices = config.reranker_devices
-    device = devices[0] if isinstance(devices, list) and devices else devices
+    """Return :class:`Reranker`'s options as a configuration gives them; of several devices, it takes the first."""
+    devices = config.devices("reranker_devices")
     return {
         "query_max_length": config.query_max_length,
         "max_length": config.passage_max_length,
         "batch_size": config.reranker_batch_size,
         "normalize": config.reranker_normalize,
-        "device": f"cuda:{device}" if isinstance(device, int) else device,
+        "device": devices[0] if devices else None,
     }

@@ -9,11 +9,10 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from utils.ablation import try_lists
-from utils.cli import InputError, log, progress_bar
+from utils.cli import InputError, RunError, log, progress_bar
 from utils.corpus import Corpus
 from utils.evidence.comparison import contrast, summarize
 from utils.evidence.trials import SourceTrials
-from utils.llm.ledger import BudgetSpent
 from utils.pipeline import BLOCK
 from utils.reranker import Remembering
 from utils.retrieval.arms import ARMS, LAMBDAS, Lambdas, Retriever
@@ -125,8 +124,8 @@ async def sweep(
             before = sum(map(len, known.values()))
             try:
                 await _judge(setting.name, judged, lists, teacher, known, trials, concurrency)
-            except BudgetSpent as limit:
-                log.warning("the sweep ends early: %s", limit)
+            except RunError as reason:  # what is judged so far stands
+                log.warning("the sweep ends early: %s", reason)
                 break
             new[setting] = sum(map(len, known.values())) - before
             bar.update()

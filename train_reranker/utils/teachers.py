@@ -9,7 +9,7 @@ from typing import Any
 from utils.cli import InputError
 from utils.config import Config, expand
 from utils.llm.ledger import Ledger, Price
-from utils.llm.protocol import EndpointSettings
+from utils.llm.protocol import TIMEOUT, EndpointSettings
 from utils.llm.teacher import LLMTeacher
 from utils.schema import Document
 from utils.teacher import OfflineTeacher, Teacher
@@ -68,7 +68,7 @@ def endpoint(config: Config, role: str) -> EndpointSettings:
         model=model,
         api_keys=keys,
         params=config.generation_params,
-        timeout=float(setting.get("timeout") or 60),
+        timeout=_timeout(setting, f"{config.path}: {section}"),
         price=_price(config, model),
         api_type=setting.get("api_type") or "openai",
         api_version=setting.get("api_version"),
@@ -76,10 +76,21 @@ def endpoint(config: Config, role: str) -> EndpointSettings:
     )
 
 
+def _timeout(setting: Mapping[str, Any], where: str) -> float:
+    """Return the seconds that a reply may take."""
+    try:
+        seconds = float(setting.get("timeout") or TIMEOUT)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if seconds <= 0:
+        raise InputError(f"{where}.timeout must be a number of seconds above 0")
+    return seconds
+
+
 def _keys(setting: Mapping[str, Any]) -> tuple[str, ...]:
     """Return ``api_keys``, a list or a text with commas, or else the one ``api_key``."""
     keys = setting.get("api_keys") or setting.get("api_key") or ()
-    keys = keys.split(",") if isinstance(keys, str) else keys
+    keys = keys if isinstance(keys, list | tuple) else str(keys).split(",")
     return tuple(str(key).strip() for key in keys if str(key).strip())
 
 

@@ -287,8 +287,9 @@ def verdict(summary: Sequence[ArmResult], comparisons: Sequence[Comparison]) -> 
     if by_outcome["worse"]:
         sentences.append(f"{_listed(by_outcome['worse'])} worse.")
     if by_outcome["undecided"]:
-        needed = [c.row()["sources_needed_judged"] for c in comparisons if c.outcome == "undecided"]
-        more = f"; about {min(n for n in needed if n):,} sources would show the largest of them" if any(needed) else ""
+        found = [c.row()["sources_needed_judged"] for c in comparisons if c.outcome == "undecided"]
+        needed = min((count for count in found if count), default=None)
+        more = f"; about {needed:,} sources would be needed to see one of them" if needed else ""
         names = ", ".join(by_outcome["undecided"])
         baselines = {comparison.baseline for comparison in comparisons}
         other = baselines.pop() if len(baselines) == 1 else "its baseline"

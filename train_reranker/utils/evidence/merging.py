@@ -44,11 +44,14 @@ def merge(runs: Sequence[Run], arms: Sequence[str] | None = None) -> Merged:
     ]
     if not versus:
         raise InputError(f"{', '.join(names)} share no arm{' of ' + ', '.join(arms) if arms else ''}: name others")
+    # A source without a usable candidate counts for as many attempts as it had candidates: all get as many.
+    lists = [[trial.retrieved for source in run.sources for trial in source.trials.values()] for run in runs]
+    budget = min(max(map(len, found), default=0) for found in lists)
     compared = list(dict.fromkeys(arm for pair in versus for arm in reversed(pair)))
     sources = []
     for source in shared:
         trials = {
-            f"{name}: {arm}": trial
+            f"{name}: {arm}": trial.within(budget)
             for name, its in zip(names, of, strict=True)
             for arm, trial in its[source.source].trials.items()
         }

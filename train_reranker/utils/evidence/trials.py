@@ -33,6 +33,10 @@ class Trial(NamedTuple):
         """How many candidates were judged: until the first usable one, or all of them."""
         return len(self.verdicts)
 
+    def within(self, budget: int) -> Trial:
+        """Return the trial as it would have been with ``budget`` candidates."""
+        return Trial(self.retrieved[:budget], self.verdicts[:budget])
+
     def row(self) -> dict[str, Any]:
         """Return the trial as it stands in the file; what an error left open is None."""
         return {

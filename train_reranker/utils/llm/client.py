@@ -98,7 +98,8 @@ class Client:
         async with self._pace:
             key, body = self._take_key(settings), dialect.body(question)
             chars = sum(len(message["content"]) for message in question.messages)
-            expected = self._ledger.expected_cost(settings.model, settings.price, chars)
+            limit = settings.params.get("max_completion_tokens") or settings.params.get("max_tokens")
+            expected = self._ledger.expected_cost(settings.model, settings.price, chars, limit)
             self._ledger.admit(expected)
             outcome: Reply | Fault = Fault(Kind.CONNECTION, "cancelled")
             try:
@@ -163,7 +164,8 @@ class Client:
             if learnt:
                 log.info("%s: %s does as it is asked with %s", settings.provider, settings.model, learnt)
                 return True
-            if fault.param in settings.params:
+            # A parameter that replies have come back with is a right one: this question is too long for it.
+            if fault.param in settings.params and not self._answered_with:
                 raise self._end(settings, f"it refuses generation_params.{fault.param} ({fault.text}); mend it")
         # A key that has worked is a right one: its 403 is about what was asked (moderation), not about who asks.
         if fault.kind is Kind.KEY and not (fault.status == 403 and key in self._answered_with):

@@ -44,8 +44,8 @@ class Ledger:
 
     A call is a request that was answered, or that may have been worked on and be billed (a timeout, a connection that
     broke, a server's error). A request that the endpoint turned away (429 and the like) is a retry, not a call. Replies
-    that come from the cache are counted on their own and cost nothing. Cost is what the replies' tokens come to: nobody
-    tells what an unanswered call has cost.
+    that come from the cache are counted on their own and cost nothing. Cost is what the replies' tokens come to; nobody
+    tells what an unanswered call has cost, but the limit counts what it is expected to.
     """
 
     def __init__(self, max_calls: int | None = None, max_cost: float | None = None) -> None:
@@ -58,6 +58,7 @@ class Ledger:
         self.failures: Counter[str] = Counter()
         self.spent: dict[str, Spent] = {}
         self.weighed: dict[str, Spent] = {}
+        self.unanswered_cost = 0.0  # estimated, of requests that broke off and may be billed
         self._open = 0
         self._open_cost = 0.0
 
@@ -77,14 +78,18 @@ class Ledger:
         costs = [spent.cost for spent in self.spent.values()]
         return None if None in costs else sum(cost for cost in costs if cost is not None)
 
-    def expected_cost(self, model: str, price: Price | None, prompt_chars: int) -> float:
+    def expected_cost(
+        self, model: str, price: Price | None, prompt_chars: int, longest_reply: int | None = None
+    ) -> float:
         """Estimate what one more call costs: four characters a token, and a reply like the model's longest so far.
 
         The longest, not the mean: many calls may be on their way when the limit comes near, and shall not exceed it.
+        Before the first reply it is taken to be ``longest_reply`` tokens, the limit that the endpoint is given, if any.
         """
         if price is None:
             return 0.0
-        return price.of(prompt_chars // 4, self.spent[model].longest_reply if model in self.spent else 300)
+        reply = self.spent[model].longest_reply if model in self.spent else longest_reply or 300
+        return price.of(prompt_chars // 4, reply)
 
     def admit(self, expected_cost: float = 0.0) -> None:
         """Let one request go; :meth:`settle` or :meth:`release` must follow, with the same ``expected_cost``.
@@ -94,7 +99,8 @@ class Ledger:
         """
         if self.max_calls is not None and self.calls + self._open >= self.max_calls:
             raise BudgetSpent(f"this run's limit of {self.max_calls} calls is reached; run again to go on")
-        if self.max_cost is not None and (self.cost or 0.0) + self._open_cost + expected_cost > self.max_cost:
+        at_most = (self.cost or 0.0) + self.unanswered_cost + self._open_cost + expected_cost
+        if self.max_cost is not None and at_most > self.max_cost:
             raise BudgetSpent(f"this run's limit on cost, {self.max_cost:g}, is reached; run again to go on")
         self._open += 1
         self._open_cost += expected_cost
@@ -110,7 +116,8 @@ class Ledger:
 
     def settle(self, model: str, price: Price | None, tokens_in: int, tokens_out: int, expected_cost: float) -> None:
         """Enter an admitted request that was answered."""
-        self.release(expected_cost, billed=True)
+        self.release(expected_cost, billed=False)
+        self.calls += 1
         self.spent[model] = self.spent.get(model, Spent()).plus(price, tokens_in, tokens_out)
 
     def release(self, expected_cost: float, *, billed: bool) -> None:
@@ -118,6 +125,7 @@ class Ledger:
         self._open -= 1
         self._open_cost -= expected_cost
         self.calls += billed
+        self.unanswered_cost += expected_cost if billed else 0.0
 
     def summary(self) -> dict[str, Any]:
         """Return all counts, fit for a JSON summary."""

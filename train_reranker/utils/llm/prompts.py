@@ -113,7 +113,7 @@ Answer with one JSON object with exactly these six keys, and with nothing else."
 # Names the instructions, so that a run that was begun with others is not gone on with.
 FINGERPRINT = hashlib.sha256((_EXTRACTION_RULES + _JUDGEMENT_RULES).encode()).hexdigest()[:16]
 
-_TAG = re.compile(r"<(?=/?(?:document|document_a|document_b|entity|name|type|title|text)>)", re.IGNORECASE)
+_TAG = re.compile(r"<(?=\s*/?\s*(?:document|document_a|document_b|entity|name|type|title|text)\s*>)", re.IGNORECASE)
 
 
 def extraction(document: Document, *, min_segment_words: int = 20, max_chars: int = MAX_CHARS) -> Question:

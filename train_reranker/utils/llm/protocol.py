@@ -20,6 +20,8 @@ from utils.llm.ledger import Price
 from utils.llm.prompts import Question
 from utils.llm.replies import Reply
 
+TIMEOUT = 60.0  # seconds that a reply may take, unless the configuration says otherwise
+
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointSettings:
@@ -34,7 +36,7 @@ class EndpointSettings:
     model: str
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     params: Mapping[str, Any] = field(default_factory=dict)
-    timeout: float = 120.0
+    timeout: float = TIMEOUT
     price: Price | None = None
     api_type: str = "openai"
     api_version: str | None = None

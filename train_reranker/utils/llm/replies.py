@@ -132,12 +132,14 @@ class ReplyCache:
         for key in keys:
             self._run("UPDATE replies SET failed = 1 WHERE key = ?", (key,))
 
-    def forget_failed(self) -> int:
-        """Drop the replies of the questions that stayed without an answer, and return how many that were.
+    def forget_failed(self, models: Iterable[str]) -> int:
+        """Drop these models' replies to questions that stayed without an answer, and return how many that were.
 
         For when what made them useless was mended: until then they are replayed, and ERROR stays ERROR.
         """
-        return self._run("DELETE FROM replies WHERE failed = 1").rowcount
+        return sum(
+            self._run("DELETE FROM replies WHERE failed = 1 AND model = ?", (model,)).rowcount for model in set(models)
+        )
 
     async def aclose(self) -> None:
         """Wait for what is on its way, which is paid for, and close the file."""

@@ -94,7 +94,7 @@ class LLMTeacher:
 
     def forget_failures(self) -> None:
         """Drop the replies that could not be used, so that an endpoint that was mended is asked again."""
-        self.cache.forget_failed()
+        self.cache.forget_failed([self._extractor.model, self._judge.model])
 
     async def extract(self, document: Document) -> BridgeEntity | None:
         """Return one bridge entity of the document, or None where the model finds none.
@@ -118,9 +118,13 @@ class LLMTeacher:
         """
         question = prompts.judgement(entity, candidate, max_chars=self._max_chars)
         try:
-            return await self._ask(self._judge, question, read_verdict)
+            verdict = await self._ask(self._judge, question, read_verdict)
         except TeacherError as error:
             return Verdict(Outcome.ERROR, str(error))
+        # What was cut off may have answered: that the rest does not is no evidence.
+        if verdict.outcome is Outcome.UNUSABLE and len(candidate.contents) > self._max_chars:
+            return Verdict(Outcome.ERROR, f"nothing usable in the first {self._max_chars} characters that were read")
+        return verdict
 
     async def aclose(self) -> None:
         """Let what is on its way end, since it is paid for, but send nothing more; then close all."""

@@ -117,6 +117,7 @@ def _write(template: str, output: Path, plots: Sequence[Plot], **values: Any) ->
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    name = output.name.removesuffix(".json")
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = environment.get_template(template).render(
@@ -128,8 +129,8 @@ def _write(template: str, output: Path, plots: Sequence[Plot], **values: Any) ->
         **values,
     )
     for plot in plots:
-        plot.save(output.with_name(f"{output.stem}_plots"))
-    path = output.with_suffix(".html")
+        plot.save(output.with_name(f"{name}_plots"))
+    path = output.with_name(f"{name}.html")
     with jsonl.replacing(path) as out:
         out.write(page)
     return path
@@ -154,9 +155,10 @@ def cases(result: Mapping[str, Any], choices: Sequence[tuple[str, str | None]]) 
     listed = []
     for row in result["sources"]:
         states = [state(row["arms"], arm, baseline) for arm, baseline in choices]
+        # Arms of one run share their verdicts; those of several runs side by side ("run: arm") may differ.
         judged = {
-            document_id: verdict
-            for trial in row["arms"].values()
+            (arm.rpartition(": ")[0], document_id): verdict
+            for arm, trial in row["arms"].items()
             for document_id, verdict in zip(trial["retrieved"], trial["verdicts"], strict=False)
         }
         listed.append(
@@ -170,8 +172,12 @@ def cases(result: Mapping[str, Any], choices: Sequence[tuple[str, str | None]]) 
                 "states": states,
                 "arms": [_list_of(arm, trial, titles) for arm, trial in row["arms"].items()],
                 "reasons": [
-                    {"title": titles.get(i) or i, "outcome": verdict["outcome"], "text": verdict["reason"]}
-                    for i, verdict in judged.items()
+                    {
+                        "title": ": ".join(filter(None, (run, titles.get(i) or i))),
+                        "outcome": verdict["outcome"],
+                        "text": verdict["reason"],
+                    }
+                    for (run, i), verdict in judged.items()
                 ],
             }
         )

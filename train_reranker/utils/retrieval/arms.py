@@ -310,7 +310,7 @@ def open_retrieval(
         max_length=config.retrieval_query_max_length,
         batch_size=config.retrieval_batch_size,
         half=config.retrieval_use_fp16,
-        devices=config.encoder_devices,
+        devices=config.devices("retrieval_devices"),
     )
     return Retriever(
         corpus, encoder, open_store(config, corpus, encoder), weights, rerankers, config.rerank_pool_factor

@@ -12,6 +12,7 @@ import numpy as np
 from utils.cli import InputError
 from utils.models import (
     CPU_BATCH_TOKENS,
+    check_devices,
     half_precision,
     length_limit,
     load_pretrained,
@@ -113,6 +114,7 @@ class Encoder:
         }
         self.path, self.batch_size, self._pool = path, batch_size, POOLINGS[pooling]
         self.devices = list(devices or visible_devices())
+        check_devices(self.devices, "retrieval_devices")
         self.device = self.devices[0]
         self.tokenizer, model = load_pretrained(AutoModel, path, "retrieval model")
         self.tokenizer.padding_side = "right"  # where the first and the last token are is counted from the left
@@ -122,7 +124,8 @@ class Encoder:
         self.batch_tokens = min(budget, CPU_BATCH_TOKENS) if self.device == "cpu" else budget
         self.max_length = min(max_length, length_limit(model.config, self.tokenizer))
         self.prefixes = instructions(method, instruction)
-        described = [pooling, self.prefixes[PASSAGE], str(self.max_length), str(dtype)]
+        # Not the precision: an index that one machine built is another's, whatever each is fast at.
+        described = [pooling, self.prefixes[PASSAGE], str(self.max_length)]
         self.fingerprint = hashlib.sha256("\0".join([weights_fingerprint(path), *described]).encode()).hexdigest()
 
     @property

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from utils import jsonl
-from utils.cli import InputError, log, progress
+from utils.cli import InputError, log, progress_bar
 from utils.corpus import Corpus
 from utils.retrieval.encoder import PASSAGE, Encoder
 from utils.retrieval.encoding import VectorFile, blocks_of
@@ -164,15 +165,17 @@ def open_index(
         "dimension": encoder.dimension,
     }
     wanted = made_from | ({} if factory == FLAT else {"factory": factory, "seed": seed})
-    foreign = path.exists() and not stamp.exists()
-    if not foreign and not (path.exists() and _read_stamp(stamp) == wanted):
-        if path.exists():
-            log.info("%s was built from another corpus or encoder, or is of another type: building it again", path)
-        vectors = VectorFile(path.with_name(path.name + ".part"), made_from, len(corpus), encoder.dimension)
-        vectors.fill(corpus, encoder)
-        path.unlink(missing_ok=True)  # or a kill would leave the old index under the new stamp
-        jsonl.write_json(stamp, wanted)
-        finish_index(vectors, path, factory, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _building(path):
+        foreign = path.exists() and not stamp.exists()
+        if not foreign and not (path.exists() and _read_stamp(stamp) == wanted):
+            if path.exists():
+                log.info("%s was built from another corpus or encoder, or is of another type: building it again", path)
+            vectors = VectorFile(path.with_name(path.name + ".part"), made_from, len(corpus), encoder.dimension)
+            vectors.fill(corpus, encoder)
+            path.unlink(missing_ok=True)  # or a kill would leave the old index under the new stamp
+            jsonl.write_json(stamp, wanted)
+            finish_index(vectors, path, factory, seed)
 
     def encode(rows: Rows) -> np.ndarray:
         return encoder.encode([corpus[row].text for row in rows], PASSAGE)
@@ -182,6 +185,26 @@ def open_index(
     if foreign:
         check_encoder(index, encode, path, len(corpus))
     return index
+
+
+@contextmanager
+def _building(path: Path) -> Iterator[None]:
+    """Let one run at a time look at an index and build it; the others wait, and find it built."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("another run is building %s: waiting for it", path)
+        lock.acquire()
+    except OSError:  # in a folder that cannot be written nobody builds
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _read_stamp(stamp: Path) -> Any:
@@ -240,7 +263,7 @@ def finish_index(vectors: VectorFile, path: Path, factory: str, seed: int) -> No
     try:
         index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
         index.train(training_vectors(vectors, index, seed))
-        for rows in progress(blocks_of(vectors.shape[0]), desc=f"building {factory}", unit="block"):
+        for rows in progress_bar(blocks_of(vectors.shape[0]), desc=f"building {factory}", unit="block"):
             index.add(vectors.read(rows))
     except RuntimeError as error:
         problem = str(error).rpartition(": ")[2] or "FAISS refuses it"

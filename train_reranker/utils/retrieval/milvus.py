@@ -102,9 +102,11 @@ def open_milvus(
         search_params: of that index type, as ``{"ef": 128}``.
 
     Raises:
-        InputError: pymilvus is not installed, or nothing answers at ``uri``.
+        InputError: pymilvus is not installed, nothing answers at ``uri``, or ``index`` cannot be used.
         RunError: Milvus fails while it is loaded.
     """
+    if "index_type" not in index or "metric_type" in index:
+        raise InputError("milvus_index must name an index_type, and no metric_type: vectors are compared by IP")
     client = connect(uri, token)
     made_from = f"{corpus.fingerprint} {encoder.fingerprint} {sorted(index.items())}"
     name = f"corpus_{hashlib.sha256(made_from.encode()).hexdigest()[:24]}"

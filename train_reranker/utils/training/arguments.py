@@ -41,8 +41,6 @@ def training_arguments(job: TrainingJob) -> Any:
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
         weight_decay=settings.weight_decay,
-        activation_checkpointing=job.zero3 and recomputes(settings),  # else the chunks see to it
-        activation_checkpointing_kwargs={"use_reentrant": False},
         # All weights have a use: DistributedDataParallel need not walk the graph for others at each step.
         ddp_find_unused_parameters=False,
         deepspeed=str(job.ds_config) if job.ds_config else None,

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from utils.cli import log
+from utils.models import is_out_of_memory
 from utils.training.groups import plan_chunks, round_up
 
 
@@ -197,12 +198,6 @@ class _Scores(torch.autograd.Function):
             None,
             *(None if t is None else t.to(kind) for t, kind in zip(totals, ctx.dtypes, strict=True)),
         )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that the device's, or the machine's, memory has run out."""
-    told = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in told or "can't allocate memory" in told
 
 
 def _add(totals: list[Tensor | None], gradients: Sequence[Tensor | None]) -> None:

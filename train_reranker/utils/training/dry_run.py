@@ -58,7 +58,7 @@ def render(job: TrainingJob, argv: Sequence[str], processes: int) -> str:
         ["rows left out or thinned for that", f"{facts.dropped} left out, {facts.pruned} passages taken out"],
         ["rows trained on (groups an epoch)", len(job.examples)],
         ["pairs a group", settings.train_group_size],
-        ["rows with too few negatives", f"{facts.short} ({settings.negative_fill})"],
+        ["rows with too few negatives", f"{facts.short} ({settings.fill})"],
         ["tokens a pair, 5/25/50/75/95/100%", " ".join(map(str, at))],
         ["pairs cut to the longest length", f"{percent(tokens.cut / len(tokens.lengths))} (over {job.lengths.total})"],
         ["padding, one batch a step", percent(1 - sum(tokens.lengths) / tokens.padded)],
@@ -142,6 +142,9 @@ def count_weights(model: Path) -> int:
 def command(argv: Sequence[str], processes: int) -> str:
     """Return the command that does it, as a shell takes it."""
     script = str(cli.SCRIPTS / "train_reranker.py")
-    given = [flag for flag in argv if flag != "--dry_run"]
+    given = list(argv)
+    for place in reversed([i for i, flag in enumerate(given) if flag.partition("=")[0] == "--dry_run"]):
+        has_value = given[place + 1 : place + 2] in (["true"], ["True"], ["1"], ["yes"])
+        del given[place : place + 1 + has_value]
     launcher = [sys.executable] if processes == 1 else ["torchrun", f"--nproc_per_node={processes}"]
     return shlex.join([*launcher, script, *given])

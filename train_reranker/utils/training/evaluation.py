@@ -19,21 +19,29 @@ from utils.schema import ContrastiveExample
 FILE, CURVE = "evaluation.json", "evaluation.png"
 METRICS = ("MRR", "nDCG@10")
 FEWEST_QUERIES, MOST_QUERIES = 20, 500
+FEWEST_PAIRS = 6  # of fewer, even a difference in one direction throughout is not significant (2 · ½⁵ > 0.05)
 BETTER, NO_DIFFERENCE, WORSE = "better", "no difference", "worse"
 
 
 class Difference(NamedTuple):
-    """A paired difference of means, with its confidence interval."""
+    """A paired difference of means, with its confidence interval; the ends are None where it cannot be computed."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     confidence: float
 
     @property
     def verdict(self) -> str:
         """``better`` or ``worse`` where the interval leaves 0 out, else ``no difference``."""
+        if self.low is None or self.high is None:
+            return NO_DIFFERENCE
         return BETTER if self.low > 0 else WORSE if self.high < 0 else NO_DIFFERENCE
+
+    def __str__(self) -> str:
+        """Say it with its interval and verdict."""
+        ends = "no interval" if self.low is None or self.high is None else f"{self.low:+.3f}, {self.high:+.3f}"
+        return f"{self.mean:+.3f} [{ends}]: {self.verdict}"
 
 
 class Point(NamedTuple):
@@ -48,13 +56,16 @@ class Point(NamedTuple):
 def hold_out(rows: Sequence[ContrastiveExample], fraction: float, seed: int) -> Split:
     """Take a share of the rows for evaluation, and what they share with the others out of the others.
 
-    Rows of one query stay together; no query and no passage stands on both sides. At most ``MOST_QUERIES`` rows that
-    have a negative are taken, and none of a set so small that fewer than ``FEWEST_QUERIES`` would be.
+    Rows of one query stay together; no query and no passage stands on both sides. At most about ``MOST_QUERIES`` rows
+    are taken. Those without a negative rank nothing and are dropped; if fewer than ``FEWEST_QUERIES`` remain, none is
+    held out.
     """
     fraction = min(fraction, MOST_QUERIES / max(1, len(rows)))
-    if fraction * len(rows) < FEWEST_QUERIES:
+    split = split_examples([Labelled(row.query, row.query, row) for row in rows], fraction, random.Random(seed))
+    ranking = [row for row in split.test if row.neg]
+    if len(ranking) < FEWEST_QUERIES:
         return Split(list(rows), [], 0, 0)
-    return split_examples([Labelled(row.query, row.query, row) for row in rows], fraction, random.Random(seed))
+    return split._replace(test=ranking, dropped=split.dropped + len(split.test) - len(ranking))
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float], comparisons: int = 1) -> Difference:
@@ -65,7 +76,9 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float], comparison
     """
     differences = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
     mean, confidence = float(differences.mean()), 1 - (1 - CONFIDENCE) / max(1, comparisons)
-    low, high = bootstrap_mean(differences, confidence) or (mean, mean)
+    if len(differences) < FEWEST_PAIRS:
+        return Difference(mean, None, None, confidence)
+    low, high = bootstrap_mean(differences, confidence) or (mean, mean)  # all alike, as often as there are pairs
     return Difference(mean, low, high, confidence)
 
 
@@ -142,8 +155,7 @@ class History:
         base = self.points[0]
         return (
             f"MRR of {len(self.examples)} held-out queries: base {base.MRR:.3f}, best {self.best.MRR:.3f} "
-            f"(step {self.best.step}), difference {difference.mean:+.3f} "
-            f"[{difference.low:+.3f}, {difference.high:+.3f}]: {difference.verdict}"
+            f"(step {self.best.step}), difference {difference}"
         )
 
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from utils.models import token_batches
+from utils.models import cut_text, token_batches
 from utils.schema import ContrastiveExample
 
 
@@ -94,12 +94,6 @@ def encode_pairs(tokenizer: Any, query: str, passages: Sequence[str], lengths: L
     query = cut_text(tokenizer, query, lengths.query)
     columns = tokenizer([query] * len(passages), list(passages), truncation="only_second", max_length=lengths.total)
     return [dict(zip(columns.keys(), values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-def cut_text(tokenizer: Any, text: str, limit: int) -> str:
-    """Return the beginning of a text that is at most ``limit`` tokens long."""
-    encoded = tokenizer(text, add_special_tokens=False, truncation=True, max_length=limit, return_offsets_mapping=True)
-    return text if len(encoded["input_ids"]) < limit else text[: encoded["offset_mapping"][-1][1]]
 
 
 def collate(groups: Sequence[tuple[list[dict[str, list[int]]], list[float] | None]]) -> dict[str, Any]:

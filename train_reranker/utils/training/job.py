@@ -26,6 +26,7 @@ REPORTERS = {"none": None, "tensorboard": "tensorboard", "wandb": "wandb", "mlfl
 NEGATIVE_FILLS = ("other_rows", "repeat")
 # Where a run notes what it was begun with, so that it is not gone on with differently.
 BEGUN = "training.json"
+CARD = "README.md"  # the model card, which a run writes last
 
 _SHORTEST_PASSAGE = 8  # room for the special tokens and some text
 
@@ -70,6 +71,11 @@ class TrainingSettings:
     cache_path: str | None = None
     seed: int = 42
 
+    @property
+    def fill(self) -> str:
+        """What fills up a row's negatives: a passage of another row has no teacher's score to distil from."""
+        return "repeat" if self.knowledge_distillation else self.negative_fill
+
 
 class TrainingJob(NamedTuple):
     """A training whose inputs are all found and checked."""
@@ -82,7 +88,6 @@ class TrainingJob(NamedTuple):
     lengths: Lengths
     facts: Facts
     ds_config: Path | None = None
-    zero3: bool = False
     resume: Path | None = None
 
 
@@ -90,6 +95,7 @@ class Facts(NamedTuple):
     """What became of the rows that were read."""
 
     digest: str  # of all rows, SHA-256
+    held_out_digest: str
     rows: int
     short: int  # rows that had too few negatives of their own
     dropped: int  # rows whose only positives are held out
@@ -106,12 +112,11 @@ def prepare(settings: TrainingSettings) -> TrainingJob:
     _check_settings(settings)
     model = find_model(settings.model_path)
     ds_config = _find_ds_config(settings) if settings.use_deepspeed else None
-    zero3 = ds_config is not None and _read_json(ds_config).get("zero_optimization", {}).get("stage") == 3
     rows, held_out, facts = _read_rows(settings)
     output = Path(settings.output_dir).resolve()
     lengths = _choose_lengths(settings, model)
-    job = TrainingJob(settings, model, output, rows, held_out, lengths, facts, ds_config, zero3)
-    if launch.is_main_process() and not settings.resume:  # another process may come when the first one is writing
+    job = TrainingJob(settings, model, output, rows, held_out, lengths, facts, ds_config)
+    if launch.is_main_process():  # another process may come when the first one is writing
         _check_output(output, model, settings)
     return job._replace(resume=_find_resume(job)) if settings.resume else job
 
@@ -119,8 +124,8 @@ def prepare(settings: TrainingSettings) -> TrainingJob:
 def _read_rows(settings: TrainingSettings) -> tuple[list[ContrastiveExample], list[ContrastiveExample], Facts]:
     """Return the rows to train on, with their groups' negatives, those to evaluate on, and what became of them."""
     rows = examples.read_examples(settings.train_data)
-    lines = (jsonl.dumps(row.row()).encode() + b"\n" for row in rows)
-    digest = hashlib.sha256(b"".join(lines)).hexdigest()
+    if settings.knowledge_distillation:
+        _check_teacher_scores(rows, settings)
     if settings.eval_data:
         held_out = examples.read_examples(settings.eval_data, "evaluation data")
         texts = {text for row in held_out for text in (row.query, *row.pos, *row.neg)}
@@ -129,10 +134,18 @@ def _read_rows(settings: TrainingSettings) -> tuple[list[ContrastiveExample], li
     else:
         trained, held_out, dropped, pruned = evaluation.hold_out(rows, settings.eval_fraction, settings.seed)
         overlap = 0
+    if settings.knowledge_distillation:  # what the held-out rows have taken from the others has left some with none
+        scored = [row for row in trained if row.neg]
+        trained, dropped = scored, dropped + len(trained) - len(scored)
     trained, short = _complete_groups(trained, settings)
     if settings.eval_data and not any(row.neg for row in held_out):
         raise InputError(f"evaluation data {', '.join(settings.eval_data)}: no row has a negative to rank against")
-    return trained, held_out, Facts(digest, len(rows), short, dropped, pruned, overlap)
+    return trained, held_out, Facts(_digest(rows), _digest(held_out), len(rows), short, dropped, pruned, overlap)
+
+
+def _digest(rows: Sequence[ContrastiveExample]) -> str:
+    """Return the SHA-256 of rows as they stand in a data file."""
+    return hashlib.sha256(b"".join(jsonl.dumps(row.row()).encode() + b"\n" for row in rows)).hexdigest()
 
 
 def fit_lengths(query: int, passage: int | None, limit: int | None, multiple: int = 1) -> Lengths:
@@ -177,7 +190,7 @@ def _check_settings(settings: TrainingSettings) -> None:
 
 
 def _find_ds_config(settings: TrainingSettings) -> Path:
-    """Return DeepSpeed's configuration file, once it is JSON and DeepSpeed is installed."""
+    """Return DeepSpeed's configuration file, once it can be used here and DeepSpeed is installed."""
     if importlib.util.find_spec("deepspeed") is None:
         raise InputError("--use_deepspeed needs a package: pip install deepspeed")
     path = cli.find_input(
@@ -185,7 +198,11 @@ def _find_ds_config(settings: TrainingSettings) -> Path:
         "DeepSpeed configuration",
         "name one with --ds_config, as train_reranker/ds_stage0.json",
     )
-    _read_json(path)
+    zero = _read_json(path).get("zero_optimization", {})
+    # Stage 3 spreads the weights themselves: each forward pass is then one of all processes together, which chunks and
+    # an evaluation in shares are not. A reranker's weights fit on one device.
+    if not isinstance(zero, dict) or zero.get("stage", 0) not in (0, 1, 2):
+        raise InputError(f"{path}: zero_optimization.stage must be 0, 1 or 2, as in train_reranker/ds_stage0.json")
     return path
 
 
@@ -204,15 +221,10 @@ def _complete_groups(
 ) -> tuple[list[ContrastiveExample], int]:
     """Give every row the negatives of a group and return how many were short of them."""
     wanted = settings.train_group_size - 1
-    if settings.knowledge_distillation:
-        _check_teacher_scores(rows, settings)
-    # A passage from another row has no teacher's score: where they count, a row's own negatives are repeated.
-    if settings.knowledge_distillation or settings.negative_fill == "repeat":
-        _, lacking = examples.fill_negatives(rows, wanted, random.Random(settings.seed))
-        # What a row has none of cannot be repeated.
-        rows, _ = examples.fill_negatives(rows, 1, random.Random(settings.seed))
-        return rows, lacking
-    return examples.fill_negatives(rows, wanted, random.Random(settings.seed))
+    short = sum(len(row.neg) < wanted for row in rows)
+    # What a row has none of cannot be repeated.
+    drawn = 1 if settings.fill == "repeat" else wanted
+    return examples.fill_negatives(rows, drawn, random.Random(settings.seed)), short
 
 
 def _check_teacher_scores(rows: Sequence[ContrastiveExample], settings: TrainingSettings) -> None:
@@ -230,7 +242,7 @@ def _check_output(output: Path, model: Path, settings: TrainingSettings) -> None
         raise InputError(f"output folder {output} is a file: choose another --output_dir")
     if model.is_relative_to(output):
         raise InputError(f"output folder {output} holds the model to start from: choose another --output_dir")
-    if output.is_dir() and any(output.iterdir()) and not settings.overwrite_output_dir:
+    if output.is_dir() and any(output.iterdir()) and not (settings.overwrite_output_dir or settings.resume):
         raise InputError(
             f"output folder {output} is not empty: choose another --output_dir, "
             "go on with --resume, or replace the model in it with --overwrite_output_dir"
@@ -250,6 +262,11 @@ def _find_resume(job: TrainingJob) -> Path | None:
         if different:
             raise InputError(f"{job.output} was begun with {'; '.join(different)}: resume with the same")
     if job.settings.resume is True and not any(job.output.glob("checkpoint-*")):
+        if (job.output / CARD).exists():
+            raise InputError(
+                f"{job.output} holds a finished model and no checkpoint to go on from: use it as it is, "
+                "or replace it with --overwrite_output_dir"
+            )
         log.info("there is no checkpoint in %s: training from the beginning", job.output)
         return None
     return checkpoints.find_checkpoint(job.output, job.settings.resume)
@@ -260,7 +277,8 @@ def begun_with(job: TrainingJob) -> dict[str, Any]:
     names = ["epochs", "batch_size", "gradient_accumulation_steps", "learning_rate", "warmup_ratio", "weight_decay"]
     names += ["train_group_size", "negative_fill", "knowledge_distillation", "use_deepspeed", "seed"]
     kept = {f"--{name}": getattr(job.settings, name) for name in names}
-    return kept | {"rows with the digest": job.facts.digest, "lengths": list(job.lengths)}
+    digests = {"rows with the digest": job.facts.digest, "held-out rows with the digest": job.facts.held_out_digest}
+    return kept | digests | {"lengths": list(job.lengths), "model": str(job.model)}
 
 
 def _choose_lengths(settings: TrainingSettings, model: Path) -> Lengths:

@@ -129,6 +129,8 @@ def leave_process_group() -> None:
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # A launcher ends all processes when the first one ends with an error: none goes before all are done.
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
         # gloo's threads may still have to drop a tensor of the last exchange, which takes Python's lock. Once the
         # interpreter is ending they get it no more, and abort the process.

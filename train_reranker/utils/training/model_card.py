@@ -7,9 +7,7 @@ from typing import Any
 from utils import jsonl
 from utils.report.text import table
 from utils.training.evaluation import History
-from utils.training.job import TrainingJob
-
-CARD = "README.md"
+from utils.training.job import CARD, TrainingJob
 
 
 def write(job: TrainingJob, history: History | None) -> None:
@@ -80,7 +78,7 @@ def _training(job: TrainingJob) -> str:
         "warm-up": settings.warmup_ratio,
         "weight decay": settings.weight_decay,
         "passages a group": settings.train_group_size,
-        "rows with filled-up negatives": f"{facts.short} ({settings.negative_fill})",
+        "rows with filled-up negatives": f"{facts.short} ({settings.fill})",
         "tokens": f"query {job.lengths.query}, pair {job.lengths.total}",
         "knowledge distillation": settings.knowledge_distillation,
         "seed": settings.seed,

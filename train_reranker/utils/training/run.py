@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from utils import jsonl
 from utils.cli import InputError, RunError, log
+from utils.models import is_out_of_memory
 from utils.training import checkpoints, evaluation, launch, model_card
 from utils.training.evaluation import Difference, History
 from utils.training.job import BEGUN, TrainingJob, TrainingSettings, begun_with, prepare
@@ -50,12 +51,10 @@ def run(job: TrainingJob) -> Result:
                 raise
             raise InputError(f"{job.ds_config}: {' '.join(str(error).split())}") from None
         except RuntimeError as error:
-            from utils.training.chunks import is_out_of_memory
-
             if not is_out_of_memory(error):
                 raise
             raise RunError(
-                "out of memory: lower --batch_size (and raise --gradient_accumulation_steps) or --passage_max_len"
+                "out of memory, with chunks as small as can be: lower --passage_max_len, or take a larger device"
             ) from None
     # Not before: DeepSpeed keeps groups in its modules, and another training of this process would meet them.
     atexit.register(launch.leave_process_group)
@@ -87,8 +86,7 @@ def _tell(job: TrainingJob, arguments: Any) -> None:
     if (settings.query_max_len, settings.passage_max_len or lengths.passage) != lengths:
         log.warning("lengths cut to what the model can take: query_max_len %d, passage_max_len %d", *lengths)
     if facts.short:
-        repeats = settings.knowledge_distillation or settings.negative_fill == "repeat"
-        mend = "they are repeated" if repeats else "other rows' passages fill them up"
+        mend = "they are repeated" if settings.fill == "repeat" else "other rows' passages fill them up"
         log.info("%d of %d rows have too few negatives: %s", facts.short, len(job.examples), mend)
     if facts.overlap:
         log.warning("%d rows share a query or passage with --eval_data: it will flatter the model", facts.overlap)

@@ -43,21 +43,17 @@ SAME_SCORES, PATIENCE_WITH_SAME_SCORES = 1e-6, 20
 class GroupedCrossEncoder(CrossEncoderModel):
     """FlagEmbedding's model over ragged batches of any number of groups, with a loss in full precision."""
 
-    def __init__(self, base_model: Any, tokenizer: Any, group_size: int, memory: Memory, chunked: bool = True) -> None:
-        """Hold the model. ``chunked`` False scores each batch at once, as ZeRO's stage 3 needs it.
-
-        That stage gathers weights in each forward pass, of which all processes must make as many.
-        """
+    def __init__(self, base_model: Any, tokenizer: Any, group_size: int, memory: Memory) -> None:
+        """Hold the model."""
         super().__init__(base_model, tokenizer=tokenizer)
         self.group_size = group_size
-        self.chunked = chunked
         padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         padding = {key: value for key, value in padding.items() if key in tokenizer.model_input_names}
         self.scorer = ChunkedScorer(base_model, padding, memory)
 
     def encode(self, features: dict[str, Any]) -> Tensor:
         """Return the scores of a ragged batch, float32 of shape (pairs, 1)."""
-        return self.scorer(features) if self.chunked else self.scorer.score(features, range(len(features["lengths"])))
+        return self.scorer(features)
 
     def forward(self, pair: Any = None, teacher_scores: Any = None) -> Any:
         """Return FlagEmbedding's output: the mean listwise cross-entropy over the groups, and the scores."""
@@ -211,7 +207,13 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
             self.staged = False
         wait_for_all()
         if self.args.local_process_index == 0 and not self.args.should_save:
-            checkpoints.remove_staging(output)  # DeepSpeed makes empty folders on the other machines
+            # On a disk of their own, the other machines are left with what DeepSpeed wrote there.
+            if any(path.is_file() for path in (output / checkpoints.STAGING).rglob("*")):
+                raise RunError(
+                    "this DeepSpeed stage writes a part of each checkpoint on every machine: give an --output_dir on "
+                    "a disk that all share, or stage 0"
+                )
+            checkpoints.remove_staging(output)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Let the first process write all processes' random states: others may be on machines of their own."""
@@ -326,7 +328,7 @@ class RerankerRunner(EncoderOnlyRerankerRunner):
         if broken := first_not_finite(base.state_dict()):
             raise InputError(f"model {self.job.model} has weights that are not finite ({broken}): get it anew")
         group_size = self.job.settings.train_group_size
-        return tokenizer, GroupedCrossEncoder(base, tokenizer, group_size, self.memory, chunked=not self.job.zero3)
+        return tokenizer, GroupedCrossEncoder(base, tokenizer, group_size, self.memory)
 
     def load_train_dataset(self) -> TrainingGroups:
         """Return the rows as groups."""
@@ -362,6 +364,10 @@ class RerankerRunner(EncoderOnlyRerankerRunner):
     def run(self) -> None:
         """Train, from the beginning or a checkpoint on; the output folder then holds the best or last model."""
         resume = self.job.resume
+        if len({found and found.name for found in gather(resume)}) > 1:
+            raise InputError(
+                f"not all machines see the checkpoints of {self.job.output}: resume with it on a disk that all share"
+            )
         if resume is not None and self.history is not None:
             self._restore_history(checkpoints.step_of(resume))
         self.trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
