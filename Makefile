@@ -31,12 +31,12 @@ $(BASE)/config.json: | $(INSTALLED)
 	$(RUN) prepare_demo.py
 
 $(DATA)/train_data.jsonl: | $(INSTALLED) $(BASE)/config.json
-	$(RUN) contrastive_data_generator.py --num_examples 600 --test_fraction 0.2 \
+	$(RUN) contrastive_data_generator.py --num_examples 800 --test_fraction 0.2 \
 	    --output_dir data --output_file demo_examples.jsonl --overwrite
 
 $(MODEL)/config.json: | $(DATA)/train_data.jsonl
 	$(RUN) train_reranker.py --model_path ../$(BASE) --train_data data/train_data.jsonl --output_dir output_new \
-	    --epochs 1 --batch_size 8 --learning_rate 5e-5 --query_max_len 32 --passage_max_len 128 --overwrite_output_dir
+	    --epochs 1 --batch_size 8 --learning_rate 5e-5 --query_max_len 32 --passage_max_len 128 --eval_fraction 0.2 --overwrite_output_dir
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest
