@@ -284,15 +284,15 @@ def verdict(summary: Sequence[ArmResult], comparisons: Sequence[Comparison]) -> 
         sentences.append(_told(best))
     if others := [arm for arm in by_outcome["better"] if arm != best.arm]:
         sentences.append(f"{_listed(others)} also better.")
+    baselines = {comparison.baseline for comparison in comparisons}
+    other = baselines.pop() if len(baselines) == 1 else "its baseline"
     if by_outcome["worse"]:
-        sentences.append(f"{_listed(by_outcome['worse'])} worse.")
+        sentences.append(f"{_listed(by_outcome['worse'])} worse than {other}.")
     if by_outcome["undecided"]:
         found = [c.row()["sources_needed_judged"] for c in comparisons if c.outcome == "undecided"]
         needed = min((count for count in found if count), default=None)
         more = f"; about {needed:,} sources would be needed to see one of them" if needed else ""
         names = ", ".join(by_outcome["undecided"])
-        baselines = {comparison.baseline for comparison in comparisons}
-        other = baselines.pop() if len(baselines) == 1 else "its baseline"
         sentences.append(f"No difference from {other} was seen for {names}{more}.")
     return " ".join(sentences)
 
