@@ -46,5 +46,5 @@ lint: $(INSTALLED)
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 
-bench: $(INSTALLED)
+bench: $(DATA)/train_data.jsonl
 	for benchmark in benchmarks/*.py; do $(PYTHON) $$benchmark || exit; done
