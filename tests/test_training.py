@@ -412,6 +412,7 @@ def test_both_spellings_parse() -> None:
 
 BAD_INPUTS = {
     "no model": (["--model_path", "./models/none"], "download BAAI/bge-reranker-v2-m3 (hf"),
+    "no model in our folder": (["--model_path", "models/bge-reranker-v2-m3"], "hf download BAAI/bge-reranker-v2-m3 --"),
     "no model of this name": (["--model_path", "BAAI/bge-reranker-base"], "hf download BAAI/bge-reranker-base"),
     "no whole model": (["--model_path", "{full}/.."], "no config.json and no weights and no tokenizer"),
     "no data": (["--train_data", "none.jsonl"], "training data none.jsonl is not there"),

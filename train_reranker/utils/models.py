@@ -42,7 +42,9 @@ def find_model(path: str | Path) -> Path:
     """
     found = find(path)
     if found is None:
-        repository = str(path) if re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)) else BASE_MODEL
+        # A folder of ours before the slash, as in models/name, is no owner of a repository.
+        named = re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)) and find(Path(path).parent) is None
+        repository = str(path) if named else BASE_MODEL
         folder = ROOT / "models" / repository.partition("/")[2]
         raise InputError(
             f"model {path} is not there: fine-tune one with train_reranker.py, or download {repository} "
