@@ -21,7 +21,7 @@ from utils.generation import Journal, Wanted, generate
 from utils.pipeline import BLOCK
 from utils.reranker import Reranker
 from utils.retrieval.arms import ARMS, BASE, FINE_TUNED, Lambdas, Retriever, open_retrieval
-from utils.schema import BridgeEntity, Document, Outcome, Verdict
+from utils.schema import BridgeEntity, ContrastiveExample, Document, Outcome, Verdict
 from utils.teacher import OfflineTeacher, TeacherError
 
 USABLE, UNUSABLE, ERROR = (Verdict(outcome, "") for outcome in Outcome)
@@ -210,7 +210,9 @@ def test_arms_share_sources_and_verdicts(retriever: Retriever) -> None:
             assert trial.success or trial.attempts == len(trial.retrieved)
 
 
-def test_excluded_sources_are_passed_over(retriever: Retriever, tmp_path: Path) -> None:
+def test_excluded_sources_are_passed_over(
+    retriever: Retriever, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "p.jsonl"
     _, journal = run(retriever, OfflineTeacher(retriever.corpus), path, num=4)
     used = {row.source for row in journal.rows if row.outcome == "example"}
@@ -224,6 +226,10 @@ def test_excluded_sources_are_passed_over(retriever: Retriever, tmp_path: Path) 
         r.source for r in ablate(retriever, OfflineTeacher(retriever.corpus), excluded=Excluded.read([str(data)]))
     }
     assert next(r.source for r in journal.rows if r.outcome == "example") not in without
+    assert "no source was known" not in caplog.text
+    jsonl.write(data, [ContrastiveExample("another teacher's question", ["a"], ["b"]).row()])
+    ablate(retriever, OfflineTeacher(retriever.corpus), excluded=Excluded.read([str(data)]))
+    assert "no source was known by a question" in caplog.text
 
 
 def test_summary_by_hand() -> None:

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import NamedTuple
 
 from utils import jsonl
-from utils.cli import find, find_input, progress_bar
+from utils.cli import find, find_input, log, progress_bar
 from utils.config import Config
 from utils.evidence.trials import SourceTrials, Trial
 from utils.examples import parse_example
@@ -115,7 +115,11 @@ async def compare_arms(
     def retrieve(queries: list[str], documents: list[Document]) -> list[dict[str, list[Candidate]]]:
         return retriever.retrieve(arms, queries, documents, candidates)
 
+    met: set[str] = set()  # questions of the data to exclude
+
     def is_new(entity: BridgeEntity) -> bool:
+        if entity.query in excluded.queries:
+            met.add(entity.query)
         return entity.query not in excluded.queries
 
     async def judge(prepared: Prepared) -> SourceTrials:
@@ -132,6 +136,11 @@ async def compare_arms(
                     bar.set_postfix(teacher.doing, refresh=False)
             if not any(result.decided(arm) for result in results for arm in arms):
                 teacher.forget_failures()  # or they would only come out of the cache again
+    if excluded.queries and not met:
+        log.warning(
+            "no source was known by a question of the data to exclude: were they asked by this teacher and model? "
+            "The generator's provenance file names its sources"
+        )
     return results
 
 
