@@ -8,7 +8,6 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,11 @@ from utils.training import groups, launch, run
 from utils.training.groups import Lengths
 from utils.training.job import TrainingSettings, fit_lengths, prepare
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = ["--learning_rate", "1e-3", "--query_max_len", "32", "--passage_max_len", "32", "--save_steps", "0"]
 QUICK += ["--eval_fraction", "0", "--report_to", "none"]
 # Comparisons need it: processes, chunks and libraries agree to the last digits in full precision only.
 QUICK += ["--no_mixed_precision"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small are slower on several threads, the more so beside other work."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def train(model: Path, data: Path, output: Path, *flags: str) -> Path:
