@@ -4,12 +4,46 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from utils.cli import InputError
+
+
+# What a lone surrogate looks like in JSON: an escape, or the three bytes that a careless writer made of it.
+_MAY_HOLD_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+
+
+def encodable(value: Any) -> Any:
+    """Return a JSON value in whose texts each lone surrogate, half of an emoji, is U+FFFD: no encoder takes it.
+
+    Python's ``json`` reads such a half without a word, and every file, socket and tokenizer then fails at it. So it is
+    replaced where text enters.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [encodable(item) for item in value]
+    if isinstance(value, dict):
+        return {encodable(key): encodable(item) for key, item in value.items()}
+    return value
+
+
+def loads(text: bytes | str) -> Any:
+    """Return the value of one JSON text, with every text in it :func:`encodable`.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply to be read.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    return encodable(value) if _MAY_HOLD_SURROGATE.search(raw) else value
 
 
 def dumps(value: Any) -> str:
@@ -24,7 +58,7 @@ def parse(line: bytes | str, path: Path, number: int) -> dict[str, Any]:
         InputError: the line is no JSON object; names file and line.
     """
     try:
-        row = json.loads(line)
+        row = loads(line)
     except ValueError as error:  # also a UnicodeDecodeError
         if line[:2] == b"\x1f\x8b":
             raise InputError(f"{path} is compressed: unpack it first (gunzip {path.name})") from None

@@ -127,7 +127,7 @@ def read_document(path: Path, line: bytes, row: int) -> Document:
         InputError: it is another line by now.
     """
     try:
-        return parse_document(json.loads(line), f"{path}, row {row}")
+        return parse_document(jsonl.loads(line), f"{path}, row {row}")
     except ValueError:
         raise InputError(f"{path} was changed while it is in use: start again") from None
 
