@@ -146,11 +146,6 @@ def test_prompt_carries_texts_that_cannot_escape() -> None:
     assert (asked.entity, asked.segment, asked.text) == (ROAD.name, ROAD.segment, USABLE.contents)
 
 
-def test_long_documents_are_cut_between_words() -> None:
-    question = prompts.extraction(Document("1", "Long", "word " * 10_000), max_chars=99)
-    assert read_prompt([dict(message) for message in question.messages]).text == " ".join(["word"] * 19)
-
-
 def test_schemas_are_strict() -> None:
     for schema in (
         *prompts.SCHEMAS.values(),

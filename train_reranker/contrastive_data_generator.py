@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     with outputs.held():
         ledger = Ledger(args.max_llm_calls, args.max_cost)
         cache = Path(args.reply_cache or outputs.folder / "replies.sqlite")
-        teacher = open_teacher(config, corpus, cache, ledger)
+        teacher = open_teacher(config, corpus, cache, ledger, seed)
         retriever = open_retrieval(config, corpus, weights)
         settings = {
             "seed": seed,

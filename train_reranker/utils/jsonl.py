@@ -12,7 +12,6 @@ from typing import IO, Any
 
 from utils.cli import InputError
 
-
 # What a lone surrogate looks like in JSON: an escape, or the three bytes that a careless writer made of it.
 _MAY_HOLD_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 

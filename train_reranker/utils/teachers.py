@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from utils.cli import InputError
 from utils.config import Config, expand
+from utils.corpus import Corpus
 from utils.llm.ledger import Ledger, Price
 from utils.llm.protocol import TIMEOUT, EndpointSettings
 from utils.llm.teacher import LLMTeacher
-from utils.schema import Document
 from utils.teacher import OfflineTeacher, Teacher
 
 OFFLINE = "offline"
@@ -25,23 +25,34 @@ PROVIDERS = {
 }
 
 
-def open_teacher(config: Config, documents: Iterable[Document], reply_cache: Path, ledger: Ledger) -> Teacher:
+def open_teacher(config: Config, corpus: Corpus, reply_cache: Path, ledger: Ledger, seed: int = 0) -> Teacher:
     """Return the teacher that ``generator_model`` names.
 
     Args:
         config: names model and endpoint.
-        documents: the corpus, whose titles the offline teacher learns.
+        corpus: its titles are what the offline teacher learns; its longest document decides how long prompts become.
         reply_cache: the file in which a language model's replies are kept.
         ledger: counts a language model's calls.
+        seed: decides where in a long document a language model looks for an entity.
 
     Raises:
         InputError: the endpoint's settings are missing or cannot be used.
     """
     if config.generator_model == OFFLINE:
-        return OfflineTeacher(documents, config.min_segment_words)
+        return OfflineTeacher(corpus, config.min_segment_words)
     extractor = endpoint(config, "entity_extractor_model")
     judge = endpoint(config, "question_generator_model")
-    return LLMTeacher(extractor, judge, reply_cache, ledger, min_segment_words=config.min_segment_words)
+    return LLMTeacher(
+        extractor,
+        judge,
+        reply_cache,
+        ledger,
+        min_segment_words=config.min_segment_words,
+        max_document_tokens=config.max_document_tokens,
+        max_document_windows=config.max_document_windows,
+        longest_document=corpus.longest,
+        seed=seed,
+    )
 
 
 def endpoint(config: Config, role: str) -> EndpointSettings:
