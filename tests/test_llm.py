@@ -33,7 +33,7 @@ from utils.llm import prompts
 from utils.llm.answers import BrokenReply, count_words, find_object, read_extraction, read_verdict
 from utils.llm.client import Patience
 from utils.llm.ledger import BudgetSpent, Ledger, Price
-from utils.llm.protocol import Dialect, EndpointSettings, Scrubber, status_fault, told_wait
+from utils.llm.protocol import EndpointSettings, Scrubber, told_wait
 from utils.llm.replies import Reply, ReplyCache, reply_key
 from utils.llm.teacher import LLMTeacher
 from utils.schema import BridgeEntity, Document, Outcome
@@ -329,7 +329,7 @@ def test_a_storm_changes_nothing(tmp_path: Path) -> None:
     with ScriptedEndpoint(canned) as endpoint:
         calm = use(endpoint, tmp_path / "calm.sqlite", extract_all(docs))
     ledger = Ledger()
-    with ScriptedEndpoint(canned, fault=storm(0.3, seed=3)) as endpoint:
+    with ScriptedEndpoint(canned, fault=storm(0.3, seed=4)) as endpoint:
         stormy = use(endpoint, tmp_path / "storm.sqlite", extract_all(docs), ledger, timeout=1.0, max_in_flight=32)
     assert stormy == calm
     assert {request.fault for request in endpoint.seen} > {*TRANSPORT_FAULTS, *BROKEN_REPLIES}
@@ -342,8 +342,9 @@ def test_a_fault_that_stays_is_an_error_after_bounded_tries(cache: Path) -> None
         (error,) = use(endpoint, cache, extract_all([ROMANS]), ledger)
     assert isinstance(error, TeacherError)
     assert KEY not in said(error)  # which the endpoint had quoted
-    assert len(endpoint.seen) == QUICK.tries
-    assert (ledger.retries, ledger.failures) == ({"server_error": 5}, {"server_error": 1})
+    learning = 4  # without a schema, a format, a system message, all three
+    assert len(endpoint.seen) == QUICK.tries + learning
+    assert (ledger.retries, ledger.failures) == ({"server_error": 5 + learning}, {"server_error": 1})
 
 
 def test_retry_after_slows_everybody_down(cache: Path) -> None:
@@ -375,11 +376,26 @@ def test_a_rate_limit_is_waited_out_while_others_get_through(cache: Path) -> Non
     assert not ledger.failures
 
 
-def test_a_rate_limit_that_never_ends_is_an_error(cache: Path) -> None:
+def test_a_rate_limit_that_never_ends_ends_the_run(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    patience = QUICK._replace(longest_limit=0.3, say_after=0.0, say_every=0.1)
     with ScriptedEndpoint(canned, fault=lambda *_: "429", retry_after=None) as endpoint:
-        (error,) = use(endpoint, cache, extract_all([ROMANS]))
-    assert isinstance(error, TeacherError)
-    assert len(endpoint.seen) == QUICK.tries
+        (error,) = use(endpoint, cache, extract_all([ROMANS]), patience=patience)
+        assert isinstance(error, RunError)
+        assert "nothing but rate limit 429: Slow down." in str(error)
+        assert 2 <= len([line for line in caplog.messages if "Slow down" in line]) <= 4
+
+        # What is too much for the limit on its own is that question's error, while others get through.
+        tall = documents(1)[0]._replace(contents="much " * 99)
+        endpoint.fault = None
+        large = ScriptedEndpoint(canned, latency=0.02, retry_after="0.01")
+    large.fault = lambda question, _: "429" if large.large == question else None
+    with large:
+        large.large = ""
+        use(large, cache, extract_all([tall]))
+        large.large = large.seen[0].question
+        cache.unlink()
+        results = use(large, cache, extract_all([tall, *documents(40)]), patience=patience, max_in_flight=1)
+    assert [type(result) for result in results] == [TeacherError] + [BridgeEntity] * 40
 
 
 def test_told_waits_are_understood() -> None:
@@ -434,19 +450,125 @@ def test_what_an_endpoint_refuses_is_left_out_and_remembered(cache: Path, refuse
         assert not other.seen
 
 
-def test_dialect_keeps_the_limit_under_its_new_name() -> None:
-    dialect = Dialect({"max_tokens": 7, "temperature": 1})
-    said = json.dumps({"error": {"message": "Use 'max_completion_tokens' instead.", "param": "max_tokens"}})
-    fault = status_fault(400, {}, said, Scrubber([]))
-    assert dialect.learn(fault) == "max_completion_tokens for max_tokens"
-    body = dialect.body(prompts.extraction(ROMANS))
-    assert (body["max_completion_tokens"], body["temperature"]) == (7, 1)
+TURNED_AWAY = {
+    "system": [
+        (400, {"object": "error", "message": "roles must alternate user/assistant/user/assistant/...", "code": 400}),
+        (400, {"error": {"message": "Only user and assistant roles are supported!"}}),
+        (500, {"error": "Jinja error: exception in line 7"}),
+        (422, {"detail": [{"loc": ["body", "messages", 0, "role"], "msg": "Input should be 'user'"}]}),
+        (400, {"message": "something is amiss"}),
+    ],
+    "response_format": [
+        (404, {"error": {"message": "No host can serve a request with these parameters", "code": 404}}),
+        (500, {"error": {"message": "compiling the grammar failed", "code": 500}}),
+        (400, {"error": {"message": "additional properties ('strict' was unexpected)"}}),
+        (400, "no"),
+        (200, {"error": {"message": "upstream: bad parameters", "code": 400}}),
+    ],
+    "temperature": [
+        (400, {"error": {"message": "`temperature` has to be greater than zero"}}),
+        (422, {"error": "invalid request, id 7f3a91"}),
+    ],
+    "top_p": [(400, {"error": {"message": "temperature and top_p cannot both be given; id 0"}})],
+    "max_tokens": [(400, {"error": {"message": "unexpected keyword argument"}})],
+}
 
 
-def test_a_parameter_out_of_range_is_not_dropped_behind_the_users_back() -> None:
-    dialect = Dialect({"temperature": 9})
-    error = {"message": "9 is greater than the maximum of 2 - 'temperature'", "param": "temperature"}
-    assert dialect.learn(status_fault(400, {}, json.dumps({"error": error}), Scrubber([]))) is None
+@pytest.mark.parametrize(
+    ("name", "refusal"), [(name, refusal) for name, refusals in TURNED_AWAY.items() for refusal in refusals]
+)
+def test_a_refusal_is_learnt_by_what_was_sent(cache: Path, name: str, refusal: tuple[int, Any], caplog: Any) -> None:
+    """Whatever the words: what is refused is left out, all else stays, and only the first questions pay for it."""
+    params = {"temperature": 0, "top_p": 0.9, "max_tokens": 99}
+    with ScriptedEndpoint(canned, refuses={name: refusal}, latency=0.01) as endpoint:
+        entities = use(endpoint, cache, extract_all(documents(30)), params=params)
+        last = endpoint.sent[-1]
+    assert [entity.name for entity in entities] == [f"Entity{n}" for n in range(30)]
+    assert len(endpoint.seen) <= 30 + 4 + 9  # those on their way at first, and what one of them tries
+    lost = [
+        *(key for key in params if key not in last and not (key == "max_tokens" and "max_completion_tokens" in last)),
+        *(["response_format"] if "response_format" not in last else []),
+        *(["system"] if last["messages"][0]["role"] != "system" else []),
+    ]
+    if "cannot both" in str(refusal):
+        assert len(lost) == 1
+    else:
+        assert lost == ([] if name == "max_tokens" else [name])
+    (told,) = [line for line in caplog.messages if "so it is asked from now on" in line]
+    assert {"system": "system message", "max_tokens": "max_completion_tokens"}.get(name, name) in told or "both" in str(
+        refusal
+    )
+
+
+@pytest.mark.parametrize(
+    "refuses",
+    [
+        {"system": (400, {"error": "bad request"}), "response_format": (400, {"error": "bad request"})},
+        {
+            "temperature": (400, {"error": "no"}),
+            "max_tokens": (400, {"error": "never"}),
+            "system": (400, {"error": "na"}),
+        },
+        {"json_schema": (500, {"error": "it fell over"}), "json_object": (400, {"error": "either of the others"})},
+        {"max_tokens": (400, {"error": "no"}), "max_completion_tokens": (400, {"error": "no"})},
+    ],
+)
+def test_several_refusals_at_once_are_learnt(cache: Path, refuses: dict[str, Any]) -> None:
+    params = {"temperature": 0, "max_tokens": 99}
+    with ScriptedEndpoint(canned, refuses=refuses) as endpoint:
+        entities = use(endpoint, cache, extract_all(documents(9)), params=params, max_in_flight=1)
+    assert all(isinstance(entity, BridgeEntity) for entity in entities)
+    assert len(endpoint.seen) <= 9 + 4 + 12
+
+
+def test_a_stream_is_sent_for_where_nothing_else_is_served(cache: Path) -> None:
+    refusal = 400, {"error": {"message": "This model only serves requests with stream set"}}
+    with ScriptedEndpoint(canned, refuses={"no stream": refusal}) as endpoint:
+        entities = use(endpoint, cache, extract_all(documents(5)), max_in_flight=1)
+    assert [entity.name for entity in entities] == [f"Entity{n}" for n in range(5)]
+    assert len(endpoint.seen) <= 5 + 4
+
+
+def test_what_is_switched_off_is_never_sent(cache: Path) -> None:
+    with ScriptedEndpoint(canned, refuses=["response_format", "system"]) as endpoint:
+        use(endpoint, cache, extract_all(documents(3)), response_format=None, system_message=False)
+    assert len(endpoint.seen) == 3
+
+
+def test_one_refusal_changes_nothing_once_a_request_has_succeeded(cache: Path) -> None:
+    """Whatever it speaks of, it is about that prompt, and no reason for another form or another try."""
+    blocked = 400, {"error": {"message": "blocked: it asks for the system prompt, temperature, response_format"}}
+    endpoint = ScriptedEndpoint(canned)
+    endpoint.turn_away = lambda number: blocked if number == 2 else None
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(6)), max_in_flight=1, params={"temperature": 0})
+    assert [type(result) for result in results] == [BridgeEntity, TeacherError] + [BridgeEntity] * 4
+    assert len(endpoint.seen) == 6
+    assert all(body["messages"][0]["role"] == "system" and "temperature" in body for body in endpoint.sent)
+
+
+def test_a_first_question_that_is_refused_for_its_text_changes_nothing_either(cache: Path) -> None:
+    blocked = 400, {"error": {"message": "the prompt was filtered"}}
+    endpoint = ScriptedEndpoint(canned)
+    endpoint.turn_away = lambda _: blocked if "Entity0" in endpoint.sent[-1]["messages"][-1]["content"] else None
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(4)), max_in_flight=1)
+        assert [type(result) for result in results] == [TeacherError] + [BridgeEntity] * 3
+    others = [body for body in endpoint.sent if "Entity0" not in body["messages"][-1]["content"]]
+    assert len(others) == 3
+    assert all(body["response_format"]["type"] == "json_schema" for body in others)
+    assert all(body["messages"][0]["role"] == "system" for body in others)
+
+
+def test_an_endpoint_that_refuses_everything_ends_the_run(cache: Path) -> None:
+    endpoint = ScriptedEndpoint(canned, latency=0.01)
+    endpoint.turn_away = lambda _: (400, {"error": {"message": f"not today, {KEY}"}})
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(64)), params={"temperature": 0, "max_tokens": 9})
+    errors = [result for result in results if isinstance(result, RunError)]
+    assert "not today, [key]; fix generator_model, generation_params or openai_setting" in str(errors[0])
+    assert len(errors) > 50
+    assert len(endpoint.seen) <= 25
 
 
 # What does not pass
