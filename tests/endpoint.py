@@ -141,7 +141,9 @@ class ScriptedEndpoint:
         self.latency, self.retry_after, self.hang = latency, retry_after, hang
         self.refuses, self.keys, self.spent_keys, self.models = refuses, keys, spent_keys, models
         self.usage, self.port = usage, port
-        self.turn_away: Callable[[int], tuple[int, Any] | None] = lambda number: None  # by the request's number, from 1
+        self.body: Callable[[bytes], bytes] = lambda body: body  # what becomes of the body of a good reply
+        self.headers: dict[str, str] = {}  # of a good reply
+        self.turn_away: Callable[[int], tuple[Any, ...] | None] = lambda number: None  # by the request's number, from 1
         self.seen: list[Request] = []
         self.sent: list[dict[str, Any]] = []  # the bodies of all requests
         self.connections = self.in_flight = self.most_in_flight = 0
@@ -229,7 +231,7 @@ class ScriptedEndpoint:
         refusal = self._refusal(asked, key)
         request = self._log(asked, body, key, None if refusal else self.fault)
         if refusal:
-            _write(writer, *refusal)
+            _write(writer, *refusal)  # a third is headers
             return True
         if request.fault == "hang":
             await asyncio.sleep(self.hang)
@@ -249,7 +251,7 @@ class ScriptedEndpoint:
         self.seen.append(request)
         return request
 
-    def _refusal(self, asked: Mapping[str, Any], key: str) -> tuple[int, Any] | None:
+    def _refusal(self, asked: Mapping[str, Any], key: str) -> tuple[Any, ...] | None:
         """Return the status and body that a request is turned away with, before anybody has worked on it."""
         if self.keys is not None and key not in self.keys:
             message = f"Incorrect API key provided: {key}. The masked one is {key[:6]}*****{key[-4:]}."
@@ -295,7 +297,8 @@ class ScriptedEndpoint:
             raw = json.dumps(completion).encode()
             writer.write(_head(200, len(raw)) + raw[: len(raw) // 2])
             return False
-        _write(writer, 200, completion)
+        raw = self.body(json.dumps(completion).encode())
+        writer.write(_head(200, len(raw), self.headers) + raw)
         return True
 
     def _completion(self, asked: Mapping[str, Any], content: str) -> dict[str, Any]:
@@ -352,7 +355,7 @@ def _head(status: int, length: int, headers: Mapping[str, str] | None = None) ->
 
 
 def _write(writer: asyncio.StreamWriter, status: int, value: Any, headers: Mapping[str, str] | None = None) -> None:
-    body = json.dumps(value).encode()
+    body = value if isinstance(value, bytes) else json.dumps(value).encode()
     writer.write(_head(status, len(body), headers) + body)
 
 

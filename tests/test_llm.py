@@ -13,6 +13,7 @@ import textwrap
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import date
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,16 @@ from utils.llm import prompts
 from utils.llm.answers import BrokenReply, count_words, find_object, read_extraction, read_verdict
 from utils.llm.client import Patience
 from utils.llm.ledger import BudgetSpent, Ledger, Price
-from utils.llm.protocol import EndpointSettings, Scrubber, told_wait
+from utils.llm.protocol import (
+    Completion,
+    EndpointSettings,
+    Fault,
+    Kind,
+    Scrubber,
+    read_completion,
+    status_fault,
+    told_wait,
+)
 from utils.llm.replies import Reply, ReplyCache, reply_key
 from utils.llm.teacher import LLMTeacher
 from utils.schema import BridgeEntity, Document, Outcome
@@ -407,6 +417,11 @@ def test_told_waits_are_understood() -> None:
     assert told_wait({"retry-after": "soon"}) is None
     assert told_wait({}, '{"retryDelay": "34s"}') == 34.0
     assert told_wait({}, "Please try again in 250ms.") == 0.25
+    assert told_wait({}, "Please try again in 1m3.5s. Visit us") == 63.5
+    assert told_wait({}, "try again in 2h0m1s") == 7201
+    assert told_wait({}, "Try again in 20 seconds.") == 20
+    assert told_wait({}, "try again in a moment") is None
+    assert told_wait({"retry-after": "nan"}) is told_wait({"retry-after": "inf"}) is None
 
 
 def test_a_wait_of_a_day_ends_the_run(cache: Path) -> None:
@@ -569,6 +584,295 @@ def test_an_endpoint_that_refuses_everything_ends_the_run(cache: Path) -> None:
     assert "not today, [key]; fix generator_model, generation_params or openai_setting" in str(errors[0])
     assert len(errors) > 50
     assert len(endpoint.seen) <= 25
+
+
+# What replies hold
+
+
+def completion_of(**message: Any) -> bytes:
+    """Return the body of a completion with this message."""
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": None} | message}
+    return json.dumps({"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 5}}).encode()
+
+
+ANSWER = json.dumps(GOOD)
+WHOLE = completion_of(content=ANSWER)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xef\xbb\xbf" + WHOLE,
+        b"\n \r\n" + WHOLE,
+        WHOLE.decode().encode("utf-16"),
+        completion_of(content=GOOD),
+        completion_of(content=[{"type": "thinking", "thinking": [{"text": "hm"}]}, {"type": "text", "text": ANSWER}]),
+        completion_of(tool_calls=[{"type": "function", "function": {"name": "answer", "arguments": ANSWER}}]),
+        completion_of(tool_calls=[{"function": {"arguments": GOOD}}]),
+        completion_of(function_call={"name": "answer", "arguments": ANSWER}),
+        json.dumps({"choices": [{"text": ANSWER, "finish_reason": "stop"}]}).encode(),
+        WHOLE.replace(b'"usage": {', b'"usage": [], "was": {'),
+        b": waiting\n\n"
+        + b"".join(b"data: " + completion_of(content=part).replace(b"message", b"delta") + b"\r\n" for part in ANSWER),
+    ],
+)
+def test_a_reply_is_read_however_it_is_packed(body: bytes) -> None:
+    read = read_completion(body, 400, Scrubber([]))
+    assert isinstance(read, Completion), read
+    assert json.loads(read.reply.content) == GOOD
+    assert read.reply.finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("piece", "text"),
+    [
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (b"\\ud83d", "\ufffd"),
+        (b"\xed\xa0\xbd", "\ufffd\ufffd\ufffd"),
+        (b"\\ud83d\\ude00", "\U0001f600"),
+        (b"\\u0000", "\ufffd"),
+    ],
+)
+def test_no_text_comes_in_that_cannot_be_encoded(piece: bytes, text: str) -> None:
+    read = read_completion(completion_of(content="a|b").replace(b"|", piece), 400, Scrubber([]))
+    assert isinstance(read, Completion)
+    assert read.reply.content == f"a{text}b"
+    assert read.reply.content.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"prompt_tokens": 500.0, "completion_tokens": "80"}, (500, 80)),
+        ({"prompt_tokens": "500.0", "completion_tokens": 0}, (500, 0)),
+        ({"prompt_tokens": -1, "completion_tokens": 80}, None),
+        ({"prompt_tokens": 500, "completion_tokens": 1e300}, None),
+        ({"prompt_tokens": float("nan"), "completion_tokens": 80}, None),
+        ({"prompt_tokens": True, "completion_tokens": [1]}, None),
+        ({"prompt_tokens": 500}, None),
+        ("none", None),
+        (None, None),
+    ],
+)
+def test_tokens_are_taken_as_told_where_they_can_be(usage: Any, tokens: tuple[int, int] | None) -> None:
+    body = json.dumps({"choices": [{"message": {"content": "four" * 5}}], "usage": usage}).encode()
+    read = read_completion(body, 400, Scrubber([]))
+    assert isinstance(read, Completion)
+    assert (read.counted, read.reply[2:]) == (tokens is not None, tokens or (100, 5))
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (b"[" * 100_000, Kind.GARBLED, "no chat completion"),
+        (b"<!DOCTYPE html><title>Hotel\nWi-Fi</title><body>", Kind.GARBLED, "an HTML page, 'Hotel Wi-Fi'"),
+        (b"<html><script>x()</script><p>Please log in</html>", Kind.GARBLED, "an HTML page, 'Please log in'"),
+        (b"", Kind.GARBLED, "no chat completion, but ''"),
+        (b'{"choices": []}', Kind.GARBLED, "no chat completion"),
+        (b'{"choices": "none"}', Kind.GARBLED, "no chat completion"),
+        (b"17", Kind.GARBLED, "no chat completion, but '17'"),
+        (b'data: {"choices": [{"delta": {"content": "it is"}}]}\n\n', Kind.GARBLED, "no chat completion"),
+        (b'data: {"error": {"message": "lost a GPU", "code": 502}}\n\n', Kind.SERVER, "lost a GPU"),
+        (b'{"error": {"message": "slow down", "code": 429}}', Kind.RATE_LIMIT, "slow down"),
+        (b'{"error": {"message": "50 requests per day", "code": 429}}', Kind.QUOTA, "50 requests per day"),
+        (b'{"error": "upstream is gone"}', Kind.SERVER, "upstream is gone"),
+        (b'{"errors": [{"message": "no route", "code": 7003}]}', Kind.SERVER, "no route"),
+        (b'{"detail": "model big not found"}', Kind.MODEL, "model big not found"),
+        (b'{"choices": [{"error": {"code": 502, "message": "broke off"}, "message": {}}]}', Kind.SERVER, "broke off"),
+    ],
+)
+def test_what_is_no_completion_is_named(body: bytes, kind: Kind, words: str) -> None:
+    fault = read_completion(body, 400, Scrubber([]))
+    assert isinstance(fault, Fault)
+    assert fault.kind is kind
+    assert words in fault.text
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "kind"),
+    [
+        (400, {"message": "no JSON came of it", "code": "json_validate_failed"}, Kind.SERVER),
+        *((status, {"message": "later"}, Kind.SERVER) for status in (409, 421, 424, 425, 498, 499, 503, 520, 529)),
+        (408, {"message": "too slow"}, Kind.TIMEOUT),
+        (429, {"message": "3 requests a minute"}, Kind.RATE_LIMIT),
+        (429, {"message": "daily limit reached"}, Kind.QUOTA),
+        (429, {"message": "tokens per day. Please try again in 7m12.5s"}, Kind.RATE_LIMIT),
+        (400, {"message": "the prompt is too long"}, Kind.REFUSED),
+        (413, {"message": "the prompt is too long"}, Kind.REFUSED),
+        (403, {"message": "not in your region"}, Kind.KEY),
+        (410, {"message": "the model was retired"}, Kind.MODEL),
+    ],
+)
+def test_errors_are_asked_again_like_their_kind(status: int, error: Any, kind: Kind) -> None:
+    assert status_fault(status, {}, json.dumps({"error": error}), Scrubber([])).kind is kind
+
+
+# One line for what stays
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words", "most"),
+    [
+        (
+            (502, b"<html><head><title>502 Bad Gateway</title></head></html>"),
+            "502: an HTML page, '502 Bad Gateway'",
+            15,
+        ),
+        ((503, {"error": {"message": "the model is loading"}}), "the model is loading", 15),
+        ((500, {"error": {"message": "out of memory"}}), "out of memory", 20),
+        ((403, {"error": {"message": f"project x may not use it ({KEY})"}}), r"project x may not use it ([key])", 4),
+        ((401, {"error": {"message": "the token has expired"}}), "the token has expired", 4),
+        ((200, {"error": {"message": "no provider", "code": 502}}), "no provider", 20),
+        ((429, {"error": {"message": "9 requests per day"}}), "out of quota (9 requests per day)", 4),
+        ((200, b"<title>Portal</title><html>"), "no chat completion", 12),
+        (
+            (301, {}, {"Location": "/v1/elsewhere/chat/completions?a=b"}),
+            "it redirects to /v1/elsewhere/chat/completions)",
+            6,
+        ),
+    ],
+)
+def test_what_fails_for_everybody_ends_the_run_early(cache: Path, refusal: Any, words: str, most: int) -> None:
+    endpoint = ScriptedEndpoint(canned, latency=0.01)
+    endpoint.turn_away = lambda _: refusal
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(64)))
+    error = next(result for result in results if isinstance(result, RunError))
+    assert words in str(error)
+    assert "openai_setting" in str(error)
+    assert "\n" not in str(error)
+    assert len(endpoint.seen) <= most
+
+
+def test_timeouts_for_everybody_end_the_run_early(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with ScriptedEndpoint(canned, fault=lambda *_: "hang") as endpoint:
+        patience = QUICK._replace(say_after=0.1)
+        results = use(endpoint, cache, extract_all(documents(64)), timeout=0.2, patience=patience)
+    error = next(result for result in results if isinstance(result, RunError))
+    assert "no reply within 0.2 s; raise openai_setting.timeout (0.2 s) or lower --concurrency" in str(error)
+    assert len(endpoint.seen) <= 10
+    assert [line for line in caplog.messages if "timeout: no reply within 0.2 s (no reply for" in line]
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "words"),
+    [
+        (
+            {"content": None, "reasoning_content": ANSWER},
+            "stop",
+            "finish_reason stop, all of it went into the reasoning",
+        ),
+        ({"content": "", "reasoning": "hm"}, "length", "finish_reason length, all of it went into the reasoning"),
+        ({"content": " "}, "length", "no text (finish_reason length)"),
+    ],
+)
+def test_replies_without_a_text_end_the_run_early(cache: Path, message: Any, finish: str, words: str) -> None:
+    endpoint = ScriptedEndpoint(canned)
+    endpoint.body = lambda _: completion_of(**message).replace(b'"stop"', json.dumps(finish).encode())
+    ledger = Ledger()
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(64)), ledger)
+    error = next(result for result in results if isinstance(result, RunError))
+    assert words in str(error)
+    assert "raise generation_params.max_tokens, or turn the model's thinking off" in str(error)
+    assert len(endpoint.seen) <= 10
+    assert ledger.tokens_out == 5 * len(endpoint.seen)  # each was paid for
+
+
+def test_an_outage_of_a_while_is_no_end(cache: Path) -> None:
+    """After replies have come, the same fault must have been all there was for as long as ``outage`` says."""
+    endpoint = ScriptedEndpoint(canned)
+    endpoint.turn_away = lambda number: (503, {"error": "gone"}) if 3 < number < 120 else None
+    patience = QUICK._replace(outage=60.0)
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(20)), patience=patience, max_in_flight=1)
+    assert {type(result) for result in results} == {BridgeEntity, TeacherError}
+    with ScriptedEndpoint(canned, fault=lambda *_: "500", port=endpoint.port) as endpoint:
+        # What an earlier run has got says that the endpoint works, and that only a few questions do not.
+        results = use(endpoint, cache, extract_all(documents(20)), patience=patience, max_in_flight=1)
+    assert {type(result) for result in results} == {BridgeEntity, TeacherError}
+
+
+def test_an_outage_for_good_ends_the_run(cache: Path) -> None:
+    endpoint = ScriptedEndpoint(canned)
+    endpoint.turn_away = lambda number: (503, {"error": "gone"}) if number > 3 else None
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(64)), patience=QUICK._replace(outage=0.1), max_in_flight=4)
+    assert any(isinstance(result, RunError) and "gone; see to the endpoint" in str(result) for result in results)
+
+
+# Addresses, proxies, certificates
+
+
+@pytest.mark.parametrize(
+    "written", [" {url}\n", '"{url}"', "{url}/chat/completions", "{url}/chat/completions/", "{url}/", "'{url}' "]
+)
+def test_an_address_is_cleaned_of_what_is_pasted_with_it(cache: Path, written: str) -> None:
+    with ScriptedEndpoint(canned) as endpoint:
+        assert use(written.format(url=endpoint.url), cache, extract_all([ROMANS]))[0].name == "Claudius"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("localhost:8000/v1", "http:/localhost/v1", "http:///v1", "ftp://host/v1", "", "http://http://host/v1"),
+        *(
+            "http://host:port/v1",
+            "http://host:99999/v1",
+            "http://host:-1/v1",
+            "http://host:0/v1",
+            "http://host:80 80/v1",
+        ),
+        *("http://[::1/v1", "http://ho st/v1", "http://h\xe4..de/v1", "http://:8000/v1", "http://host/v 1"),
+    ],
+)
+def test_an_address_that_is_none_is_named(url: str) -> None:
+    with pytest.raises(InputError, match=r"openai_setting: base_url") as caught:
+        settings_for(url)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}, date(2024, 1, 1)])
+def test_a_parameter_that_cannot_be_sent_is_named(value: Any) -> None:
+    with pytest.raises(InputError, match="generation_params"):
+        settings_for("http://x", params={"temperature": value})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1080"),
+        ("all_proxy", "socks4://127.0.0.1:1080"),
+        ("HTTP_PROXY", "http://user:secret-word@host:port"),
+        ("https_proxy", "'http://host:8080'"),
+        ("SSL_CERT_FILE", "{folder}/none.pem"),
+        ("SSL_CERT_FILE", "{folder}"),
+        ("SSL_CERT_FILE", "{folder}/no.pem"),
+        ("HTTP_PROXY", "http//host:8080"),
+        ("http_proxy", "127.0.0.1:9"),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_named(
+    cache: Path, variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    (cache.parent / "no.pem").write_text("no certificate")
+    monkeypatch.setenv(variable, value.format(folder=cache.parent))
+    (error,) = use("http://host.invalid/v1", cache, extract_all([ROMANS]))
+    assert isinstance(error, InputError | RunError)
+    assert variable in str(error)
+    assert "secret-word" not in said(error)
+
+
+def test_a_body_that_cannot_be_unpacked_ends_the_run(cache: Path) -> None:
+    endpoint = ScriptedEndpoint(canned)
+    endpoint.headers = {"Content-Encoding": "gzip"}
+    with endpoint:
+        (error,) = use(endpoint, cache, extract_all([ROMANS]))
+    assert isinstance(error, RunError)
+    assert "Content-Encoding" in str(error)
 
 
 # What does not pass

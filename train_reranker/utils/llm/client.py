@@ -32,6 +32,7 @@ from utils.llm.protocol import (
 from utils.llm.replies import Reply
 from utils.teacher import TeacherError
 
+_FIRST = 4  # questions on their way before one was answered, since what is wrong is wrong for all
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
@@ -49,11 +50,11 @@ class _Line:
     def __init__(self, settings: EndpointSettings) -> None:
         """Nothing is known yet."""
         self.dialect = Dialect(Form(settings.response_format, settings.system_message, settings.params))
-        self.first = asyncio.Semaphore(4)  # as many questions at first, since what is wrong is wrong for all
+        self.first = asyncio.Semaphore(_FIRST)
         self.learning = asyncio.Lock()
         self.answered_with: set[int] = set()  # keys
         self.failures: Counter[tuple[object, ...]] = Counter()
-        self.ever = False  # whether a reply with a text has come
+        self.answered = self.answered_before = False  # with a text, in this run or in an earlier one
         self.since = time.monotonic()  # when the last one came
         self.failing_since: float | None = None
         self.warned = -float("inf")
@@ -104,13 +105,13 @@ class Client:
         """
         line = self._line(settings)
         async with line.first:
-            if not line.dialect.settled:
+            if not line.answered:
                 return await self._ask(settings, line, question)
         return await self._ask(settings, line, question)
 
     def has_answered(self, settings: EndpointSettings) -> None:
         """Note that the model has answered in an earlier run: what fails now may be a few questions only."""
-        self._line(settings).ever = True
+        self._line(settings).answered_before = True
 
     def _line(self, settings: EndpointSettings) -> _Line:
         return self._lines.setdefault((settings.model, repr(settings.params)), _Line(settings))
@@ -150,7 +151,7 @@ class Client:
 
     async def _learn(self, settings: EndpointSettings, line: _Line, question: Question, fault: Fault) -> Reply | None:
         """Send the question in one form after the other and keep the one that brings a reply; None if none does."""
-        dialect, tries = line.dialect, 0
+        dialect, refusal, tries = line.dialect, fault, 0
         trials = dialect.trials(fault)
         form = next(trials, None)
         while form is not None and not dialect.settled:
@@ -180,6 +181,8 @@ class Client:
                 tries += 1
                 self._check(settings, line, key, fault, tries, None)
                 await self._wait(settings, line, fault, tries)
+        if refusal.refuses and not dialect.settled:  # a few more that are refused in these words will do
+            line.failures[refusal.alike] += self._patience.first_failures - _FIRST
         return None
 
     async def _send(self, settings: EndpointSettings, line: _Line, question: Question, form: Form) -> _Sent:
@@ -251,7 +254,7 @@ class Client:
         reply = completion.reply
         if reply.content.strip() or reply.finish_reason in ("content_filter", "refusal"):
             line.failures.clear()
-            line.ever, line.since, line.failing_since = True, time.monotonic(), None
+            line.answered, line.since, line.failing_since = True, time.monotonic(), None
             return
         thought = ", all of it went into the reasoning field" if completion.only_thought else ""
         fault = Fault(Kind.EMPTY, f"no text (finish_reason {reply.finish_reason or 'none'}{thought})")
@@ -300,7 +303,8 @@ class Client:
 
     def _count(self, settings: EndpointSettings, line: _Line, fault: Fault) -> None:
         """Count faults that are all the same, and end the run where nothing else has come for too long."""
-        about_the_text = line.ever and fault.kind in (Kind.REFUSED, Kind.KEY)
+        works = line.answered or line.answered_before
+        about_the_text = works and fault.kind in (Kind.REFUSED, Kind.KEY)
         if fault.kind is Kind.RATE_LIMIT or about_the_text:
             return
         now = time.monotonic()
@@ -308,7 +312,7 @@ class Client:
         line.failures[fault.alike] += 1
         # These cost the most: one takes long, and both may be billed.
         most = self._patience.first_failures // (2 if fault.kind in (Kind.TIMEOUT, Kind.EMPTY) else 1)
-        if line.failures[fault.alike] < most or (line.ever and now - line.failing_since < self._patience.outage):
+        if line.failures[fault.alike] < most or (works and now - line.failing_since < self._patience.outage):
             return
         times = f"{line.failures[fault.alike]} requests in a row brought nothing but this: {fault.shown}"
         raise self._end(settings, f"{times}; {self._remedy(settings, fault.kind)}")
@@ -319,7 +323,8 @@ class Client:
             return  # there may be another key
         if fault.kind is Kind.RATE_LIMIT or fault.wait is not None:
             wait = self._pace.slow_down(fault.wait)
-            self._say(settings, line, fault, f"; everybody waits for {wait:.0f} s", wait)
+            if wait:
+                self._say(settings, line, fault, f"; everybody waits for {wait:.0f} s", wait)
         else:
             wait = self._pace.back_off(tries)
             self._say(settings, line, fault, f"; asked again in {wait:.0f} s", wait)
