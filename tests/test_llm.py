@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import re
 import signal
 import subprocess
@@ -526,6 +527,7 @@ def test_a_refusal_is_learnt_by_what_was_sent(cache: Path, name: str, refusal: t
         },
         {"json_schema": (500, {"error": "it fell over"}), "json_object": (400, {"error": "either of the others"})},
         {"max_tokens": (400, {"error": "no"}), "max_completion_tokens": (400, {"error": "no"})},
+        {"max_tokens": (400, {"error": "no"}), "temperature": (400, {"error": "no"})},
     ],
 )
 def test_several_refusals_at_once_are_learnt(cache: Path, refuses: dict[str, Any]) -> None:
@@ -686,6 +688,27 @@ def test_what_is_no_completion_is_named(body: bytes, kind: Kind, words: str) -> 
     assert isinstance(fault, Fault)
     assert fault.kind is kind
     assert words in fault.text
+
+
+def test_no_body_makes_reading_fail() -> None:
+    """Whatever stands where, it is a completion or a fault."""
+    odd = [None, 0, -1.5, True, "", "x", [], [None], [[]], {}, {"a": 1}, ["x", {}], {"error": []}, {"code": {}}]
+    keys = ["choices", "error", "errors", "detail", "usage", "message", "delta", "content", "finish_reason", "text"]
+    keys += ["tool_calls", "function", "arguments", "reasoning", "refusal", "loc", "code", "param", "prompt_tokens"]
+    rng = random.Random(5)
+
+    def grown(depth: int) -> Any:
+        if depth == 0 or rng.random() < 0.2:
+            return rng.choice(odd)
+        value = {key: grown(depth - 1) for key in rng.sample(keys, rng.randrange(1, 9))}
+        return [value] if rng.random() < 0.5 else value
+
+    bodies = [json.dumps(grown(4)) for _ in range(500)] + ['{"choices": [{"message": {"content": ' + "[" * 700]
+    for body in [*bodies, '{"choices":[{"message":{"content":' + '{"a":' * 800 + '"\\ud800"' + "}" * 800 + "}}]}"]:
+        for text in (body, f"data: {body}\n\ndata: [DONE]"):
+            read = read_completion(text.encode(), 400, Scrubber([]))
+            assert isinstance(read, Completion | Fault)
+        assert isinstance(status_fault(400, {}, body, Scrubber([])), Fault)
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,15 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from utils.cli import InputError, RunError, log
+from utils.llm.dialect import Dialect, Form
 from utils.llm.ledger import Ledger
 from utils.llm.pace import Keys, Pace, Patience
 from utils.llm.prompts import Question
 from utils.llm.protocol import (
     MAY_REFUSE,
     Completion,
-    Dialect,
     EndpointSettings,
     Fault,
-    Form,
     Kind,
     Scrubber,
     connection_fault,
