@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils import cli
+from utils.models import load_tokenizer
 from utils.report.text import percent, table
 from utils.training.groups import draw_group, encode_pairs, plan_chunks, round_up
 from utils.training.job import TrainingJob
@@ -78,10 +79,8 @@ def render(job: TrainingJob, argv: Sequence[str], processes: int) -> str:
 
 def count_tokens(job: TrainingJob, max_tokens: int | None) -> Tokens:
     """Encode the groups of a seeded sample of rows, in steps as a device would take them."""
-    from transformers import AutoTokenizer
-
     settings = job.settings
-    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    tokenizer, _ = load_tokenizer(job.model)
     rng = random.Random(settings.seed)
     rows = rng.sample(job.examples, min(SAMPLE, len(job.examples)))
     lengths, cut, groups = [], 0, []

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from utils import cli, examples, jsonl
 from utils.cli import InputError, log
-from utils.models import find_model, position_limit
+from utils.models import find_model, length_limit, load_tokenizer
 from utils.schema import ContrastiveExample
 from utils.training import checkpoints, evaluation, launch
 from utils.training.groups import Lengths
@@ -282,5 +282,6 @@ def begun_with(job: TrainingJob) -> dict[str, Any]:
 
 
 def _choose_lengths(settings: TrainingSettings, model: Path) -> Lengths:
-    limit = position_limit(_read_json(model / "config.json"))
+    tokenizer, config = load_tokenizer(model)
+    limit = length_limit(config, tokenizer)
     return fit_lengths(settings.query_max_len, settings.passage_max_len, limit, settings.pad_to_multiple_of)
