@@ -73,9 +73,7 @@ def read_examples(
     named = f"{what} {', '.join(map(str, paths))}"
     if not placed:
         raise InputError(f"{named} holds no row of query, pos and neg")
-    if not (examples := _consistent(placed, named, tell)):
-        raise InputError(f"{named} has only negatives that are positives of the same query as well: name others")
-    return examples
+    return _consistent(placed, named, tell)
 
 
 def _data_files(folder: Path, tell: Callable[[str], object]) -> list[Path]:
@@ -96,7 +94,11 @@ def _data_files(folder: Path, tell: Callable[[str], object]) -> list[Path]:
 def _consistent(
     placed: Sequence[tuple[str, ContrastiveExample]], named: str, tell: Callable[[str], object]
 ) -> list[ContrastiveExample]:
-    """Return the rows without negatives that are positives of the same query."""
+    """Return the rows without negatives that are positives of the same query.
+
+    Raises:
+        InputError: no row is left.
+    """
     positives = _positives_by_query([example for _, example in placed])
     kept, thinned, left_out = [], [], 0
     for where, example in placed:
@@ -110,10 +112,13 @@ def _consistent(
                 left_out += 1
                 continue
         kept.append(example)
+    found = f"{len(thinned)} of {len(placed)} rows have a text both as positive and as negative of the same query"
+    if not kept:
+        raise InputError(f"{named}: {found}, and none has another negative; replace them (first: {thinned[0]})")
     if thinned:
         tell(
-            f"{named}: {len(thinned)} of {len(placed)} rows have a text as a negative that is a positive of the same "
-            f"query (first: {thinned[0]}); it is left out, and so are {left_out} rows with no other negative"
+            f"{named}: {found} (first: {thinned[0]}): these negatives are left out, "
+            f"with {left_out} rows that have no others"
         )
     return kept
 
@@ -152,7 +157,8 @@ def fill_negatives(examples: Sequence[ContrastiveExample], wanted: int, rng: ran
         others = [text for text in drawn if text not in own][:missing]
         if len(others) < missing:
             raise InputError(
-                f"too few passages to fill groups of {wanted + 1}: give more rows, or a smaller --train_group_size"
+                f"too few passages to fill groups of {wanted + 1}: give more rows, a smaller --train_group_size, "
+                "or --negative_fill repeat"
             )
         return example._replace(neg=[*example.neg, *(passages[text] for text in others)])
 

@@ -71,7 +71,7 @@ def shortfall(split: Split) -> str | None:
     if len(split.test) >= 0.9 * split.wanted:
         return None
     if split.wanted < FEWEST_QUERIES:
-        reason = f"{split.wanted} held-out queries would show nothing ({FEWEST_QUERIES} are needed)"
+        reason = f"so few rows can spare {split.wanted} queries, and {FEWEST_QUERIES} are needed to show anything"
     else:
         reason = f"holding out {split.wanted} would lose too many others, which share queries, positives or negatives"
     if split.test:

@@ -56,6 +56,12 @@ def run(job: TrainingJob) -> Result:
             raise RunError(
                 "out of memory, with chunks as small as can be: lower --passage_max_len, or take a larger device"
             ) from None
+        except Exception as error:
+            reporter = job.settings.report_to
+            if type(error).__module__.partition(".")[0] != reporter:
+                raise
+            reason = str(error).partition("\n")[0]
+            raise RunError(f"--report_to {reporter} failed: {reason}; fix that, or use --report_to none") from None
     # Not before: DeepSpeed keeps groups in its modules, and another training of this process would meet them.
     atexit.register(launch.leave_process_group)
     difference = None if history is None else history.difference()
