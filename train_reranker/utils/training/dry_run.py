@@ -57,6 +57,7 @@ def render(job: TrainingJob, argv: Sequence[str], processes: int) -> str:
         ["rows read", facts.rows],
         ["rows held out for evaluation", len(job.held_out)],
         ["rows left out or thinned for that", f"{facts.dropped} left out, {facts.pruned} passages taken out"],
+        ["negatives taken out of held-out rows", facts.thinned],
         ["rows trained on (groups an epoch)", len(job.examples)],
         ["pairs a group", settings.train_group_size],
         ["rows with too few negatives", f"{facts.short} ({settings.fill})"],

@@ -289,6 +289,10 @@ class Upkeep(TrainerCallback):
         """Hold the dataset."""
         self.groups, self.evaluates = groups, evaluates
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate and save as often as is asked now, not as the checkpoint that is gone on from was."""
+        state.compute_steps(args, state.max_steps)
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Pass the epoch on: accelerate does in one process only, and not where several share the rows."""
         self.groups.set_epoch(int(state.epoch or 0))
