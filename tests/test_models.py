@@ -479,7 +479,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut .bin": (only_weights("pytorch_model.bin", b"PK\x03\x04" + b"x" * 99), "cannot be loaded"),
     "cut weights": (
         lambda m: (m / "model.safetensors").write_bytes((m / "model.safetensors").read_bytes()[:-9]),
-        "cut",
+        "has a truncated model.safetensors",
     ),
     "a missing shard": (missing_shard, "-of-"),
     "an empty tokenizer": (lambda m: (m / "tokenizer.json").write_text("{}"), "cannot be loaded"),
