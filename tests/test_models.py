@@ -417,6 +417,22 @@ def language_model(model: Path) -> None:
     Qwen3ForCausalLM(Qwen3Config.from_pretrained(model)).save_pretrained(model)
 
 
+def without_a_mask(model: Path) -> None:
+    """An architecture that mixes all tokens, padding among them, and takes no mask."""
+    from transformers import FNetConfig, FNetForSequenceClassification
+
+    size = save_tokenizer(
+        model, ["<pad>", "<unk>", "<s>", "</s>"], "<s> $A </s> $B </s>", pad_token="<pad>", model_max_length=64,
+        model_input_names=["input_ids"],
+    )  # fmt: skip
+    FNetForSequenceClassification(FNetConfig(vocab_size=size, num_labels=1, **SMALL)).save_pretrained(model)
+
+
+def link_to_nothing(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors").symlink_to("../blobs/0a1b")
+
+
 def missing_shard(model: Path) -> None:
     from transformers import BertForSequenceClassification
 
@@ -447,28 +463,42 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a hub's cache": (moved_to("snapshots/0a1b"), "has no config.json and no weights and no tokenizer: give /"),
     "checkpoints alone": (moved_to("checkpoint-20"), "model/checkpoint-20"),
     "an old sentence-transformer": (old_sentence_transformer, "give what SentenceTransformer(folder).save(other)"),
-    "a configuration that is cut": (lambda m: (m / "config.json").write_text('{"mod'), "a config.json that is no JSON"),
-    "a configuration that is a list": (lambda m: (m / "config.json").write_text("[]"), "that is no JSON object"),
+    "a configuration that is cut": (
+        lambda m: (m / "config.json").write_text('{"mod'),
+        "a config.json that is not valid JSON",
+    ),
+    "a configuration that is a list": (lambda m: (m / "config.json").write_text("[]"), "that is not a JSON object"),
     "an unknown architecture": (edit_config(model_type="unheard"), "cannot be loaded (The checkpoint you are trying"),
     "code of its own": (edit_config(**CUSTOM), "needs code of its own (auto_map in its config.json)"),
     "quantized weights": (edit_config(quantization_config={"quant_method": "gptq"}), "is quantized (gptq)"),
-    "an LFS pointer": (only_weights("model.safetensors", POINTER), "holds a Git LFS pointer in place of model.safe"),
+    "an LFS pointer": (only_weights("model.safetensors", POINTER), "has a Git LFS pointer in place of model.safe"),
     "an LFS pointer to .bin": (only_weights("pytorch_model.bin", POINTER), "in place of pytorch_model.bin: run git"),
     "an LFS pointer to words": (lambda m: (m / "tokenizer.json").write_bytes(POINTER), "in place of tokenizer.json"),
-    "empty weights": (only_weights("model.safetensors", b""), "holds model.safetensors cut short"),
+    "empty weights": (only_weights("model.safetensors", b""), "has a truncated model.safetensors"),
     "empty .bin": (only_weights("pytorch_model.bin", b""), "cannot be loaded"),
     "cut .bin": (only_weights("pytorch_model.bin", b"PK\x03\x04" + b"x" * 99), "cannot be loaded"),
     "cut weights": (
         lambda m: (m / "model.safetensors").write_bytes((m / "model.safetensors").read_bytes()[:-9]),
-        "cut",
+        "has a truncated model.safetensors",
     ),
     "a missing shard": (missing_shard, "-of-"),
-    "a tokenizer that is none": (lambda m: (m / "tokenizer.json").write_text("{}"), "cannot be loaded"),
+    "an empty tokenizer": (lambda m: (m / "tokenizer.json").write_text("{}"), "cannot be loaded"),
+    "tokenizer settings that are cut": (
+        lambda m: (m / "tokenizer_config.json").write_text('{"model_max'),
+        "a tokenizer_config.json that is not valid JSON",
+    ),
+    "no room for a pair": (
+        lambda m: (m / "tokenizer_config.json").write_text('{"model_max_length": 2}'),
+        "takes no more than 2 tokens (model_max_length",
+    ),
+    "a link to nothing": (link_to_nothing, "has no weights"),
+    "padding that changes scores": (replaced_by(without_a_mask), "gives texts in a batch other outputs than alone"),
     "two labels": (two_labels, "has 2 labels (classifier.bias), where a reranker has one score"),
     "a language model": (replaced_by(language_model), "is a language model (Qwen3ForCausalLM)"),
-    "other shapes": (edit_config(intermediate_size=48), "in the shape (64,), but its config.json asks for (48,)"),
+    "other shapes": (edit_config(intermediate_size=48), "in shape (64,), but its config.json asks for (48,)"),
+    "other token types": (edit_config(type_vocab_size=1), "token_type_embeddings.weight in shape (2, 32), but its"),
     "more layers than weights": (edit_config(num_hidden_layers=3), "has no weights for bert.encoder.layer.2."),
-    "weights that are no numbers": (
+    "weights that are not finite": (
         edit_weights(lambda w: w["bert.pooler.dense.bias"].fill_(np.nan)),
         "weights that are not finite (bert.pooler.dense.bias)",
     ),

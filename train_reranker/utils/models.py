@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,9 +27,9 @@ PARTS = {
     "weights": ("model*.safetensors", "pytorch_model*.bin"),
     "tokenizer": ("tokenizer.json", "vocab.*", "*.model"),
 }
-# What a tokenizer may be made of, beside the files that its class names.
+# What tokenizers are made of, beside the files that a few of their classes name.
 TOKENIZER_FILES = (
-    "tokenizer*", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model",
+    "tokenizer*", "*vocab*", "merges*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model",
     "*.codes", "*.tiktoken", "*.py",
 )  # fmt: skip
 LFS_POINTER = b"version https://git-lfs"
@@ -47,6 +47,8 @@ POSITIONS_AFTER_PADDING = (
 CPU_BATCH_TOKENS = 4096
 # Tokens of a pair where neither the positions nor the tokenizer set a limit: those of the training's default lengths.
 NO_LIMIT = 1024
+
+PROBE_LENGTH, SHORTEST_PAIR = 32, 16  # tokens
 
 # Pairs of unlike length, which must get the same scores in a batch as alone.
 PROBES = (
@@ -73,10 +75,10 @@ def find_model(path: str | Path) -> Path:
             f"(hf download {repository} --local-dir {folder}) and name its folder"
         )
     check_files(found)
-    architecture = str((read_config(found).get("architectures") or [""])[0])
+    architecture = str((read_object(found, "config.json").get("architectures") or [""])[0])
     if architecture.endswith(("ForCausalLM", "GPT2LMHeadModel")):
         raise InputError(
-            f"model {found} is a language model ({architecture}), no reranker with one score: give one that is saved "
+            f"model {found} is a language model ({architecture}), not a reranker with one score: give one saved "
             "for sequence classification (hubs have many such rerankers as …-seq-cls), or an encoder to train"
         )
     return found
@@ -97,27 +99,33 @@ def _find_fault(folder: Path) -> str | None:
         return "is a file: give the folder that it is in"
     if (folder / "adapter_config.json").is_file():
         return "is an adapter (adapter_config.json): merge it into its base (peft: merge_and_unload), give that folder"
-    missing = [what for what, names in PARTS.items() if not any(any(folder.glob(n)) for n in names)]
+    missing = [what for what, names in PARTS.items() if not _files(folder, names)]
     if missing:
         inner = [file.parent for at in ("*", "snapshots/*") for file in folder.glob(f"{at}/config.json")]
-        whole = [place for place in inner if any(place.glob(PARTS["weights"][0]))]
+        whole = [place for place in inner if _files(place, PARTS["weights"])]
         remedy = "the folder of a whole model, with *.safetensors or pytorch_model.bin"
         if (folder / "modules.json").is_file():
             remedy = "what SentenceTransformer(folder).save(other) makes of it"
         elif whole:
             remedy = str(max(whole, key=lambda place: (len(place.name), place.name)))
         return f"has no {' and no '.join(missing)}: give {remedy}"
-    if method := read_config(folder).get("quantization_config"):
+    if method := read_object(folder, "config.json").get("quantization_config"):
         kind = method.get("quant_method") if isinstance(method, dict) else method
         return f"is quantized ({kind}): give its weights in half or full precision"
-    weights = next(found for name in PARTS["weights"] if (found := sorted(folder.glob(name))))
+    weights = next(found for name in PARTS["weights"] if (found := _files(folder, [name])))
     for file in (*weights, *tokenizer_files(folder)):
         with file.open("rb") as content:
             if content.read(len(LFS_POINTER)) == LFS_POINTER:
-                return f"holds a Git LFS pointer in place of {file.name}: run git lfs pull, or download it again"
+                return f"has a Git LFS pointer in place of {file.name}: run git lfs pull, or download it again"
         if file.suffix == ".safetensors" and not is_whole_safetensors(file):
-            return f"holds {file.name} cut short: download it again"
+            return f"has a truncated {file.name}: download it again"
+        if file.suffix == ".json" and "vocab" not in file.name:
+            read_object(folder, file.name)
     return None
+
+
+def _files(folder: Path, names: Iterable[str]) -> list[Path]:
+    return sorted({file for name in names for file in folder.glob(name) if file.is_file()})
 
 
 def is_whole_safetensors(file: Path) -> bool:
@@ -132,24 +140,24 @@ def is_whole_safetensors(file: Path) -> bool:
     return file.stat().st_size == 8 + size + max(ends, default=0)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return what a model's ``config.json`` says.
+def read_object(folder: Path, name: str) -> dict[str, Any]:
+    """Return what one of a model's JSON files says.
 
     Raises:
-        InputError: it is no JSON object.
+        InputError: it is not a JSON object.
     """
     try:
-        config = json.loads((folder / "config.json").read_bytes())
+        value = json.loads((folder / name).read_bytes())
     except ValueError as error:
-        raise InputError(f"model {folder} holds a config.json that is no JSON ({error}): download it again") from None
-    if not isinstance(config, dict):
-        raise InputError(f"model {folder} holds a config.json that is no JSON object: download it again")
-    return config
+        raise InputError(f"model {folder} has a {name} that is not valid JSON ({error}): download it again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"model {folder} has a {name} that is not a JSON object: download it again")
+    return value
 
 
-def tokenizer_files(folder: Path) -> list[Path]:
-    """Return the files of a model's folder that its tokenizer may be made of, by name."""
-    return sorted({file for name in TOKENIZER_FILES for file in folder.glob(name) if file.is_file()})
+def tokenizer_files(folder: Path, tokenizer: Any = None) -> list[Path]:
+    """Return the files of a model's folder that its tokenizer may be made of, by name and by the tokenizer's word."""
+    return _files(folder, [*TOKENIZER_FILES, *getattr(tokenizer, "vocab_files_names", {}).values()])
 
 
 def visible_devices() -> list[str]:
@@ -273,27 +281,30 @@ def _unloadable(folder: Path, error: Exception) -> InputError:
             f"model {folder} needs code of its own (auto_map in its config.json), which is not run here: give a model "
             "of an architecture that transformers has"
         )
-    told = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    told = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    told = told if " " in told else f"{type(error).__name__} {told}".strip()
     return InputError(f"model {folder} cannot be loaded ({told}): download it again, or give another")
 
 
 def _misfit(model: Any, found: Mapping[str, Any], task: str, pooler: bool) -> str | None:
     """Say which weights are not those that ``config.json`` asks for; None if all are."""
+    # Heads have names of their own; a pooler belongs to the head, wherever it stands.
+    inner = "" if task == ENCODER else f"{model.base_model_prefix}."
     for name, stored, wanted in sorted(found["mismatched_keys"]):
-        if stored[1:] == wanted[1:] and wanted[0] == 1 and task != ENCODER:
+        if not name.startswith(inner) and stored[1:] == wanted[1:] and wanted[0] == 1:
             return (
                 f"has {stored[0]} labels ({name}), where a reranker has one score: give another, or train its encoder, "
                 "which AutoModel.from_pretrained(folder).save_pretrained(other) saves"
             )
-        return f"holds {name} in the shape {tuple(stored)}, but its config.json asks for {tuple(wanted)}: get both anew"
-    # Heads have names of their own; a pooler belongs to the head, wherever it stands.
-    inner = "" if task == ENCODER else f"{model.base_model_prefix}."
+        return f"has {name} in shape {tuple(stored)}, but its config.json asks for {tuple(wanted)}: download both again"
     missing = sorted(found["missing_keys"])
     backbone = [name for name in missing if name.startswith(inner) and (pooler or not re.search(r"\bpooler\.", name))]
     if backbone:
         return f"has no weights for {backbone[0]}: its weights and its config.json belong to different models"
     if missing and task == RERANKER:
-        return f"has no weights for {missing[0]}: it is no reranker; give one, or make one of it with train_reranker.py"
+        return (
+            f"has no weights for {missing[0]}: it is not a reranker; give one, or train this one with train_reranker.py"
+        )
     if broken := first_not_finite(model.state_dict()):
         return f"has weights that are not finite ({broken}): download it again"
     return None
@@ -306,7 +317,7 @@ def first_not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
 
 def _foreign_tokens(tokenizer: Any, model: Any) -> str | None:
     """Say which token the model has no embedding for; padding, which can be another, does not count."""
-    known = getattr(model.get_input_embeddings(), "num_embeddings", math.inf)
+    known = _count_embeddings(model)
     vocabulary = {token: number for token, number in tokenizer.get_vocab().items() if token != tokenizer.pad_token}
     token = max(vocabulary, key=vocabulary.__getitem__)
     if vocabulary[token] >= known:
@@ -321,6 +332,13 @@ def _foreign_tokens(tokenizer: Any, model: Any) -> str | None:
             '"model_input_names": ["input_ids", "attention_mask"] in its tokenizer_config.json'
         )
     return None
+
+
+def _count_embeddings(model: Any) -> float:
+    try:
+        return getattr(model.get_input_embeddings(), "num_embeddings", math.inf)
+    except NotImplementedError:  # CANINE hashes characters
+        return math.inf
 
 
 def _foreign_modules(folder: Path) -> str | None:
@@ -349,18 +367,23 @@ def _settle_padding(tokenizer: Any, model: Any, task: str) -> str | None:
         return (output.last_hidden_state * mask).sum(1) / mask.sum(1)
 
     texts = [(passage,) if task == ENCODER else (query, passage) for query, passage in PROBES]
-    cut = {"truncation": True, "max_length": min(32, length_limit(model.config, tokenizer) or 32)}
+    limit = length_limit(model.config, tokenizer) or PROBE_LENGTH
+    if limit < SHORTEST_PAIR:
+        return f"takes no more than {limit} tokens (model_max_length in its tokenizer_config.json): raise that"
+    cut = {"truncation": True, "max_length": min(PROBE_LENGTH, limit)}
     alone = torch.cat([run(tokenizer(*text, **cut, return_tensors="pt")) for text in texts])
-    config, known = model.config.get_text_config(), getattr(model.get_input_embeddings(), "num_embeddings", math.inf)
+    config = model.config.get_text_config()
     ids = [getattr(config, "pad_token_id", None)]
     ids += [getattr(tokenizer, f"{name}_token_id") for name in ("pad", "eos", "unk", "bos", "sep")]
     # On the left an encoder's first token would be padding.
     sides = ["right"] if task == ENCODER else [tokenizer.padding_side, *{"left", "right"} - {tokenizer.padding_side}]
     for number, side in itertools.product(dict.fromkeys(ids), sides):
-        if number is None or not 0 <= number < min(known, len(tokenizer)):
+        if number is None or not 0 <= number < _count_embeddings(model):
             continue
-        tokenizer.pad_token, tokenizer.padding_side = tokenizer.convert_ids_to_tokens(number), side
-        config.pad_token_id = number
+        if (token := tokenizer.convert_ids_to_tokens(number)) is None:
+            continue
+        tokenizer.pad_token, tokenizer.padding_side = token, side
+        config.pad_token_id = tokenizer.pad_token_id
         batch = tokenizer.pad([tokenizer(*text, **cut) for text in texts], return_tensors="pt")
         with contextlib.suppress(ValueError):  # some models refuse a batch that is padded with such a token
             if torch.allclose(run(batch), alone, rtol=1e-4, atol=1e-5):

@@ -30,7 +30,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from utils import cli, jsonl
 from utils.cli import InputError, RunError, log
-from utils.models import BASE, RERANKER, first_not_finite, load_model, read_config, tokenizer_files
+from utils.models import BASE, RERANKER, first_not_finite, load_model, read_object, tokenizer_files
 from utils.training import checkpoints, evaluation, launch
 from utils.training.chunks import ChunkedScorer, Memory
 from utils.training.evaluation import History
@@ -188,12 +188,12 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         shell.save_pretrained(folder, state_dict={name: w.float() for name, w in weights.items()})
         # What loads the base loads the trained model too, also older libraries than those that trained it.
         jsonl.write_json(Path(folder) / "config.json", self.trained_config())
-        for file in tokenizer_files(self.job.model):
+        for file in tokenizer_files(self.job.model, self.train_dataset.tokenizer):
             shutil.copy(file, folder)
 
     def trained_config(self) -> dict[str, Any]:
         """Return the base model's own ``config.json``, with no more than what the training has changed."""
-        config, model = read_config(self.job.model), self.model.model
+        config, model = read_object(self.job.model, "config.json"), self.model.model
         config["architectures"] = [type(model).__name__]
         config |= {key: "float32" for key in ("dtype", "torch_dtype") if key in config}
         if len(config.get("id2label") or ()) != 1:
