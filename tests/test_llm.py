@@ -805,6 +805,16 @@ def test_replies_without_a_text_end_the_run_early(cache: Path, message: Any, fin
     assert ledger.tokens_out == 5 * len(endpoint.seen)  # each was paid for
 
 
+def test_a_model_that_withholds_every_reply_ends_the_run(cache: Path) -> None:
+    endpoint = ScriptedEndpoint(canned)
+    endpoint.body = lambda _: completion_of(refusal="I would rather not")
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(64)))
+    error = next(result for result in results if isinstance(result, RunError))
+    assert "refused: no text (finish_reason refusal); fix generator_model" in str(error)
+    assert len(endpoint.seen) <= 16
+
+
 def test_an_outage_of_a_while_is_no_end(cache: Path) -> None:
     """After replies have come, the same fault must have been all there was for as long as ``outage`` says."""
     endpoint = ScriptedEndpoint(canned)

@@ -250,12 +250,13 @@ class Client:
         line.answered_with.add(key)
         self._ledger.without_usage += not completion.counted
         reply = completion.reply
-        if reply.content.strip() or reply.finish_reason in ("content_filter", "refusal"):
+        if reply.content.strip():
             line.failures.clear()
             line.answered, line.since, line.failing_since = True, time.monotonic(), None
             return
         thought = ", all of it went into the reasoning field" if completion.only_thought else ""
-        fault = Fault(Kind.EMPTY, f"no text (finish_reason {reply.finish_reason or 'none'}{thought})")
+        kind = Kind.REFUSED if reply.finish_reason in ("content_filter", "refusal") else Kind.EMPTY
+        fault = Fault(kind, f"no text (finish_reason {reply.finish_reason or 'none'}{thought})")
         self._count(settings, line, fault)
         self._say(settings, line, fault, f"; {self._remedy(settings, fault)}")
 
