@@ -33,7 +33,7 @@ from endpoint import (
 from utils.cli import SCRIPTS, InputError, RunError
 from utils.llm import prompts
 from utils.llm.answers import BrokenReply, count_words, find_object, read_extraction, read_verdict
-from utils.llm.client import Patience
+from utils.llm.client import Client, Patience
 from utils.llm.ledger import BudgetSpent, Ledger, Price
 from utils.llm.protocol import (
     Completion,
@@ -388,7 +388,7 @@ def test_a_rate_limit_that_never_ends_ends_the_run(cache: Path, caplog: pytest.L
         (error,) = use(endpoint, cache, extract_all([ROMANS]), patience=patience)
         assert isinstance(error, RunError)
         assert "nothing but rate limit 429: Slow down." in str(error)
-        assert 2 <= len([line for line in caplog.messages if "Slow down" in line]) <= 4
+        assert any("rate limit 429: Slow down. (no reply for" in line for line in caplog.messages)
 
         # What is too much for the limit on its own is that question's error, while others get through.
         tall = documents(1)[0]._replace(contents="much " * 99)
@@ -792,9 +792,22 @@ def test_replies_without_a_text_end_the_run_early(cache: Path, message: Any, fin
         results = use(endpoint, cache, extract_all(documents(64)), ledger)
     error = next(result for result in results if isinstance(result, RunError))
     assert words in str(error)
-    assert "raise generation_params.max_tokens, or turn the model's thinking off" in str(error)
+    assert (
+        "raise generation_params.max_tokens, or turn off the model's thinking or the server's reasoning parser"
+        in str(error)
+    )
     assert len(endpoint.seen) <= 10
     assert ledger.tokens_out == 5 * len(endpoint.seen)  # each was paid for
+
+
+def test_a_model_that_withholds_every_reply_ends_the_run(cache: Path) -> None:
+    endpoint = ScriptedEndpoint(canned)
+    endpoint.body = lambda _: completion_of(refusal="I would rather not")
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(64)))
+    error = next(result for result in results if isinstance(result, RunError))
+    assert "refused: no text (finish_reason refusal); fix generator_model" in str(error)
+    assert len(endpoint.seen) <= 16
 
 
 def test_an_outage_of_a_while_is_no_end(cache: Path) -> None:
@@ -882,6 +895,23 @@ def test_a_variable_that_cannot_be_used_is_named(
     assert isinstance(error, InputError | RunError)
     assert variable in str(error)
     assert "secret-word" not in said(error)
+
+
+def test_a_certificate_that_is_not_trusted_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(*_: Any) -> Fault:
+        return Fault(Kind.UNREACHABLE, "ConnectError [SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
+
+    monkeypatch.setattr(Client, "_post", refused)
+    (error,) = use("https://host.invalid/v1", cache, extract_all([ROMANS]))
+    assert "self-signed certificate); name the certificate that it is to be trusted by in SSL_CERT_FILE" in str(error)
+
+
+def test_an_address_without_a_path_is_told_of_v1(cache: Path) -> None:
+    endpoint = ScriptedEndpoint(canned)
+    endpoint.turn_away = lambda _: (404, b"not found")
+    with endpoint:
+        (error,) = use(endpoint.url.removesuffix("/v1"), cache, extract_all([ROMANS]))
+    assert "(404: not found); fix generator_model or openai_setting.base_url, which ends in /v1" in str(error)
 
 
 def test_a_body_that_cannot_be_unpacked_ends_the_run(cache: Path) -> None:

@@ -218,7 +218,7 @@ def connection_fault(error: BaseException, scrub: Scrubber) -> Fault:
     if name in _NEVER_CONNECTED or isinstance(error, ValueError):  # a host's name that none can be
         return Fault(Kind.UNREACHABLE, scrub.message(f"{name} {error}" if name != "LocalProtocolError" else name))
     if name == "DecodingError":
-        return Fault(Kind.GARBLED, "the reply cannot be unpacked as its Content-Encoding says")
+        return Fault(Kind.GARBLED, "no chat completion, but a body that is not packed as its Content-Encoding says")
     return Fault(Kind.TIMEOUT if "Timeout" in name else Kind.CONNECTION, name)
 
 
