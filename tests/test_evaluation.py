@@ -62,7 +62,7 @@ SHAPES: dict[str, tuple[Callable[[], list[ContrastiveExample]], int, int]] = {
     "few passages": (lambda: drawn(2000, 500, 7), 200, 40),
     "as many passages as rows": (lambda: drawn(10_000, 10_000, 15), 500, 0),
     "three positives": (lambda: drawn(1000, 1000, 7, positives=3), 100, 20),
-    "ten answers for all": (lambda: answers(300, 10, (1, 2, 3)), 0, 0),
+    "ten answers for all": (lambda: answers(300, 10, (1, 2, 3)), 30, 30),
     "a hundred answers": (lambda: answers(2000, 100, (1, 5, 9, 20, 30, 40, 50)), 200, 0),
     "nothing shared": (lambda: apart(1000), 100, 0),
     "one negative for all": (lambda: apart(1000, ["shared"]), 100, 0),

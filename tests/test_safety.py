@@ -256,6 +256,16 @@ def test_checkpoint_of_another_folder_is_held_against_its_own_settings(
         train(tiny_reranker, data, tmp_path / "other", *flags)
 
 
+def test_checkpoint_of_another_folder_is_gone_on_from(
+    tiny_reranker: Path, data: Path, trained: Path, killed: Path, tmp_path: Path
+) -> None:
+    assert train(tiny_reranker, data, tmp_path / "other", "--resume", str(killed / "checkpoint-8")) == 0
+    is_as_uninterrupted(tmp_path / "other", trained)
+    (killed / evaluation.FILE).unlink()
+    assert train(tiny_reranker, data, tmp_path / "another", "--resume", str(killed / "checkpoint-8")) == 0
+    assert "Not compared with its base" in (tmp_path / "another" / "README.md").read_text()
+
+
 def test_full_disk_keeps_what_was_whole(
     tiny_reranker: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

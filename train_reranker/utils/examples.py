@@ -191,9 +191,9 @@ def split_examples(
 
     ``test_fraction`` of them are held out, all with a negative, chosen so that little is linked to them. What both
     sides have is taken out of the training examples, or of the test pools where a training example stands on it: a
-    source or a positive. At most ``MOST_LOST`` of all examples are lost to both sides, and fewer than are held out;
-    where that cannot be, fewer are held out, or none. Texts that differ in white space alone are the same text.
-    ``keep_negatives`` counts a training example as lost that keeps no negative.
+    source or a positive. At most ``MOST_LOST`` of all examples (of fewer than 20: two) are lost to both sides, and no
+    more than are held out; where that cannot be, fewer are held out, or none. Texts that differ in white space alone
+    are the same text. ``keep_negatives`` counts a training example as lost that keeps no negative.
     """
     ids: dict[str, int] = {}  # of texts as they are, so that a long one is looked at once
 
@@ -209,7 +209,8 @@ def split_examples(
 
     rows = [links(one) for one in labelled]
     wanted = math.ceil(test_fraction * len(rows))
-    found = splitting.hold_out(rows, wanted, int(MOST_LOST * len(rows)), rng, keep_negatives)
+    most_lost = max(2, int(MOST_LOST * len(rows)))
+    found = splitting.hold_out(rows, wanted, most_lost, rng, keep_negatives)
     tested = [number for number in sorted(found.pools) if found.pools[number]]
     trained = [number for number in range(len(rows)) if number not in found.pools and number not in found.lost]
     # A row to train on goes before a pool's negative, a held-out row before a passage of another.

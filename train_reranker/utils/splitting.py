@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+RETRIED = 10_000  # rows to look at again, over all attempts, where the first one falls short
+
 
 class Links(NamedTuple):
     """What a row shares with others, as keys: whole numbers from 0, equal for what is the same in any two rows."""
@@ -130,19 +132,42 @@ class HeldOut:
 def hold_out(
     rows: Sequence[Links], wanted: int, most_lost: int, rng: random.Random, keep_negatives: bool = False
 ) -> HeldOut:
-    """Hold out up to ``wanted`` rows that rank, and lose at most ``most_lost`` others and fewer than are held out.
+    """Hold out about ``wanted`` rows that rank, and lose at most ``most_lost`` others and no more than are held out.
 
     Whole components of rows that share anything go first, if they are no larger than what is wanted; then the rows of
-    larger ones, those first that least is linked to, now that others are held out. Equals are drawn by ``rng``.
+    larger ones, those first that least is linked to, now that others are held out. Equals are drawn by ``rng``. Where
+    that falls short and the rows are few, it is tried again from other rows on.
     """
     held_out = HeldOut(rows, keep_negatives)
     if not wanted:
         return held_out
     place = _places(rows, wanted, rng)
+    best = _grow(rows, place, wanted, most_lost, rng, keep_negatives)
+    if best.value[1] < wanted:
+        for first in rng.sample(range(len(rows)), min(len(rows), RETRIED // len(rows))):
+            place[first] -= len(rows) + 1  # before all others
+            best = max(best, _grow(rows, place, wanted, most_lost, rng, keep_negatives), key=lambda grown: grown.value)
+            place[first] += len(rows) + 1
+    for row in best.order:
+        held_out.take(row)
+    return held_out
+
+
+class _Grown(NamedTuple):
+    """What was held out, in this order, and what that is worth: the rows that rank less those lost, then the former."""
+
+    value: tuple[int, int]
+    order: list[int]
+
+
+def _grow(
+    rows: Sequence[Links], place: Sequence[int], wanted: int, most_lost: int, rng: random.Random, keep_negatives: bool
+) -> _Grown:
+    """Hold rows out one after the other; returns the best that there was on the way."""
     found = HeldOut(rows, keep_negatives)
     heap = [(place[i], *found.cost(i), rng.random(), i) for i in range(len(rows)) if rows[i].negatives]
     heapq.heapify(heap)
-    best, length = (1, 0), 0
+    best, length = (0, 0), 0
     while heap and found.ranking < wanted and len(found.order) < wanted + most_lost:
         *_, row = heapq.heappop(heap)
         if row in found.pools:
@@ -155,9 +180,7 @@ def hold_out(
         value = (found.ranking - found.wasted, found.ranking)
         if found.wasted <= most_lost and value > best:
             best, length = value, len(found.order)
-    for row in found.order[:length]:
-        held_out.take(row)
-    return held_out
+    return _Grown(best, found.order[:length])
 
 
 def _places(rows: Sequence[Links], wanted: int, rng: random.Random) -> list[int]:

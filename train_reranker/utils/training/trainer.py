@@ -386,7 +386,8 @@ class RerankerRunner(EncoderOnlyRerankerRunner):
     def _restore_history(self, step: int) -> None:
         """Take over what the first process finds of an interrupted run's evaluations."""
         assert self.history is not None
-        path = self.job.output / evaluation.FILE
+        assert self.job.resume is not None
+        path = self.job.resume.parent / evaluation.FILE
         found = json.loads(path.read_bytes()) if self.training_args.should_save and path.is_file() else None
         found = gather(found)[0]
         if found is not None:
