@@ -38,12 +38,12 @@ def loads(text: bytes | str) -> Any:
     Raises:
         ValueError: it is no JSON, or nested too deeply to be read.
     """
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     try:
         value = json.loads(text)
+        return encodable(value) if _MAY_HOLD_SURROGATE.search(raw) else value
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    return encodable(value) if _MAY_HOLD_SURROGATE.search(raw) else value
 
 
 def dumps(value: Any) -> str:

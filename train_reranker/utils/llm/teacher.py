@@ -164,6 +164,8 @@ class LLMTeacher:
         client = self._client(settings)
         reply, was_free = await self.cache.once(key, settings.model, lambda: client.ask(settings, question))
         self.ledger.cache_hits += was_free
+        if was_free and reply.content.strip():
+            client.has_answered(settings)
         self.ledger.weigh(question.schema_name, settings.price, reply.tokens_in, reply.tokens_out)
         return reply, was_free
 
