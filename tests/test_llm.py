@@ -27,6 +27,7 @@ from endpoint import (
     WRAPPED_REPLIES,
     ScriptedEndpoint,
     canned,
+    never,
     read_prompt,
     storm,
 )
@@ -61,7 +62,7 @@ UNUSABLE = Document("3", "Emperors", "The first emperor of Rome was Augustus")
 
 
 def settings_for(url: str, **changes: Any) -> EndpointSettings:
-    given = {"provider": "openai", "base_url": url, "model": "small", "api_keys": (KEY,), "timeout": 5.0}
+    given = {"provider": "openai", "base_url": url, "model": "small", "api_keys": (KEY,), "timeout": 60.0}
     return EndpointSettings(**(given | changes))
 
 
@@ -324,9 +325,13 @@ def test_a_reply_that_stays_broken_is_an_error_and_never_evidence(cache: Path) -
 def test_passing_faults_leave_no_trace_in_the_answer(cache: Path, kind: str) -> None:
     ledger = Ledger()
     with ScriptedEndpoint(canned, fault=lambda _, nth: kind if nth == 0 else None) as endpoint:
-        entity = use(endpoint, cache, lambda t: t.extract(ROMANS), ledger, timeout=0.3)
+        limit = {"timeout": 0.3} if kind == "hang" else {}
+        entity = use(endpoint, cache, lambda t: t.extract(ROMANS), ledger, **limit)
     assert entity.name == "Claudius"
-    assert sum(ledger.retries.values()) == (kind not in WRAPPED_REPLIES and kind != "open_think")
+    if kind == "hang":  # on a busy machine, what does not hang may also take too long
+        assert set(ledger.retries) == {"timeout"}
+    else:
+        assert sum(ledger.retries.values()) == (kind not in WRAPPED_REPLIES and kind != "open_think")
     assert not ledger.failures
 
 
@@ -1056,30 +1061,41 @@ def test_the_same_question_at_once_is_asked_once(cache: Path) -> None:
     assert (ledger.calls, ledger.cache_hits) == (1, 9)
 
 
+async def asked(endpoint: ScriptedEndpoint, requests: int = 1) -> None:
+    """Wait until an endpoint has so many requests."""
+    async with asyncio.timeout(300):
+        while len(endpoint.seen) < requests:
+            await asyncio.sleep(0.001)
+
+
 def test_a_caller_that_is_cancelled_leaves_its_reply(cache: Path) -> None:
     async def work(teacher: LLMTeacher) -> None:
         task = asyncio.create_task(teacher.extract(ROMANS))
-        await asyncio.sleep(0.1)
+        await asked(endpoint)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        endpoint.hold = never
 
-    with ScriptedEndpoint(canned, latency=0.3) as endpoint:
+    with ScriptedEndpoint(canned) as endpoint:
+        endpoint.hold = lambda: True
         use(endpoint, cache, work)
         assert use(endpoint, cache, lambda t: t.extract(ROMANS), Ledger(max_calls=0)).name == "Claudius"
 
 
 def test_closing_does_not_wait_for_retries(cache: Path) -> None:
     async def work(teacher: LLMTeacher) -> None:
+        endpoint.hold = lambda: True
         asyncio.create_task(extract_all([ROMANS])(teacher))  # noqa: RUF006
-        await asyncio.sleep(0.05)
+        await asked(endpoint, len(endpoint.seen) + 1)
+        asyncio.get_running_loop().call_soon(setattr, endpoint, "hold", never)  # once the closing has begun
 
-    with ScriptedEndpoint(canned, fault=lambda *_: "500", latency=0.1, retry_after="9") as endpoint:
+    with ScriptedEndpoint(canned, fault=lambda *_: "500", retry_after="500") as endpoint:
         started = time.monotonic()
-        use(endpoint, cache, work, patience=Patience(first_wait=9.0))
+        use(endpoint, cache, work, patience=Patience(first_wait=500.0, longest_wait=500.0))
         endpoint.fault = lambda *_: "429"
         use(endpoint, cache, work)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 250
         assert len(endpoint.seen) == 2
 
 
@@ -1103,6 +1119,7 @@ KILLED = """
 def test_a_kill_loses_no_reply(cache: Path) -> None:
     tests = Path(__file__).parent
     with ScriptedEndpoint(canned) as endpoint:
+        endpoint.hold = lambda: len(endpoint.seen) > 21
         command = [sys.executable, "-c", textwrap.dedent(KILLED), endpoint.url, str(cache)]
         path = {"PYTHONPATH": f"{SCRIPTS}:{tests}"}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=path)
@@ -1113,7 +1130,8 @@ def test_a_kill_loses_no_reply(cache: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         killed_at = len(endpoint.seen)
-        assert 21 <= killed_at < 200
+        assert 21 <= killed_at <= 22
+        endpoint.hold = never
         use(endpoint, cache, extract_all(documents(40)))
         assert len(endpoint.repeated()) <= 1  # the one that was on its way
         assert len(endpoint.seen) <= max(killed_at, 40) + 1

@@ -18,8 +18,9 @@ import pytest
 import yaml
 
 import train_reranker
+from conftest import free_port
 from utils import cli
-from utils.training import evaluation, launch
+from utils.training import evaluation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FLAGS = ["--query_max_len", "16", "--passage_max_len", "16", "--batch_size", "16", "--epochs", "1", "--num_gpus", "1"]
@@ -347,7 +348,7 @@ def deepspeed(rank: int, port: int, folder: Path) -> list[str]:
 def test_two_machines_train_one_model(
     launcher: Callable[[int, int, Path], list[str]], tiny_reranker: Path, data: Path, tmp_path: Path
 ) -> None:
-    port = launch.free_port()
+    port = free_port()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     script = ["--model_path", str(tiny_reranker), "--train_data", str(data), *FLAGS, "--batch_size", "8"]
     script += ["--use_deepspeed"] if launcher is deepspeed else []
