@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from utils.cli import InputError
 from utils.config import Config, expand
 from utils.corpus import Corpus
 from utils.llm.ledger import Ledger, Price
-from utils.llm.protocol import TIMEOUT, EndpointSettings
+from utils.llm.protocol import FORMATS, TIMEOUT, EndpointSettings
 from utils.llm.teacher import LLMTeacher
 from utils.teacher import OfflineTeacher, Teacher
 
@@ -70,20 +71,29 @@ def endpoint(config: Config, role: str) -> EndpointSettings:
     setting = expand(config.settings[section], f"{config.path}: {section}")
     usual = PROVIDERS[provider][1]
     base_url = setting.get("base_url") or setting.get("api_base") or usual
+    version = setting.get("api_version")
+    where = f"{config.path}: {section}"
+    response_format, system_message = setting.get("response_format", True), setting.get("system_message", True)
+    if response_format not in (True, False, *FORMATS):
+        raise InputError(f"{where}.response_format must be json_schema, json_object or false")
+    if not isinstance(system_message, bool):
+        raise InputError(f"{where}.system_message must be true or false")
     keys = _keys(setting)
     if not keys and base_url == usual:
         raise InputError(f"{config.path}: {section}.api_key is missing; put the key into the environment and name it")
     return EndpointSettings(
         provider=provider,
-        base_url=base_url,
+        base_url=str(base_url),
         model=model,
         api_keys=keys,
         params=config.generation_params,
-        timeout=_timeout(setting, f"{config.path}: {section}"),
+        timeout=_timeout(setting, where),
         price=_price(config, model),
         api_type=setting.get("api_type") or "openai",
-        api_version=setting.get("api_version"),
+        api_version=None if version is None else str(version),  # YAML makes a date of it
         model_key=key,
+        response_format=FORMATS[0] if response_format is True else response_format or None,
+        system_message=system_message,
     )
 
 
@@ -93,7 +103,7 @@ def _timeout(setting: Mapping[str, Any], where: str) -> float:
         seconds = float(setting.get("timeout") or TIMEOUT)
     except (TypeError, ValueError):
         seconds = 0.0
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise InputError(f"{where}.timeout must be a number of seconds above 0")
     return seconds
 

@@ -188,6 +188,8 @@ class LLMTeacher:
     async def _reply(self, settings: EndpointSettings, question: prompts.Question, key: str) -> tuple[Reply, bool]:
         reply, was_free = await self.cache.once(key, settings.model, lambda: self._fetch(settings, question))
         self.ledger.cache_hits += was_free
+        if was_free and reply.content.strip():
+            client.has_answered(settings)
         self.ledger.weigh(question.schema_name, settings.price, reply.tokens_in, reply.tokens_out)
         return reply, was_free
 
