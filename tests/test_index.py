@@ -16,7 +16,7 @@ from utils.cli import InputError
 from utils.reranker import Reranker
 from utils.retrieval import encoding, index
 from utils.retrieval.arms import ARMS, Retriever
-from utils.retrieval.encoder import BGE_INSTRUCTION, PASSAGE, POOLINGS, QUERY, Encoder, instructions
+from utils.retrieval.encoder import PASSAGE, Encoder
 from utils.retrieval.index import FaissIndex, keeps_vectors, open_index
 from utils.schema import Candidate
 
@@ -220,45 +220,6 @@ def test_training_sample_is_seeded(retriever: Retriever, tmp_path: Path, monkeyp
     first, same, other = (each.index.quantizer.reconstruct_n(0, 2) for each in built)
     np.testing.assert_array_equal(first, same)
     assert not np.array_equal(first, other)
-
-
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_pooling_is_its_definition(tiny_encoder: Path, pooling: str) -> None:
-    import torch
-
-    encoder = Encoder(tiny_encoder, pooling=pooling, half=False)
-    texts = ["a lake", "the harbour town lies on a river and holds a market each week"]
-    with torch.inference_mode():
-        for text, vector in zip(texts, encoder.encode(texts, PASSAGE), strict=True):
-            output = encoder.model(**encoder.tokenizer(text, return_tensors="pt"))
-            hidden = output.last_hidden_state[0]
-            expected = {
-                "mean": hidden.mean(0),
-                "cls": hidden[0],
-                "last": hidden[-1],
-                "pooler": output.pooler_output[0],
-            }[pooling].numpy()
-            np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-5)
-
-
-def test_unknown_pooling_is_told(tiny_encoder: Path) -> None:
-    with pytest.raises(InputError, match="'max' is unknown; use mean or cls"):
-        Encoder(tiny_encoder, method="e5", pooling="max")
-
-
-@pytest.mark.parametrize(
-    ("method", "instruction", "query", "passage"),
-    [
-        ("e5", None, "query: ", "passage: "),
-        ("e5-base-v2", "find: ", "find: ", "passage: "),
-        ("bge-base-en", None, BGE_INSTRUCTION, ""),
-        ("bge-m3", None, "", ""),
-        ("gte", None, "", ""),
-        ("e5", "", "", "passage: "),
-    ],
-)
-def test_instructions_are_the_model_s(method: str, instruction: str | None, query: str, passage: str) -> None:
-    assert instructions(method, instruction) == {QUERY: query, PASSAGE: passage}
 
 
 def test_encoder_of_other_weights_has_its_own_index(retriever: Retriever, tmp_path: Path, encoded: list[int]) -> None:

@@ -161,6 +161,7 @@ class Retriever:
         return {
             "corpus": self.corpus.fingerprint,
             "encoder": self.encoder.fingerprint,
+            **({"instruction": instruction} if (instruction := self.encoder.prefixes[QUERY]) else {}),
             **self.index.settings,
             **dict(zip(LAMBDAS, self.weights, strict=True)),
             "rerank_pool_factor": self.pool_factor,
@@ -307,6 +308,7 @@ def open_retrieval(
         method=config.retrieval_method,
         pooling=config.pooling,
         instruction=config.instruction,
+        passage_instruction=config.passage_instruction,
         max_length=config.retrieval_query_max_length,
         batch_size=config.retrieval_batch_size,
         half=config.retrieval_use_fp16,
