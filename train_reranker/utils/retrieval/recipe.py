@@ -57,6 +57,9 @@ FLAGS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 ALIASES = {"lasttoken": "last"}
+# Its names for the prompts of either role.
+QUERIES: tuple[str, ...] = ("query",)
+PASSAGES: tuple[str, ...] = ("document", "passage", "corpus")
 
 
 class Folder(NamedTuple):
@@ -117,7 +120,7 @@ def read_recipe(
         passage=passage if passage_instruction is None else passage_instruction,
         folder=folder,
     )
-    source = "by its folder" if folder.query is not None else f"by its name, {name}" if name else "known by nothing"
+    source = "by its folder" if folder.query is not None else f"by its name, {name}" if name else "no family's name"
     log.info("%s: %s pooling, %r before queries, %r before passages (%s)", path, *recipe[:3], source)
     return recipe
 
@@ -181,7 +184,7 @@ def read_folder(path: Path) -> Folder:
         modes: Any = (
             pooling.get("pooling_mode") or [mode for flag, mode in FLAGS.items() if pooling.get(flag)] or ["mean"]
         )
-        said["pooling"] = ours(modes if isinstance(modes, str) else "+".join(map(str, modes)))
+        said["pooling"] = ours(modes if isinstance(modes, str) else "+".join(map(str, modes or ["mean"])))
         said["pools_prompt"] = pooling.get("include_prompt", True)
     for file in sorted(transformer.glob("sentence_*_config.json")):
         lengths = read_json(file)
@@ -197,12 +200,10 @@ def _prompts(config: dict[str, Any]) -> dict[str, str]:
     An empty prompt says nothing: sentence-transformers writes those of queries and documents unasked.
     """
     prompts = {name: text for name, text in (config.get("prompts") or {}).items() if text}
-    roles: dict[str, tuple[str, ...]] = {"query": ("query",), "passage": ("document", "passage", "corpus")}
     default = config.get("default_prompt_name")
     found = {}
-    for role, own in roles.items():
-        others = {name for other in roles.values() if other != own for name in other}
-        tried = [*own, *([default] if default not in others else [])]
+    for role, own, other in (("query", QUERIES, PASSAGES), ("passage", PASSAGES, QUERIES)):
+        tried = [*own, *([] if default in other else [default])]
         found[role] = next((prompts[name] for name in tried if name in prompts), "")
     return found if any(found.values()) else {}
 
