@@ -215,9 +215,10 @@ def read_json(path: Path, kind: type = dict) -> Any:
         InputError: it holds none.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}): download the model again") from None
-    if not isinstance(value, kind) or (kind is list and not all(isinstance(item, dict) for item in value)):
+    items = value if isinstance(value, list) else []
+    if not isinstance(value, kind) or not all(isinstance(item, dict) for item in items):
         raise InputError(f"{path} holds no JSON {'object' if kind is dict else 'list'}: download the model again")
     return value
