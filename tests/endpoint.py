@@ -114,7 +114,8 @@ class ScriptedEndpoint:
         latency: seconds that every reply takes.
         retry_after: what a 429 tells; None tells nothing.
         hang: seconds that a hanging request is kept.
-        refuses: parameters that get a 400: any name, ``json_schema`` for that format alone, ``system`` for the role.
+        refuses: what is turned away, by name or with a (status, body) of its own: any parameter, ``json_schema`` or
+            ``json_object`` for that format alone, ``system`` for the role, ``no stream`` for a request without one.
         keys: accepted API keys; None accepts all.
         spent_keys: keys out of quota.
         models: known models; None knows all.
@@ -129,7 +130,7 @@ class ScriptedEndpoint:
         latency: float = 0.0,
         retry_after: str | None = "0.05",
         hang: float = 60.0,
-        refuses: Collection[str] = (),
+        refuses: Collection[str] | Mapping[str, tuple[int, Any]] = (),
         keys: Collection[str] | None = None,
         spent_keys: Collection[str] = (),
         models: Collection[str] | None = None,
@@ -140,7 +141,11 @@ class ScriptedEndpoint:
         self.latency, self.retry_after, self.hang = latency, retry_after, hang
         self.refuses, self.keys, self.spent_keys, self.models = refuses, keys, spent_keys, models
         self.usage, self.port = usage, port
+        self.body: Callable[[bytes], bytes] = lambda body: body  # what becomes of the body of a good reply
+        self.headers: dict[str, str] = {}  # of a good reply
+        self.turn_away: Callable[[int], tuple[Any, ...] | None] = lambda number: None  # by the request's number, from 1
         self.seen: list[Request] = []
+        self.sent: list[dict[str, Any]] = []  # the bodies of all requests
         self.connections = self.in_flight = self.most_in_flight = 0
         self._asked: Counter[str] = Counter()
 
@@ -221,11 +226,12 @@ class ScriptedEndpoint:
 
     async def _complete(self, headers: Mapping[str, str], body: bytes, writer: asyncio.StreamWriter) -> bool:
         asked = json.loads(body)
+        self.sent.append(asked)
         key = headers.get("api-key") or headers.get("authorization", "").removeprefix("Bearer ")
         refusal = self._refusal(asked, key)
         request = self._log(asked, body, key, None if refusal else self.fault)
         if refusal:
-            _write(writer, *refusal)
+            _write(writer, *refusal)  # a third is headers
             return True
         if request.fault == "hang":
             await asyncio.sleep(self.hang)
@@ -235,18 +241,17 @@ class ScriptedEndpoint:
         return self._reply(asked, request, writer)
 
     def _log(self, asked: Mapping[str, Any], body: bytes, key: str, fault: Fault | None) -> Request:
-        text, _, note = asked["messages"][-1]["content"].partition(NOTE)
-        question = hashlib.sha256(f"{asked['model']} {text}".encode()).hexdigest()
+        prompt, note = read_prompt(asked["messages"]), NOTE in asked["messages"][-1]["content"]
+        question = hashlib.sha256(f"{asked['model']} {prompt}".encode()).hexdigest()
         nth = self._asked[question]
         kind = fault(question, nth) if fault else None
         self._asked[question] += fault is not None
-        schema_name = read_prompt(asked["messages"]).kind
         whole = hashlib.sha256(body).hexdigest()
-        request = Request(whole, question, nth, key, asked["model"], schema_name, time.monotonic(), kind, bool(note))
+        request = Request(whole, question, nth, key, asked["model"], prompt.kind, time.monotonic(), kind, note)
         self.seen.append(request)
         return request
 
-    def _refusal(self, asked: Mapping[str, Any], key: str) -> tuple[int, Any] | None:
+    def _refusal(self, asked: Mapping[str, Any], key: str) -> tuple[Any, ...] | None:
         """Return the status and body that a request is turned away with, before anybody has worked on it."""
         if self.keys is not None and key not in self.keys:
             message = f"Incorrect API key provided: {key}. The masked one is {key[:6]}*****{key[-4:]}."
@@ -258,13 +263,10 @@ class ScriptedEndpoint:
             message = f"The model `{asked['model']}` does not exist or you do not have access to it."
             return 404, {"error": {"message": message, "code": "model_not_found"}}
         for name in self.refuses:
-            if name in asked:
-                return 400, _unsupported(name)
-        if "json_schema" in self.refuses and asked.get("response_format", {}).get("type") == "json_schema":
-            return 400, {"error": {"message": "response_format json_schema is unavailable for this model"}}
-        if "system" in self.refuses and asked["messages"][0]["role"] == "system":
-            return 400, {"error": {"message": "System role not supported", "type": "BadRequestError"}}
-        return None
+            format_, role = asked.get("response_format", {}).get("type"), asked["messages"][0]["role"]
+            if name in (*asked, format_, role) or (name == "no stream" and not asked.get("stream")):
+                return self.refuses[name] if isinstance(self.refuses, Mapping) else (400, _unsupported(name))
+        return self.turn_away(len(self.sent))
 
     def _reply(self, asked: Mapping[str, Any], request: Request, writer: asyncio.StreamWriter) -> bool:
         """Write the reply, with its fault, and return whether the connection lives on."""
@@ -286,13 +288,17 @@ class ScriptedEndpoint:
             return False
         content = json.dumps(self.answer(asked["messages"], request.schema_name), ensure_ascii=False)
         completion = self._completion(asked, _spoil(content, request.fault))
+        if asked.get("stream"):
+            writer.write(_head(200, len(body := _stream(content))) + body)
+            return True
         if request.fault == "length":
             completion["choices"][0]["finish_reason"] = "length"
         if request.fault == "cut_body":
             raw = json.dumps(completion).encode()
             writer.write(_head(200, len(raw)) + raw[: len(raw) // 2])
             return False
-        _write(writer, 200, completion)
+        raw = self.body(json.dumps(completion).encode())
+        writer.write(_head(200, len(raw), self.headers) + raw)
         return True
 
     def _completion(self, asked: Mapping[str, Any], content: str) -> dict[str, Any]:
@@ -322,8 +328,22 @@ def _spoil(content: str, fault: str | None) -> str:
     return spoilt.get(fault or "", content)
 
 
+def _stream(content: str) -> bytes:
+    """Return a reply as server-sent events, a few characters each."""
+    pieces = [{"choices": [{"index": 0, "delta": {"content": content[i : i + 9]}}]} for i in range(0, len(content), 9)]
+    ends: list[Any] = [
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+        {"choices": [], "usage": None},
+    ]
+    return "".join(f"data: {json.dumps(piece)}\n\n" for piece in [*pieces, *ends]).encode() + b"data: [DONE]\n\n"
+
+
 def _unsupported(name: str) -> dict[str, Any]:
     use = " Use 'max_completion_tokens' instead." if name == "max_tokens" else ""
+    if name == "json_schema":
+        return {"error": {"message": "response_format json_schema is unavailable for this model"}}
+    if name == "system":
+        return {"error": {"message": "System role not supported", "type": "BadRequestError"}}
     message = f"Unsupported parameter: '{name}' is not supported with this model.{use}"
     return {"error": {"message": message, "code": "unsupported_parameter", "param": name}}
 
@@ -335,7 +355,7 @@ def _head(status: int, length: int, headers: Mapping[str, str] | None = None) ->
 
 
 def _write(writer: asyncio.StreamWriter, status: int, value: Any, headers: Mapping[str, str] | None = None) -> None:
-    body = json.dumps(value).encode()
+    body = value if isinstance(value, bytes) else json.dumps(value).encode()
     writer.write(_head(status, len(body), headers) + body)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import re
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import textwrap
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import date
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,16 @@ from utils.llm import prompts
 from utils.llm.answers import BrokenReply, count_words, find_object, read_extraction, read_verdict
 from utils.llm.client import Patience
 from utils.llm.ledger import BudgetSpent, Ledger, Price
-from utils.llm.protocol import Dialect, EndpointSettings, Scrubber, status_fault, told_wait
+from utils.llm.protocol import (
+    Completion,
+    EndpointSettings,
+    Fault,
+    Kind,
+    Scrubber,
+    read_completion,
+    status_fault,
+    told_wait,
+)
 from utils.llm.replies import Reply, ReplyCache, reply_key
 from utils.llm.teacher import LLMTeacher
 from utils.schema import BridgeEntity, Document, Outcome
@@ -144,11 +155,6 @@ def test_prompt_carries_texts_that_cannot_escape() -> None:
     judged = prompts.judgement(ROAD, USABLE)
     asked = read_prompt([dict(message) for message in judged.messages])
     assert (asked.entity, asked.segment, asked.text) == (ROAD.name, ROAD.segment, USABLE.contents)
-
-
-def test_long_documents_are_cut_between_words() -> None:
-    question = prompts.extraction(Document("1", "Long", "word " * 10_000), max_chars=99)
-    assert read_prompt([dict(message) for message in question.messages]).text == " ".join(["word"] * 19)
 
 
 def test_schemas_are_strict() -> None:
@@ -329,7 +335,7 @@ def test_a_storm_changes_nothing(tmp_path: Path) -> None:
     with ScriptedEndpoint(canned) as endpoint:
         calm = use(endpoint, tmp_path / "calm.sqlite", extract_all(docs))
     ledger = Ledger()
-    with ScriptedEndpoint(canned, fault=storm(0.3, seed=3)) as endpoint:
+    with ScriptedEndpoint(canned, fault=storm(0.3, seed=4)) as endpoint:
         stormy = use(endpoint, tmp_path / "storm.sqlite", extract_all(docs), ledger, timeout=1.0, max_in_flight=32)
     assert stormy == calm
     assert {request.fault for request in endpoint.seen} > {*TRANSPORT_FAULTS, *BROKEN_REPLIES}
@@ -342,8 +348,9 @@ def test_a_fault_that_stays_is_an_error_after_bounded_tries(cache: Path) -> None
         (error,) = use(endpoint, cache, extract_all([ROMANS]), ledger)
     assert isinstance(error, TeacherError)
     assert KEY not in said(error)  # which the endpoint had quoted
-    assert len(endpoint.seen) == QUICK.tries
-    assert (ledger.retries, ledger.failures) == ({"server_error": 5}, {"server_error": 1})
+    learning = 4  # without a schema, a format, a system message, all three
+    assert len(endpoint.seen) == QUICK.tries + learning
+    assert (ledger.retries, ledger.failures) == ({"server_error": 5 + learning}, {"server_error": 1})
 
 
 def test_retry_after_slows_everybody_down(cache: Path) -> None:
@@ -375,11 +382,26 @@ def test_a_rate_limit_is_waited_out_while_others_get_through(cache: Path) -> Non
     assert not ledger.failures
 
 
-def test_a_rate_limit_that_never_ends_is_an_error(cache: Path) -> None:
+def test_a_rate_limit_that_never_ends_ends_the_run(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    patience = QUICK._replace(longest_limit=0.3, say_after=0.0, say_every=0.1)
     with ScriptedEndpoint(canned, fault=lambda *_: "429", retry_after=None) as endpoint:
-        (error,) = use(endpoint, cache, extract_all([ROMANS]))
-    assert isinstance(error, TeacherError)
-    assert len(endpoint.seen) == QUICK.tries
+        (error,) = use(endpoint, cache, extract_all([ROMANS]), patience=patience)
+        assert isinstance(error, RunError)
+        assert "nothing but rate limit 429: Slow down." in str(error)
+        assert 2 <= len([line for line in caplog.messages if "Slow down" in line]) <= 4
+
+        # What is too much for the limit on its own is that question's error, while others get through.
+        tall = documents(1)[0]._replace(contents="much " * 99)
+        endpoint.fault = None
+        large = ScriptedEndpoint(canned, latency=0.02, retry_after="0.01")
+    large.fault = lambda question, _: "429" if large.large == question else None
+    with large:
+        large.large = ""
+        use(large, cache, extract_all([tall]))
+        large.large = large.seen[0].question
+        cache.unlink()
+        results = use(large, cache, extract_all([tall, *documents(40)]), patience=patience, max_in_flight=1)
+    assert [type(result) for result in results] == [TeacherError] + [BridgeEntity] * 40
 
 
 def test_told_waits_are_understood() -> None:
@@ -391,6 +413,11 @@ def test_told_waits_are_understood() -> None:
     assert told_wait({"retry-after": "soon"}) is None
     assert told_wait({}, '{"retryDelay": "34s"}') == 34.0
     assert told_wait({}, "Please try again in 250ms.") == 0.25
+    assert told_wait({}, "Please try again in 1m3.5s. Visit us") == 63.5
+    assert told_wait({}, "try again in 2h0m1s") == 7201
+    assert told_wait({}, "Try again in 20 seconds.") == 20
+    assert told_wait({}, "try again in a moment") is None
+    assert told_wait({"retry-after": "nan"}) is told_wait({"retry-after": "inf"}) is None
 
 
 def test_a_wait_of_a_day_ends_the_run(cache: Path) -> None:
@@ -434,19 +461,436 @@ def test_what_an_endpoint_refuses_is_left_out_and_remembered(cache: Path, refuse
         assert not other.seen
 
 
-def test_dialect_keeps_the_limit_under_its_new_name() -> None:
-    dialect = Dialect({"max_tokens": 7, "temperature": 1})
-    said = json.dumps({"error": {"message": "Use 'max_completion_tokens' instead.", "param": "max_tokens"}})
-    fault = status_fault(400, {}, said, Scrubber([]))
-    assert dialect.learn(fault) == "max_completion_tokens for max_tokens"
-    body = dialect.body(prompts.extraction(ROMANS))
-    assert (body["max_completion_tokens"], body["temperature"]) == (7, 1)
+TURNED_AWAY = {
+    "system": [
+        (400, {"object": "error", "message": "roles must alternate user/assistant/user/assistant/...", "code": 400}),
+        (400, {"error": {"message": "Only user and assistant roles are supported!"}}),
+        (500, {"error": "Jinja error: exception in line 7"}),
+        (422, {"detail": [{"loc": ["body", "messages", 0, "role"], "msg": "Input should be 'user'"}]}),
+        (400, {"message": "something is amiss"}),
+    ],
+    "response_format": [
+        (404, {"error": {"message": "No host can serve a request with these parameters", "code": 404}}),
+        (500, {"error": {"message": "compiling the grammar failed", "code": 500}}),
+        (400, {"error": {"message": "additional properties ('strict' was unexpected)"}}),
+        (400, "no"),
+        (200, {"error": {"message": "upstream: bad parameters", "code": 400}}),
+    ],
+    "temperature": [
+        (400, {"error": {"message": "`temperature` has to be greater than zero"}}),
+        (422, {"error": "invalid request, id 7f3a91"}),
+    ],
+    "top_p": [(400, {"error": {"message": "temperature and top_p cannot both be given; id 0"}})],
+    "max_tokens": [(400, {"error": {"message": "unexpected keyword argument"}})],
+}
 
 
-def test_a_parameter_out_of_range_is_not_dropped_behind_the_users_back() -> None:
-    dialect = Dialect({"temperature": 9})
-    error = {"message": "9 is greater than the maximum of 2 - 'temperature'", "param": "temperature"}
-    assert dialect.learn(status_fault(400, {}, json.dumps({"error": error}), Scrubber([]))) is None
+@pytest.mark.parametrize(
+    ("name", "refusal"), [(name, refusal) for name, refusals in TURNED_AWAY.items() for refusal in refusals]
+)
+def test_a_refusal_is_learnt_by_what_was_sent(cache: Path, name: str, refusal: tuple[int, Any], caplog: Any) -> None:
+    """Whatever the words: what is refused is left out, all else stays, and only the first questions pay for it."""
+    params = {"temperature": 0, "top_p": 0.9, "max_tokens": 99}
+    with ScriptedEndpoint(canned, refuses={name: refusal}, latency=0.01) as endpoint:
+        entities = use(endpoint, cache, extract_all(documents(30)), params=params)
+        last = endpoint.sent[-1]
+    assert [entity.name for entity in entities] == [f"Entity{n}" for n in range(30)]
+    assert len(endpoint.seen) <= 30 + 4 + 9  # those on their way at first, and what one of them tries
+    lost = [
+        *(key for key in params if key not in last and not (key == "max_tokens" and "max_completion_tokens" in last)),
+        *(["response_format"] if "response_format" not in last else []),
+        *(["system"] if last["messages"][0]["role"] != "system" else []),
+    ]
+    if "cannot both" in str(refusal):
+        assert len(lost) == 1
+    else:
+        assert lost == ([] if name == "max_tokens" else [name])
+    (told,) = [line for line in caplog.messages if "so it is asked from now on" in line]
+    assert {"system": "system message", "max_tokens": "max_completion_tokens"}.get(name, name) in told or "both" in str(
+        refusal
+    )
+
+
+@pytest.mark.parametrize(
+    "refuses",
+    [
+        {"system": (400, {"error": "bad request"}), "response_format": (400, {"error": "bad request"})},
+        {
+            "temperature": (400, {"error": "no"}),
+            "max_tokens": (400, {"error": "never"}),
+            "system": (400, {"error": "na"}),
+        },
+        {"json_schema": (500, {"error": "it fell over"}), "json_object": (400, {"error": "either of the others"})},
+        {"max_tokens": (400, {"error": "no"}), "max_completion_tokens": (400, {"error": "no"})},
+        {"max_tokens": (400, {"error": "no"}), "temperature": (400, {"error": "no"})},
+    ],
+)
+def test_several_refusals_at_once_are_learnt(cache: Path, refuses: dict[str, Any]) -> None:
+    params = {"temperature": 0, "max_tokens": 99}
+    with ScriptedEndpoint(canned, refuses=refuses) as endpoint:
+        entities = use(endpoint, cache, extract_all(documents(9)), params=params, max_in_flight=1)
+    assert all(isinstance(entity, BridgeEntity) for entity in entities)
+    assert len(endpoint.seen) <= 9 + 4 + 12
+
+
+def test_a_stream_is_sent_for_where_nothing_else_is_served(cache: Path) -> None:
+    refusal = 400, {"error": {"message": "This model only serves requests with stream set"}}
+    with ScriptedEndpoint(canned, refuses={"no stream": refusal}) as endpoint:
+        entities = use(endpoint, cache, extract_all(documents(5)), max_in_flight=1)
+    assert [entity.name for entity in entities] == [f"Entity{n}" for n in range(5)]
+    assert len(endpoint.seen) <= 5 + 4
+
+
+def test_what_is_switched_off_is_never_sent(cache: Path) -> None:
+    with ScriptedEndpoint(canned, refuses=["response_format", "system"]) as endpoint:
+        use(endpoint, cache, extract_all(documents(3)), response_format=None, system_message=False)
+    assert len(endpoint.seen) == 3
+
+
+def test_one_refusal_changes_nothing_once_a_request_has_succeeded(cache: Path) -> None:
+    """Whatever it speaks of, it is about that prompt, and no reason for another form or another try."""
+    blocked = 400, {"error": {"message": "blocked: it asks for the system prompt, temperature, response_format"}}
+    endpoint = ScriptedEndpoint(canned)
+    endpoint.turn_away = lambda number: blocked if number == 2 else None
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(6)), max_in_flight=1, params={"temperature": 0})
+    assert [type(result) for result in results] == [BridgeEntity, TeacherError] + [BridgeEntity] * 4
+    assert len(endpoint.seen) == 6
+    assert all(body["messages"][0]["role"] == "system" and "temperature" in body for body in endpoint.sent)
+
+
+def test_a_first_question_that_is_refused_for_its_text_changes_nothing_either(cache: Path) -> None:
+    blocked = 400, {"error": {"message": "the prompt was filtered"}}
+    endpoint = ScriptedEndpoint(canned)
+    endpoint.turn_away = lambda _: blocked if "Entity0" in endpoint.sent[-1]["messages"][-1]["content"] else None
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(4)), max_in_flight=1)
+        assert [type(result) for result in results] == [TeacherError] + [BridgeEntity] * 3
+    others = [body for body in endpoint.sent if "Entity0" not in body["messages"][-1]["content"]]
+    assert len(others) == 3
+    assert all(body["response_format"]["type"] == "json_schema" for body in others)
+    assert all(body["messages"][0]["role"] == "system" for body in others)
+
+
+def test_an_endpoint_that_refuses_everything_ends_the_run(cache: Path) -> None:
+    endpoint = ScriptedEndpoint(canned, latency=0.01)
+    endpoint.turn_away = lambda _: (400, {"error": {"message": f"not today, {KEY}"}})
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(64)), params={"temperature": 0, "max_tokens": 9})
+    errors = [result for result in results if isinstance(result, RunError)]
+    assert "not today, [key]; fix generator_model, generation_params or openai_setting" in str(errors[0])
+    assert len(errors) > 50
+    assert len(endpoint.seen) <= 25
+
+
+# What replies hold
+
+
+def completion_of(**message: Any) -> bytes:
+    """Return the body of a completion with this message."""
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": None} | message}
+    return json.dumps({"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 5}}).encode()
+
+
+ANSWER = json.dumps(GOOD)
+WHOLE = completion_of(content=ANSWER)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xef\xbb\xbf" + WHOLE,
+        b"\n \r\n" + WHOLE,
+        WHOLE.decode().encode("utf-16"),
+        completion_of(content=GOOD),
+        completion_of(content=[{"type": "thinking", "thinking": [{"text": "hm"}]}, {"type": "text", "text": ANSWER}]),
+        completion_of(tool_calls=[{"type": "function", "function": {"name": "answer", "arguments": ANSWER}}]),
+        completion_of(tool_calls=[{"function": {"arguments": GOOD}}]),
+        completion_of(function_call={"name": "answer", "arguments": ANSWER}),
+        json.dumps({"choices": [{"text": ANSWER, "finish_reason": "stop"}]}).encode(),
+        WHOLE.replace(b'"usage": {', b'"usage": [], "was": {'),
+        b": waiting\n\n"
+        + b"".join(b"data: " + completion_of(content=part).replace(b"message", b"delta") + b"\r\n" for part in ANSWER),
+    ],
+)
+def test_a_reply_is_read_however_it_is_packed(body: bytes) -> None:
+    read = read_completion(body, 400, Scrubber([]))
+    assert isinstance(read, Completion), read
+    assert json.loads(read.reply.content) == GOOD
+    assert read.reply.finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("piece", "text"),
+    [
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (b"\\ud83d", "\ufffd"),
+        (b"\xed\xa0\xbd", "\ufffd\ufffd\ufffd"),
+        (b"\\ud83d\\ude00", "\U0001f600"),
+        (b"\\u0000", "\ufffd"),
+    ],
+)
+def test_no_text_comes_in_that_cannot_be_encoded(piece: bytes, text: str) -> None:
+    read = read_completion(completion_of(content="a|b").replace(b"|", piece), 400, Scrubber([]))
+    assert isinstance(read, Completion)
+    assert read.reply.content == f"a{text}b"
+    assert read.reply.content.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"prompt_tokens": 500.0, "completion_tokens": "80"}, (500, 80)),
+        ({"prompt_tokens": "500.0", "completion_tokens": 0}, (500, 0)),
+        ({"prompt_tokens": -1, "completion_tokens": 80}, None),
+        ({"prompt_tokens": 500, "completion_tokens": 1e300}, None),
+        ({"prompt_tokens": float("nan"), "completion_tokens": 80}, None),
+        ({"prompt_tokens": True, "completion_tokens": [1]}, None),
+        ({"prompt_tokens": 500}, None),
+        ("none", None),
+        (None, None),
+    ],
+)
+def test_tokens_are_taken_as_told_where_they_can_be(usage: Any, tokens: tuple[int, int] | None) -> None:
+    body = json.dumps({"choices": [{"message": {"content": "four" * 5}}], "usage": usage}).encode()
+    read = read_completion(body, 400, Scrubber([]))
+    assert isinstance(read, Completion)
+    assert (read.counted, read.reply[2:]) == (tokens is not None, tokens or (100, 5))
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (b"[" * 100_000, Kind.GARBLED, "no chat completion"),
+        (b"<!DOCTYPE html><title>Hotel\nWi-Fi</title><body>", Kind.GARBLED, "an HTML page, 'Hotel Wi-Fi'"),
+        (b"<html><script>x()</script><p>Please log in</html>", Kind.GARBLED, "an HTML page, 'Please log in'"),
+        (b"", Kind.GARBLED, "no chat completion, but ''"),
+        (b'{"choices": []}', Kind.GARBLED, "no chat completion"),
+        (b'{"choices": "none"}', Kind.GARBLED, "no chat completion"),
+        (b"17", Kind.GARBLED, "no chat completion, but '17'"),
+        (b'data: {"choices": [{"delta": {"content": "it is"}}]}\n\n', Kind.GARBLED, "no chat completion"),
+        (b'data: {"error": {"message": "lost a GPU", "code": 502}}\n\n', Kind.SERVER, "lost a GPU"),
+        (b'{"error": {"message": "slow down", "code": 429}}', Kind.RATE_LIMIT, "slow down"),
+        (b'{"error": {"message": "50 requests per day", "code": 429}}', Kind.QUOTA, "50 requests per day"),
+        (b'{"error": "upstream is gone"}', Kind.SERVER, "upstream is gone"),
+        (b'{"errors": [{"message": "no route", "code": 7003}]}', Kind.SERVER, "no route"),
+        (b'{"detail": "model big not found"}', Kind.MODEL, "model big not found"),
+        (b'{"choices": [{"error": {"code": 502, "message": "broke off"}, "message": {}}]}', Kind.SERVER, "broke off"),
+    ],
+)
+def test_what_is_no_completion_is_named(body: bytes, kind: Kind, words: str) -> None:
+    fault = read_completion(body, 400, Scrubber([]))
+    assert isinstance(fault, Fault)
+    assert fault.kind is kind
+    assert words in fault.text
+
+
+def test_no_body_makes_reading_fail() -> None:
+    """Whatever stands where, it is a completion or a fault."""
+    odd = [None, 0, -1.5, True, "", "x", [], [None], [[]], {}, {"a": 1}, ["x", {}], {"error": []}, {"code": {}}]
+    keys = ["choices", "error", "errors", "detail", "usage", "message", "delta", "content", "finish_reason", "text"]
+    keys += ["tool_calls", "function", "arguments", "reasoning", "refusal", "loc", "code", "param", "prompt_tokens"]
+    rng = random.Random(5)
+
+    def grown(depth: int) -> Any:
+        if depth == 0 or rng.random() < 0.2:
+            return rng.choice(odd)
+        value = {key: grown(depth - 1) for key in rng.sample(keys, rng.randrange(1, 9))}
+        return [value] if rng.random() < 0.5 else value
+
+    bodies = [json.dumps(grown(4)) for _ in range(500)] + ['{"choices": [{"message": {"content": ' + "[" * 700]
+    for body in [*bodies, '{"choices":[{"message":{"content":' + '{"a":' * 800 + '"\\ud800"' + "}" * 800 + "}}]}"]:
+        for text in (body, f"data: {body}\n\ndata: [DONE]"):
+            read = read_completion(text.encode(), 400, Scrubber([]))
+            assert isinstance(read, Completion | Fault)
+        assert isinstance(status_fault(400, {}, body, Scrubber([])), Fault)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "kind"),
+    [
+        (400, {"message": "no JSON came of it", "code": "json_validate_failed"}, Kind.SERVER),
+        *((status, {"message": "later"}, Kind.SERVER) for status in (409, 421, 424, 425, 498, 499, 503, 520, 529)),
+        (408, {"message": "too slow"}, Kind.TIMEOUT),
+        (429, {"message": "3 requests a minute"}, Kind.RATE_LIMIT),
+        (429, {"message": "daily limit reached"}, Kind.QUOTA),
+        (429, {"message": "tokens per day. Please try again in 7m12.5s"}, Kind.RATE_LIMIT),
+        (400, {"message": "the prompt is too long"}, Kind.REFUSED),
+        (413, {"message": "the prompt is too long"}, Kind.REFUSED),
+        (403, {"message": "not in your region"}, Kind.KEY),
+        (410, {"message": "the model was retired"}, Kind.MODEL),
+    ],
+)
+def test_errors_are_asked_again_like_their_kind(status: int, error: Any, kind: Kind) -> None:
+    assert status_fault(status, {}, json.dumps({"error": error}), Scrubber([])).kind is kind
+
+
+# One line for what stays
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words", "most"),
+    [
+        (
+            (502, b"<html><head><title>502 Bad Gateway</title></head></html>"),
+            "502: an HTML page, '502 Bad Gateway'",
+            15,
+        ),
+        ((503, {"error": {"message": "the model is loading"}}), "the model is loading", 15),
+        ((500, {"error": {"message": "out of memory"}}), "out of memory", 20),
+        ((403, {"error": {"message": f"project x may not use it ({KEY})"}}), r"project x may not use it ([key])", 4),
+        ((401, {"error": {"message": "the token has expired"}}), "the token has expired", 4),
+        ((200, {"error": {"message": "no provider", "code": 502}}), "no provider", 20),
+        ((429, {"error": {"message": "9 requests per day"}}), "out of quota (9 requests per day)", 4),
+        ((200, b"<title>Portal</title><html>"), "no chat completion", 12),
+        (
+            (301, {}, {"Location": "/v1/elsewhere/chat/completions?a=b"}),
+            "it redirects to /v1/elsewhere/chat/completions)",
+            6,
+        ),
+    ],
+)
+def test_what_fails_for_everybody_ends_the_run_early(cache: Path, refusal: Any, words: str, most: int) -> None:
+    endpoint = ScriptedEndpoint(canned, latency=0.01)
+    endpoint.turn_away = lambda _: refusal
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(64)))
+    error = next(result for result in results if isinstance(result, RunError))
+    assert words in str(error)
+    assert "openai_setting" in str(error)
+    assert "\n" not in str(error)
+    assert len(endpoint.seen) <= most
+
+
+def test_timeouts_for_everybody_end_the_run_early(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with ScriptedEndpoint(canned, fault=lambda *_: "hang") as endpoint:
+        patience = QUICK._replace(say_after=0.1)
+        results = use(endpoint, cache, extract_all(documents(64)), timeout=0.2, patience=patience)
+    error = next(result for result in results if isinstance(result, RunError))
+    assert "no reply within 0.2 s; raise openai_setting.timeout (0.2 s) or lower --concurrency" in str(error)
+    assert len(endpoint.seen) <= 10
+    assert [line for line in caplog.messages if "timeout: no reply within 0.2 s (no reply for" in line]
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "words"),
+    [
+        (
+            {"content": None, "reasoning_content": ANSWER},
+            "stop",
+            "finish_reason stop, all of it went into the reasoning",
+        ),
+        ({"content": "", "reasoning": "hm"}, "length", "finish_reason length, all of it went into the reasoning"),
+        ({"content": " "}, "length", "no text (finish_reason length)"),
+    ],
+)
+def test_replies_without_a_text_end_the_run_early(cache: Path, message: Any, finish: str, words: str) -> None:
+    endpoint = ScriptedEndpoint(canned)
+    endpoint.body = lambda _: completion_of(**message).replace(b'"stop"', json.dumps(finish).encode())
+    ledger = Ledger()
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(64)), ledger)
+    error = next(result for result in results if isinstance(result, RunError))
+    assert words in str(error)
+    assert "raise generation_params.max_tokens, or turn the model's thinking off" in str(error)
+    assert len(endpoint.seen) <= 10
+    assert ledger.tokens_out == 5 * len(endpoint.seen)  # each was paid for
+
+
+def test_an_outage_of_a_while_is_no_end(cache: Path) -> None:
+    """After replies have come, the same fault must have been all there was for as long as ``outage`` says."""
+    endpoint = ScriptedEndpoint(canned)
+    endpoint.turn_away = lambda number: (503, {"error": "gone"}) if 3 < number < 120 else None
+    patience = QUICK._replace(outage=60.0)
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(20)), patience=patience, max_in_flight=1)
+    assert {type(result) for result in results} == {BridgeEntity, TeacherError}
+    with ScriptedEndpoint(canned, fault=lambda *_: "500", port=endpoint.port) as endpoint:
+        # What an earlier run has got says that the endpoint works, and that only a few questions do not.
+        results = use(endpoint, cache, extract_all(documents(20)), patience=patience, max_in_flight=1)
+    assert {type(result) for result in results} == {BridgeEntity, TeacherError}
+
+
+def test_an_outage_for_good_ends_the_run(cache: Path) -> None:
+    endpoint = ScriptedEndpoint(canned)
+    endpoint.turn_away = lambda number: (503, {"error": "gone"}) if number > 3 else None
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(64)), patience=QUICK._replace(outage=0.1), max_in_flight=4)
+    assert any(isinstance(result, RunError) and "gone; see to the endpoint" in str(result) for result in results)
+
+
+# Addresses, proxies, certificates
+
+
+@pytest.mark.parametrize(
+    "written", [" {url}\n", '"{url}"', "{url}/chat/completions", "{url}/chat/completions/", "{url}/", "'{url}' "]
+)
+def test_an_address_is_cleaned_of_what_is_pasted_with_it(cache: Path, written: str) -> None:
+    with ScriptedEndpoint(canned) as endpoint:
+        assert use(written.format(url=endpoint.url), cache, extract_all([ROMANS]))[0].name == "Claudius"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("localhost:8000/v1", "http:/localhost/v1", "http:///v1", "ftp://host/v1", "", "http://http://host/v1"),
+        *(
+            "http://host:port/v1",
+            "http://host:99999/v1",
+            "http://host:-1/v1",
+            "http://host:0/v1",
+            "http://host:80 80/v1",
+        ),
+        *("http://[::1/v1", "http://ho st/v1", "http://h\xe4..de/v1", "http://:8000/v1", "http://host/v 1"),
+    ],
+)
+def test_an_address_that_is_none_is_named(url: str) -> None:
+    with pytest.raises(InputError, match=r"openai_setting: base_url") as caught:
+        settings_for(url)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}, date(2024, 1, 1)])
+def test_a_parameter_that_cannot_be_sent_is_named(value: Any) -> None:
+    with pytest.raises(InputError, match="generation_params"):
+        settings_for("http://x", params={"temperature": value})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1080"),
+        ("all_proxy", "socks4://127.0.0.1:1080"),
+        ("HTTP_PROXY", "http://user:secret-word@host:port"),
+        ("https_proxy", "'http://host:8080'"),
+        ("SSL_CERT_FILE", "{folder}/none.pem"),
+        ("SSL_CERT_FILE", "{folder}"),
+        ("SSL_CERT_FILE", "{folder}/no.pem"),
+        ("HTTP_PROXY", "http//host:8080"),
+        ("http_proxy", "127.0.0.1:9"),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_named(
+    cache: Path, variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    (cache.parent / "no.pem").write_text("no certificate")
+    monkeypatch.setenv(variable, value.format(folder=cache.parent))
+    (error,) = use("http://host.invalid/v1", cache, extract_all([ROMANS]))
+    assert isinstance(error, InputError | RunError)
+    assert variable in str(error)
+    assert "secret-word" not in said(error)
+
+
+def test_a_body_that_cannot_be_unpacked_ends_the_run(cache: Path) -> None:
+    endpoint = ScriptedEndpoint(canned)
+    endpoint.headers = {"Content-Encoding": "gzip"}
+    with endpoint:
+        (error,) = use(endpoint, cache, extract_all([ROMANS]))
+    assert isinstance(error, RunError)
+    assert "Content-Encoding" in str(error)
 
 
 # What does not pass

@@ -475,8 +475,8 @@ def test_other_settings_are_refused_and_overwrite_begins_anew(world: World, tmp_
 @pytest.mark.parametrize(
     ("server", "change", "told"),
     [
-        ({"keys": ["another"]}, {}, "the API key is refused (401); mend openai_setting.api_key"),
-        ({"models": ["big"]}, {}, "mend generator_model or openai_setting.base_url"),
+        ({"keys": ["another"]}, {}, "the API key is refused (401); fix openai_setting.api_key"),
+        ({"models": ["big"]}, {}, "fix generator_model or openai_setting.base_url"),
         ({"spent_keys": [KEY]}, {}, "every API key of openai_setting is out of quota"),
         ({}, {"base_url": "http://127.0.0.1:9/v1"}, "cannot be reached"),
     ],

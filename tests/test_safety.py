@@ -210,6 +210,52 @@ def test_cut_checkpoints_are_told(
         train(tiny_reranker, data, killed, "--resume")
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--num_gpus", "2"], "processes 1, not 2"),
+        (["--batch_size", "8"], "--batch_size 16, not 8"),
+        (["--gradient_accumulation_steps", "2"], "--gradient_accumulation_steps 1, not 2"),
+        (["--learning_rate", "1e-3"], "--learning_rate 0.003, not 0.001"),
+        (
+            ["--train_group_size", "3", "--warmup_ratio", "0"],
+            "--warmup_ratio 0.1, not 0.0; --train_group_size 4, not 3",
+        ),
+        (["--eval_fraction", "0.2"], "held-out rows with the digest"),
+        (["--passage_max_len", "24"], r"lengths \[16, 16\], not \[16, 24\]"),
+        (["--bf16"], "precision fp32, not bf16"),
+    ],
+)
+def test_resuming_with_what_changes_the_training_is_refused(
+    flags: list[str], told: str, tiny_reranker: Path, data: Path, begun: Path
+) -> None:
+    with pytest.raises(cli.InputError, match=f"was begun with .*{told}"):
+        train(tiny_reranker, data, begun, "--no_mixed_precision", "--resume", *flags, *UNDO.get(flags[0], ()))
+
+
+# --bf16 and --no_mixed_precision exclude each other.
+UNDO = {"--bf16": ("--no_mixed_precision", "false")}
+
+
+@pytest.fixture(scope="module")
+def begun(tiny_reranker: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training in full precision that was killed."""
+    return train_and_kill(tiny_reranker, data, tmp_path_factory.mktemp("begun") / "out", "--no_mixed_precision")
+
+
+def test_resumed_run_saves_as_often_as_is_asked_now(tiny_reranker: Path, data: Path, killed: Path) -> None:
+    assert train(tiny_reranker, data, killed, "--resume", "--save_steps", "3") == 0
+    assert sorted(p.name for p in killed.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-9"]
+
+
+def test_checkpoint_of_another_folder_is_held_against_its_own_settings(
+    tiny_reranker: Path, data: Path, begun: Path, tmp_path: Path
+) -> None:
+    flags = ("--no_mixed_precision", "--seed", "1", "--resume", str(begun / "checkpoint-8"))
+    with pytest.raises(cli.InputError, match="was begun with --seed 42, not 1"):
+        train(tiny_reranker, data, tmp_path / "other", *flags)
+
+
 def test_full_disk_keeps_what_was_whole(
     tiny_reranker: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

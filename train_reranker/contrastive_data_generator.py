@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     with outputs.held():
         ledger = Ledger(args.max_llm_calls, args.max_cost)
         cache = Path(args.reply_cache or outputs.folder / "replies.sqlite")
-        teacher = open_teacher(config, corpus, cache, ledger)
+        teacher = open_teacher(config, corpus, cache, ledger, seed)
         retriever = open_retrieval(config, corpus, weights)
         settings = {
             "seed": seed,
@@ -121,6 +121,12 @@ def main(argv: list[str] | None = None) -> None:
         summary = summarize(journal, stop, time.monotonic() - started, ledger)
         if args.test_fraction and stop.finished:
             split = split_examples(labelled, args.test_fraction, random.Random(seed))
+            if len(split.test) < 0.9 * split.wanted:
+                cli.log.warning(
+                    "%d of %d wanted test examples: more would cost too many others, which share sources, entities or "
+                    "passages with them; generate more examples, or name other test data (--eval_data when training)",
+                    len(split.test), split.wanted,
+                )  # fmt: skip
             summary |= write_split(outputs.folder, split)
         jsonl.write_json(outputs.summary, {"settings": settings, "summary": summary})
     if journal.rows or not failure:

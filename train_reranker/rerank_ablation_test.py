@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     corpus = Corpus(config.corpus)
     sources = sources_of(corpus, args.doc_ids, random.Random(seed), args.min_length)
     ledger = Ledger(args.max_llm_calls, args.max_cost)
-    teacher = open_teacher(config, corpus, Path(args.reply_cache or "./data/replies.sqlite"), ledger)
+    teacher = open_teacher(config, corpus, Path(args.reply_cache or "./data/replies.sqlite"), ledger, seed)
     retriever = open_retrieval(config, corpus, weights, contest.rerankers)
 
     results, swept = cli.run_to_end(observe(args, contest.arms, sources, teacher, retriever, excluded, settings))

@@ -60,6 +60,11 @@ class Corpus:
         end = int(starts[row + 1]) if row + 1 < len(self) else self._size
         return read_document(self.path, os.pread(self._file, end - start, start), row)
 
+    @property
+    def longest(self) -> int:
+        """The length of the longest line, in bytes."""
+        return int(np.diff(self._offsets.columns.offset, append=np.uint64(self._size)).max())
+
     def __iter__(self) -> Iterator[Document]:
         """Yield the documents in file order."""
         return (parse_document(row, f"{self.path}, line {number}") for number, row in jsonl.read(self.path))

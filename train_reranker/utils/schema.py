@@ -102,6 +102,11 @@ class ContrastiveExample(NamedTuple):
     pos_scores: list[float] | None = None
     neg_scores: list[float] | None = None
 
+    @property
+    def passages(self) -> list[str]:
+        """All texts that the query is paired with, positives first."""
+        return [*self.pos, *self.neg]
+
     def row(self) -> dict[str, Any]:
         """Return the row of a data file: exactly ``query``, ``pos``, ``neg``, and the scores where there are any."""
         return {key: value for key, value in self._asdict().items() if value is not None}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from utils.cli import InputError
 from utils.config import Config, expand
+from utils.corpus import Corpus
 from utils.llm.ledger import Ledger, Price
-from utils.llm.protocol import TIMEOUT, EndpointSettings
+from utils.llm.protocol import FORMATS, TIMEOUT, EndpointSettings
 from utils.llm.teacher import LLMTeacher
-from utils.schema import Document
 from utils.teacher import OfflineTeacher, Teacher
 
 OFFLINE = "offline"
@@ -25,23 +26,34 @@ PROVIDERS = {
 }
 
 
-def open_teacher(config: Config, documents: Iterable[Document], reply_cache: Path, ledger: Ledger) -> Teacher:
+def open_teacher(config: Config, corpus: Corpus, reply_cache: Path, ledger: Ledger, seed: int = 0) -> Teacher:
     """Return the teacher that ``generator_model`` names.
 
     Args:
         config: names model and endpoint.
-        documents: the corpus, whose titles the offline teacher learns.
+        corpus: its titles are what the offline teacher learns; its longest document decides how long prompts become.
         reply_cache: the file in which a language model's replies are kept.
         ledger: counts a language model's calls.
+        seed: decides where in a long document a language model looks for an entity.
 
     Raises:
         InputError: the endpoint's settings are missing or cannot be used.
     """
     if config.generator_model == OFFLINE:
-        return OfflineTeacher(documents, config.min_segment_words)
+        return OfflineTeacher(corpus, config.min_segment_words)
     extractor = endpoint(config, "entity_extractor_model")
     judge = endpoint(config, "question_generator_model")
-    return LLMTeacher(extractor, judge, reply_cache, ledger, min_segment_words=config.min_segment_words)
+    return LLMTeacher(
+        extractor,
+        judge,
+        reply_cache,
+        ledger,
+        min_segment_words=config.min_segment_words,
+        max_document_tokens=config.max_document_tokens,
+        max_document_windows=config.max_document_windows,
+        longest_document=corpus.longest,
+        seed=seed,
+    )
 
 
 def endpoint(config: Config, role: str) -> EndpointSettings:
@@ -59,20 +71,24 @@ def endpoint(config: Config, role: str) -> EndpointSettings:
     setting = expand(config.settings[section], f"{config.path}: {section}")
     usual = PROVIDERS[provider][1]
     base_url = setting.get("base_url") or setting.get("api_base") or usual
+    version = setting.get("api_version")
+    where = f"{config.path}: {section}"
     keys = _keys(setting)
     if not keys and base_url == usual:
         raise InputError(f"{config.path}: {section}.api_key is missing; put the key into the environment and name it")
     return EndpointSettings(
         provider=provider,
-        base_url=base_url,
+        base_url=str(base_url),
         model=model,
         api_keys=keys,
         params=config.generation_params,
-        timeout=_timeout(setting, f"{config.path}: {section}"),
+        timeout=_timeout(setting, where),
         price=_price(config, model),
         api_type=setting.get("api_type") or "openai",
-        api_version=setting.get("api_version"),
+        api_version=None if version is None else str(version),  # YAML makes a date of it
         model_key=key,
+        response_format=_format(setting, where),
+        system_message=_system_message(setting, where),
     )
 
 
@@ -82,9 +98,29 @@ def _timeout(setting: Mapping[str, Any], where: str) -> float:
         seconds = float(setting.get("timeout") or TIMEOUT)
     except (TypeError, ValueError):
         seconds = 0.0
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise InputError(f"{where}.timeout must be a number of seconds above 0")
     return seconds
+
+
+def _format(setting: Mapping[str, Any], where: str) -> str | None:
+    """Return the ``response_format`` that requests begin with, None for none."""
+    given = setting.get("response_format")
+    if given is None or given is True:
+        return FORMATS[0]
+    if given is False:
+        return None
+    if given not in FORMATS:
+        raise InputError(f"{where}.response_format must be json_schema, json_object or false")
+    return str(given)
+
+
+def _system_message(setting: Mapping[str, Any], where: str) -> bool:
+    """Return whether the rules go into a system message, or into the user's."""
+    given = setting.get("system_message")
+    if not (given is None or isinstance(given, bool)):
+        raise InputError(f"{where}.system_message must be true or false")
+    return given is not False
 
 
 def _keys(setting: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,35 +1,62 @@
-"""The client of one endpoint: sends, waits out what passes, mends what it can, and says what only the user can mend."""
+"""The client of one endpoint: sends, waits out what passes, learns what it can, and says what only the user can fix."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import random
+import time
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from utils.cli import RunError, log
+from utils.cli import InputError, RunError, log
+from utils.llm.dialect import Dialect, Form
 from utils.llm.ledger import Ledger
 from utils.llm.pace import Keys, Pace, Patience
 from utils.llm.prompts import Question
 from utils.llm.protocol import (
-    Dialect,
+    MAY_REFUSE,
+    Completion,
     EndpointSettings,
     Fault,
     Kind,
     Scrubber,
     connection_fault,
     read_completion,
+    redirect_fault,
     status_fault,
 )
 from utils.llm.replies import Reply
 from utils.teacher import TeacherError
 
+_FIRST = 4  # questions on their way before one was answered, since what is wrong is wrong for all
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+
 
 class _Sent(NamedTuple):
-    """What was sent with which key, and what came of it."""
+    """With which key a question was sent, and what came of it."""
 
     key: int
-    body: dict[str, Any]
     outcome: Reply | Fault
+
+
+class _Line:
+    """How it stands with one model: the form that it takes, and what has failed since its last reply."""
+
+    def __init__(self, settings: EndpointSettings) -> None:
+        """Nothing is known yet."""
+        self.dialect = Dialect(Form(settings.response_format, settings.system_message, settings.params))
+        self.first = asyncio.Semaphore(_FIRST)
+        self.learning = asyncio.Lock()
+        self.answered_with: set[int] = set()  # keys
+        self.failures: Counter[tuple[object, ...]] = Counter()
+        self.answered = self.answered_before = False  # with a text, in this run or in an earlier one
+        self.since = time.monotonic()  # when the last one came
+        self.failing_since: float | None = None
+        self.warned = -float("inf")
 
 
 class Client:
@@ -51,6 +78,9 @@ class Client:
             patience: how long a call is kept up.
             max_in_flight: requests on their way at once; the endpoint may make it fewer.
             seed: of the random part of waits.
+
+        Raises:
+            InputError: a proxy or a certificate that the environment names cannot be used.
         """
         self._ledger, self._patience = ledger, patience or Patience()
         self._pace = Pace(self._patience, max_in_flight, random.Random(seed))
@@ -59,10 +89,10 @@ class Client:
         keys = settings.api_keys or ("no-key",)
         self._keys = Keys(len(keys), self._patience.key_rest)
         self._connections = _connect(settings, keys)
-        self._answered_with: set[int] = set()
         self._reached = False
+        self._quota = ""  # what was said when a key ran out of it
         self._fatal: str | None = None
-        self._dialects: dict[tuple[str, str], Dialect] = {}
+        self._lines: dict[tuple[str, str], _Line] = {}
 
     async def ask(self, settings: EndpointSettings, question: Question) -> Reply:
         """Return the model's reply, however useless.
@@ -70,20 +100,45 @@ class Client:
         Raises:
             TeacherError: the endpoint did not answer this question; it may answer another.
             BudgetSpent: the ledger does not allow the call.
-            RunError: the endpoint will answer nothing: one line that names it and what to mend.
+            RunError: the endpoint will answer nothing: one line that names it and what to fix.
         """
-        dialect = self._dialects.setdefault((settings.model, repr(settings.params)), Dialect(settings.params))
-        tries, replies = 0, self._pace.replies
+        line = self._line(settings)
+        async with line.first:
+            if not line.answered:
+                return await self._ask(settings, line, question)
+        return await self._ask(settings, line, question)
+
+    def has_answered(self, settings: EndpointSettings) -> None:
+        """Note that the model has answered in an earlier run: what fails now may be a few questions only."""
+        self._line(settings).answered_before = True
+
+    def _line(self, settings: EndpointSettings) -> _Line:
+        return self._lines.setdefault((settings.model, repr(settings.params)), _Line(settings))
+
+    async def _ask(self, settings: EndpointSettings, line: _Line, question: Question) -> Reply:
+        tries, limited, fault = 0, None, None
         while True:
-            key, body, outcome = await self._send(settings, question, dialect)
+            self._ledger.retries.update([] if fault is None else [fault.kind.value])
+            form = line.dialect.form
+            key, outcome = await self._send(settings, line, question, form)
             if isinstance(outcome, Reply):
+                line.dialect.settled |= form == line.dialect.form
                 return outcome
-            # A rate limit says "later", not "no": it uses up a try only if nobody has got through meanwhile.
-            stuck = outcome.kind is not Kind.RATE_LIMIT or self._pace.replies == replies
-            tries, replies = tries + stuck, self._pace.replies
-            if not self._mend(settings, key, outcome, dialect, already_learnt=body != dialect.body(question)):
-                await self._wait_or_give_up(settings, outcome, tries)
-            self._ledger.retries[outcome.kind.value] += 1
+            fault = outcome
+            if form != line.dialect.form:
+                continue  # somebody has learnt meanwhile what this one was refused for
+            tries += fault.kind is not Kind.RATE_LIMIT  # which says "later", not "no"
+            if line.dialect.may_learn(fault, tries):
+                async with line.learning:  # one learns, the others wait
+                    if form == line.dialect.form and line.dialect.may_learn(fault, tries):
+                        reply = await self._learn(settings, line, question, fault)
+                        if reply is not None:
+                            return reply
+                if form != line.dialect.form:
+                    continue
+            limited = (limited or time.monotonic()) if fault.kind is Kind.RATE_LIMIT else None
+            self._check(settings, line, key, fault, tries, limited)
+            await self._wait(settings, line, fault, tries)
 
     async def aclose(self) -> None:
         """Close all connections; what is on its way should have been waited for."""
@@ -93,25 +148,64 @@ class Client:
         """From now on let requests that are on their way end, but send none."""
         self._pace.closing.set()
 
-    async def _send(self, settings: EndpointSettings, question: Question, dialect: Dialect) -> _Sent:
-        """Wait for one's turn, then send the question as is best known by then, and enter it in the ledger."""
+    async def _learn(self, settings: EndpointSettings, line: _Line, question: Question, fault: Fault) -> Reply | None:
+        """Send the question in one form after the other and keep the one that brings a reply; None if none does."""
+        dialect, refusal, tries = line.dialect, fault, 0
+        trials = dialect.trials(fault)
+        form = next(trials, None)
+        while form is not None and not dialect.settled:
+            self._ledger.retries[fault.kind.value] += 1
+            key, outcome = await self._send(settings, line, question, form)
+            if isinstance(outcome, Reply):
+                if not dialect.settled:
+                    changes = form.since(dialect.form)
+                    level = logging.WARNING if any(change.startswith("no ") for change in changes) else logging.INFO
+                    what = ", ".join(changes)
+                    log.log(
+                        level,
+                        "%s: %s refuses a request as configured; it takes one with %s, and so it is asked from now on",
+                        settings.provider,
+                        settings.model,
+                        what,
+                    )
+                    dialect.form, dialect.settled = form, True
+                return outcome
+            fault = outcome
+            if fault.refuses or (fault.kind is Kind.SERVER and fault.status in MAY_REFUSE):
+                try:
+                    form = trials.send(fault)
+                except StopIteration:
+                    form = None
+            else:
+                tries += 1
+                self._check(settings, line, key, fault, tries, None)
+                await self._wait(settings, line, fault, tries)
+        if refusal.refuses and not dialect.settled:  # a few more that are refused in these words will do
+            line.failures[refusal.alike] += self._patience.first_failures - _FIRST
+        return None
+
+    async def _send(self, settings: EndpointSettings, line: _Line, question: Question, form: Form) -> _Sent:
+        """Wait for one's turn, then send the question, and enter what comes of it in the ledger."""
         async with self._pace:
-            key, body = self._take_key(settings), dialect.body(question)
+            key = self._take_key(settings)
             chars = sum(len(message["content"]) for message in question.messages)
             limit = settings.params.get("max_completion_tokens") or settings.params.get("max_tokens")
             expected = self._ledger.expected_cost(settings.model, settings.price, chars, limit)
             self._ledger.admit(expected)
-            outcome: Reply | Fault = Fault(Kind.CONNECTION, "cancelled")
+            outcome: Completion | Fault = Fault(Kind.CONNECTION, "cancelled")
             try:
-                outcome = await self._post(settings, key, body, chars)
+                outcome = await self._post(settings, key, form.body(question), chars)
             finally:
-                if isinstance(outcome, Reply):
-                    tokens = outcome.tokens_in, outcome.tokens_out
+                if isinstance(outcome, Completion):
+                    tokens = outcome.reply.tokens_in, outcome.reply.tokens_out
                     self._ledger.settle(settings.model, settings.price, *tokens, expected)
                     self._pace.speed_up()
                 else:
                     self._ledger.release(expected, billed=outcome.billed)
-        return _Sent(key, body, outcome)
+        if isinstance(outcome, Fault):
+            return _Sent(key, outcome)
+        self._note(settings, line, key, outcome)
+        return _Sent(key, outcome.reply)
 
     def _take_key(self, settings: EndpointSettings) -> int:
         if self._fatal:
@@ -120,10 +214,11 @@ class Client:
             raise TeacherError(f"{settings.where}: not asked, since the run ends")
         key = self._keys.take()
         if key is None:
-            raise self._end(settings, f"every API key of {settings.section} is out of quota; top up, then go on")
+            what = f"every API key of {settings.section} is out of quota{self._quota}; top up or wait, then run again"
+            raise self._end(settings, what)
         return key
 
-    async def _post(self, settings: EndpointSettings, key: int, body: dict[str, Any], chars: int) -> Reply | Fault:
+    async def _post(self, settings: EndpointSettings, key: int, body: dict[str, Any], chars: int) -> Completion | Fault:
         import openai
 
         timeout = openai.Timeout(settings.timeout, connect=min(10.0, settings.timeout))
@@ -134,66 +229,125 @@ class Client:
             # The package's timeout starts afresh with every byte; this one is for the whole call.
             async with asyncio.timeout(settings.timeout):
                 raw = await create(model=settings.model, messages=[], extra_body=body, timeout=timeout)
+            response = raw.http_response
         except TimeoutError:
             return Fault(Kind.TIMEOUT, f"no reply within {settings.timeout:g} s")
         except openai.APIStatusError as error:
-            self._reached = True
-            return status_fault(error.status_code, error.response.headers, error.response.text, self._scrub)
+            response = error.response
         except openai.APIConnectionError as error:
+            return connection_fault(error.__cause__ or error, self._scrub)
+        except (ValueError, OSError) as error:
             return connection_fault(error, self._scrub)
         self._reached = True
-        completion = read_completion(raw.http_response.content, chars, self._scrub)
-        if completion is None:
-            return Fault(Kind.GARBLED, "the reply is no chat completion")
-        self._answered_with.add(key)
-        self._ledger.without_usage += not completion[1]
-        return completion[0]
+        for hop in response.history:
+            if fault := redirect_fault(hop.status_code, hop.headers.get("location", ""), self._scrub):
+                return fault
+        if response.is_error:
+            return status_fault(response.status_code, response.headers, response.text, self._scrub)
+        return read_completion(response.content, chars, self._scrub)
 
-    def _mend(
-        self, settings: EndpointSettings, key: int, fault: Fault, dialect: Dialect, *, already_learnt: bool
-    ) -> bool:
-        """Return whether to ask again at once; what nobody but the user can mend ends the run."""
+    def _note(self, settings: EndpointSettings, line: _Line, key: int, completion: Completion) -> None:
+        """Note that a model has answered; that it never says anything ends the run."""
+        line.answered_with.add(key)
+        self._ledger.without_usage += not completion.counted
+        reply = completion.reply
+        if reply.content.strip() or reply.finish_reason in ("content_filter", "refusal"):
+            line.failures.clear()
+            line.answered, line.since, line.failing_since = True, time.monotonic(), None
+            return
+        thought = ", all of it went into the reasoning field" if completion.only_thought else ""
+        fault = Fault(Kind.EMPTY, f"no text (finish_reason {reply.finish_reason or 'none'}{thought})")
+        self._count(settings, line, fault)
+        self._say(settings, line, fault, f"; {self._remedy(settings, Kind.EMPTY)}")
+
+    def _check(
+        self, settings: EndpointSettings, line: _Line, key: int, fault: Fault, tries: int, limited: float | None
+    ) -> None:
+        """Raise what a fault comes to: what only the user can fix ends the run, what stays ends the question.
+
+        ``tries`` counts the question's faults but for rate limits, of which there was nothing else since ``limited``.
+        """
         if fault.kind is Kind.QUOTA:
+            self._quota = f" ({fault.text})" if fault.text else ""
             if self._keys.rest(key):
                 log.warning("%s: API key no. %d is out of quota and rests", settings.provider, key + 1)
-            return True
-        if fault.kind is Kind.REFUSED:
-            if already_learnt:
-                return True
-            learnt = dialect.learn(fault)
-            if learnt:
-                log.info("%s: %s does as it is asked with %s", settings.provider, settings.model, learnt)
-                return True
-            # A parameter that replies have come back with is a right one: this question is too long for it.
-            if fault.param in settings.params and not self._answered_with:
-                raise self._end(settings, f"it refuses generation_params.{fault.param} ({fault.text}); mend it")
-        # A key that has worked is a right one: its 403 is about what was asked (moderation), not about who asks.
-        if fault.kind is Kind.KEY and not (fault.status == 403 and key in self._answered_with):
+            return
+        # A key or a name that this model has answered to is a right one: its 403 is about what was asked.
+        if fault.kind is Kind.KEY and not (fault.status == 403 and key in line.answered_with):
             number = f"api_keys (no. {key + 1})" if len(settings.api_keys) > 1 else "api_key"
-            raise self._end(settings, f"the API key is refused ({fault.status}); mend {settings.section}.{number}")
-        if fault.kind is Kind.MODEL:
-            mend = f"mend {settings.model_key} or {settings.section}.base_url"
-            raise self._end(settings, f"there is no such model or address ({fault.status}: {fault.text}); {mend}")
-        return False
-
-    async def _wait_or_give_up(self, settings: EndpointSettings, fault: Fault, tries: int) -> None:
-        """Wait until the call is worth another try."""
+            refused, fix = "the API key is refused", f"fix {settings.section}.{number}"
+            if fault.status == 403:
+                refused, fix = "it gives no access", f"{fix} or {settings.model_key}"
+            said = f"; it says: {fault.text}" if fault.text else ""
+            raise self._end(settings, f"{refused} ({fault.status}); {fix}{said}")
+        if fault.kind is Kind.MODEL and not line.answered_with:
+            fix = f"fix {settings.model_key} or {settings.section}.base_url"
+            raise self._end(settings, f"there is no such model or address ({fault.status}: {fault.text}); {fix}")
         if fault.kind is Kind.UNREACHABLE and not self._reached and tries >= self._patience.connect_tries:
-            raise self._end(settings, f"it cannot be reached ({fault.text}); mend {settings.section}.base_url")
-        if fault.kind is Kind.GARBLED and not self._answered_with and tries >= self._patience.tries:
-            raise self._end(settings, f"what it replies is no chat completion; mend {settings.section}.base_url")
+            raise self._end(settings, f"it cannot be reached ({fault.text}); {self._remedy(settings, fault.kind)}")
+        if fault.kind is Kind.GARBLED and not line.answered_with and tries >= self._patience.connect_tries:
+            raise self._end(settings, f"what it replies is {fault.text}; {self._remedy(settings, fault.kind)}")
         if fault.wait is not None and fault.wait > self._patience.longest_told_wait:
             raise self._end(settings, f"it asks to wait for {fault.wait:.0f} s ({fault.shown}); go on after that")
+        self._count(settings, line, fault)
         hopeless = fault.kind in (Kind.REFUSED, Kind.KEY)
+        if limited is not None and time.monotonic() - limited >= self._patience.longest_limit:
+            if line.since <= limited:
+                minutes = f"{self._patience.longest_limit / 60:.0f} minutes"
+                raise self._end(settings, f"for {minutes} it has said nothing but {fault.shown}; run again later")
+            hopeless = True
         if hopeless or tries >= self._patience.tries or self._pace.closing.is_set():
             self._ledger.failures[fault.kind.value] += 1
             raise TeacherError(f"{settings.where}: {fault.shown}")
+
+    def _count(self, settings: EndpointSettings, line: _Line, fault: Fault) -> None:
+        """Count faults that are all the same, and end the run where nothing else has come for too long."""
+        works = line.answered or line.answered_before
+        about_the_text = works and fault.kind in (Kind.REFUSED, Kind.KEY)
+        if fault.kind is Kind.RATE_LIMIT or about_the_text:
+            return
+        now = time.monotonic()
+        line.failing_since = line.failing_since or now
+        line.failures[fault.alike] += 1
+        # These cost the most: one takes long, and both may be billed.
+        most = self._patience.first_failures // (2 if fault.kind in (Kind.TIMEOUT, Kind.EMPTY) else 1)
+        if line.failures[fault.alike] < most or (works and now - line.failing_since < self._patience.outage):
+            return
+        times = f"{line.failures[fault.alike]} requests in a row brought nothing but this: {fault.shown}"
+        raise self._end(settings, f"{times}; {self._remedy(settings, fault.kind)}")
+
+    async def _wait(self, settings: EndpointSettings, line: _Line, fault: Fault, tries: int) -> None:
+        """Wait until the call is worth another try."""
+        if fault.kind is Kind.QUOTA:
+            return  # there may be another key
         if fault.kind is Kind.RATE_LIMIT or fault.wait is not None:
             wait = self._pace.slow_down(fault.wait)
-            if wait >= 10:
-                log.info("%s: %s; everybody waits for %.0f s", settings.provider, fault.shown, wait)
+            if wait:
+                self._say(settings, line, fault, f"; everybody waits for {wait:.0f} s", wait)
         else:
-            await self._pace.pause(self._pace.back_off(tries))
+            wait = self._pace.back_off(tries)
+            self._say(settings, line, fault, f"; asked again in {wait:.0f} s", wait)
+            await self._pace.pause(wait)
+
+    def _say(self, settings: EndpointSettings, line: _Line, fault: Fault, what: str, wait: float = 0.0) -> None:
+        """Tell of a fault, now and then, as soon as it keeps the user waiting or costs money."""
+        now = time.monotonic()
+        without = now - line.since
+        if now - line.warned < self._patience.say_every:
+            return
+        if fault.kind is Kind.EMPTY or without + wait >= self._patience.say_after:
+            line.warned = now
+            log.warning("%s: %s (no reply for %.0f s)%s", settings.provider, fault.shown, without, what)
+
+    def _remedy(self, settings: EndpointSettings, kind: Kind) -> str:
+        """Return what a user can do about a kind of fault that stays."""
+        return {
+            Kind.TIMEOUT: f"raise {settings.section}.timeout ({settings.timeout:g} s) or lower --concurrency",
+            Kind.EMPTY: "raise generation_params.max_tokens, or turn the model's thinking off",
+            Kind.REFUSED: f"fix {settings.model_key}, generation_params or {settings.section}",
+            Kind.GARBLED: f"fix {settings.section}.base_url",
+            Kind.UNREACHABLE: f"fix {settings.section}.base_url{_environment()}",
+        }.get(kind, f"see to the endpoint (or fix {settings.section}.base_url), then run the same command again")
 
     def _end(self, settings: EndpointSettings, what: str) -> RunError:
         """Return the error that ends the run, for this call and for all others."""
@@ -201,11 +355,37 @@ class Client:
         return RunError(self._fatal)
 
 
+def _environment() -> str:
+    """Return the words that name the variables that decide how an endpoint is reached."""
+    proxies, certificates = _named(_PROXIES), _named(_CERTIFICATES)
+    through = f", or {proxies} in the environment, through which requests go" if proxies else ""
+    return f"{through}, or {certificates} in the environment" if certificates else through
+
+
+def _named(variables: Iterable[str]) -> str:
+    """Return those environment variables, in capitals or not, that are set."""
+    return " and ".join(name for name, value in os.environ.items() if name.upper() in variables and value)
+
+
 def _connect(settings: EndpointSettings, keys: tuple[str, ...]) -> list[Any]:
-    """Return one client of the ``openai`` package for each key, all over one pool of connections."""
+    """Return one client of the ``openai`` package for each key, all over one pool of connections.
+
+    Raises:
+        InputError: see :class:`Client`.
+    """
     import openai
 
-    pool = openai.DefaultAsyncHttpxClient()  # up to 1,000 connections, of which 100 are kept
+    try:
+        pool = openai.DefaultAsyncHttpxClient()  # up to 1,000 connections, of which 100 are kept
+    except ImportError:
+        raise InputError(
+            f"{_named(_PROXIES)} in the environment names a SOCKS proxy: pip install socksio, or unset it"
+        ) from None
+    except OSError as error:
+        where = f"{_named(_CERTIFICATES)} in the environment"
+        raise InputError(f"{where} is no file of certificates ({error.strerror or error}); fix or unset it") from None
+    except Exception:  # ValueError, and the HTTP library's InvalidURL, which has no better base
+        raise InputError(f"{_named(_PROXIES)} in the environment is no proxy's address; fix or unset it") from None
     shared: dict[str, Any] = {"max_retries": 0, "http_client": pool}
     if settings.api_type == "azure":
         shared |= {"azure_endpoint": settings.base_url, "api_version": settings.api_version}

@@ -15,7 +15,12 @@ class Patience(NamedTuple):
     """How long a call is kept up. Waits are in seconds and double from ``first_wait`` to ``longest_wait``."""
 
     tries: int = 6
-    connect_tries: int = 3  # while the endpoint has never been reached: an address with a typing error never will be
+    connect_tries: int = 3  # while it was never reached, or never was a chat API: a wrong address stays wrong
+    first_failures: int = 12  # of all calls together, where all are the same and no reply has ever come
+    outage: float = 180.0  # how long there may be nothing but failures once replies have come
+    longest_limit: float = 900.0  # how long "too many requests" may be all that a call is told
+    say_after: float = 5.0  # without a reply: a warning, and then one every ``say_every`` seconds
+    say_every: float = 60.0
     first_wait: float = 0.5
     longest_wait: float = 30.0
     longest_told_wait: float = 600.0  # an endpoint that asks for more (a daily limit) ends the run
@@ -31,7 +36,6 @@ class Pace:
 
     def __init__(self, patience: Patience, max_in_flight: int, rng: random.Random) -> None:
         """Start with ``max_in_flight`` at once, which is never exceeded; ``rng`` keeps the waiting apart."""
-        self.replies = 0
         self.closing = asyncio.Event()
         self._patience, self._rng = patience, rng
         self._max = self._width = float(max_in_flight)
@@ -69,7 +73,6 @@ class Pace:
 
     def speed_up(self) -> None:
         """Note a reply."""
-        self.replies += 1
         self._strikes = 0
         self._width = min(self._max, self._width + 0.25)
 

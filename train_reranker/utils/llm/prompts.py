@@ -16,7 +16,6 @@ from utils.schema import BridgeEntity, Document
 Message = Mapping[str, str]
 
 EXTRACTION, JUDGEMENT = "bridge_entity", "verdict"
-MAX_CHARS = 24_000  # about 6,000 tokens: a long article's body, yet within the context of small local models
 NOTE = "Earlier answers to this could not be used:"
 
 
@@ -116,18 +115,18 @@ FINGERPRINT = hashlib.sha256((_EXTRACTION_RULES + _JUDGEMENT_RULES).encode()).he
 _TAG = re.compile(r"<(?=\s*/?\s*(?:document|document_a|document_b|entity|name|type|title|text)\s*>)", re.IGNORECASE)
 
 
-def extraction(document: Document, *, min_segment_words: int = 20, max_chars: int = MAX_CHARS) -> Question:
-    """Return the question for one bridge entity of ``document``, whose contents are cut to ``max_chars``."""
+def extraction(document: Document, *, min_segment_words: int = 20) -> Question:
+    """Return the question for one bridge entity of ``document``."""
     rules = _EXTRACTION_RULES.format(min_words=min_segment_words)
-    return _question(EXTRACTION, rules, _document("document", document, max_chars))
+    return _question(EXTRACTION, rules, _document("document", document))
 
 
-def judgement(entity: BridgeEntity, candidate: Document, *, max_chars: int = MAX_CHARS) -> Question:
-    """Return the question whether ``candidate`` makes the second hop from ``entity``; both texts are cut alike."""
+def judgement(entity: BridgeEntity, candidate: Document) -> Question:
+    """Return the question whether ``candidate`` makes the second hop from ``entity``."""
     parts = (
         f"<entity>\n<name>{_inert(entity.name)}</name>\n<type>{_inert(entity.type)}</type>\n</entity>",
-        f"<document_a>\n{_inert(_cut(entity.segment, max_chars))}\n</document_a>",
-        _document("document_b", candidate, max_chars),
+        f"<document_a>\n{_inert(entity.segment)}\n</document_a>",
+        _document("document_b", candidate),
     )
     return _question(JUDGEMENT, _JUDGEMENT_RULES, "\n".join(parts))
 
@@ -150,19 +149,11 @@ def _question(name: str, rules: str, texts: str) -> Question:
     return Question(messages, name, SCHEMAS[name])
 
 
-def _document(tag: str, document: Document, max_chars: int) -> str:
-    text = _inert(_cut(document.contents, max_chars))
-    return f"<{tag}>\n<title>{_inert(document.title)}</title>\n<text>\n{text}\n</text>\n</{tag}>"
+def _document(tag: str, document: Document) -> str:
+    title, text = _inert(document.title), _inert(document.contents)
+    return f"<{tag}>\n<title>{title}</title>\n<text>\n{text}\n</text>\n</{tag}>"
 
 
 def _inert(text: str) -> str:
     """Return ``text`` with our own tags in it disarmed, so that it cannot close the one that it stands in."""
     return _TAG.sub("&lt;", text)
-
-
-def _cut(text: str, max_chars: int) -> str:
-    """Return ``text``, cut between two words if it is longer than ``max_chars``."""
-    if len(text) <= max_chars:
-        return text
-    head = text[:max_chars]
-    return (head[: head.rfind(" ")] if " " in head else head).rstrip()

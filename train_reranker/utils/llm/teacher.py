@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from utils.cli import InputError
-from utils.llm import prompts
+from utils.cli import InputError, RunError, log
+from utils.llm import prompts, window
 from utils.llm.answers import BrokenReply, read_extraction, read_verdict
 from utils.llm.client import Client, Patience
 from utils.llm.ledger import Ledger
@@ -36,7 +38,9 @@ class LLMTeacher:
         ledger: Ledger,
         *,
         min_segment_words: int = 20,
-        max_chars: int = prompts.MAX_CHARS,
+        max_document_tokens: int = 6000,
+        max_document_windows: int = 4,
+        longest_document: int = 0,
         askings: int = ASKINGS,
         patience: Patience | None = None,
         max_in_flight: int = 256,
@@ -50,11 +54,14 @@ class LLMTeacher:
             cache_path: the file of replies, which other processes may use at the same time.
             ledger: counts all calls, and may refuse one.
             min_segment_words: what a segment must have.
-            max_chars: what a document is cut to.
+            max_document_tokens: what is shown of a document at once; a longer one is read window by window.
+            max_document_windows: how many windows of it are read at most.
+            longest_document: of the corpus, in bytes; tells how long prompts may become.
             askings: how often one question is asked until its reply can be used.
             patience: how long a call is kept up when the endpoint fails.
             max_in_flight: requests on their way at once, for each endpoint.
-            seed: of the random part of waits.
+            seed: decides in which order the windows of a long document are asked for an entity, and the random part
+                of waits.
 
         Raises:
             InputError: ``cache_path`` cannot be used, or the ledger limits the cost of a model that has no price.
@@ -67,7 +74,10 @@ class LLMTeacher:
         self.ledger = ledger
         self.cache = ReplyCache(cache_path)
         self._extractor, self._judge = extractor, judge
-        self._min_segment_words, self._max_chars, self._askings = min_segment_words, max_chars, askings
+        self._min_segment_words, self._askings, self._seed = min_segment_words, askings, seed
+        self._max_tokens, self._max_windows = max_document_tokens, max_document_windows
+        self._longest_prompt = window.longest_prompt(longest_document, max_document_tokens)
+        self._trials: dict[str, asyncio.Task[None]] = {}  # of the longest prompt, by model
         self._make_client = lambda settings: Client(settings, ledger, patience, max_in_flight, seed)
         self._clients: dict[tuple[object, ...], Client] = {}
 
@@ -81,6 +91,8 @@ class LLMTeacher:
                 for role, endpoint in (("entity_extractor", self._extractor), ("question_generator", self._judge))
             },
             "min_segment_words": self._min_segment_words,
+            "max_document_tokens": self._max_tokens,
+            "max_document_windows": self._max_windows,
             "prompts": prompts.FINGERPRINT,
         }
 
@@ -104,27 +116,32 @@ class LLMTeacher:
             BudgetSpent: the ledger allows no further call.
             RunError: no answer will ever be had (a wrong key, an unknown model).
         """
-        question = prompts.extraction(document, min_segment_words=self._min_segment_words, max_chars=self._max_chars)
-        return await self._ask(
-            self._extractor, question, lambda reply: read_extraction(reply, document, self._min_segment_words)
-        )
+        for part in window.windows_anywhere(document, self._seed, self._max_tokens, self._max_windows):
+            question = prompts.extraction(part, min_segment_words=self._min_segment_words)
+            read = partial(read_extraction, document=part, min_segment_words=self._min_segment_words)
+            if entity := await self._ask(self._extractor, question, read):
+                return entity
+        return None
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
         """Say whether the candidate makes the second hop from the entity; ERROR where no answer could be had.
+
+        A long candidate is judged window by window, and is usable if one window is.
 
         Raises:
             BudgetSpent: the ledger allows no further call.
             RunError: no answer will ever be had.
         """
-        question = prompts.judgement(entity, candidate, max_chars=self._max_chars)
-        try:
-            verdict = await self._ask(self._judge, question, read_verdict)
-        except TeacherError as error:
-            return Verdict(Outcome.ERROR, str(error))
-        # What was cut off may have answered: that the rest does not is no evidence.
-        if verdict.outcome is Outcome.UNUSABLE and len(candidate.contents) > self._max_chars:
-            return Verdict(Outcome.ERROR, f"nothing usable in the first {self._max_chars} characters that were read")
-        return verdict
+        verdicts: list[Verdict] = []
+        for part in window.windows_about(candidate, entity, self._max_tokens, self._max_windows):
+            try:
+                verdicts.append(await self._ask(self._judge, prompts.judgement(entity, part), read_verdict))
+            except TeacherError as error:
+                verdicts.append(Verdict(Outcome.ERROR, str(error)))
+            if verdicts[-1].outcome is Outcome.USABLE:
+                return verdicts[-1]
+        # That nothing usable stands elsewhere is no evidence on a window without an answer.
+        return next((verdict for verdict in verdicts if verdict.outcome is Outcome.ERROR), verdicts[0])
 
     async def aclose(self) -> None:
         """Let what is on its way end, since it is paid for, but send nothing more; then close all."""
@@ -150,6 +167,13 @@ class LLMTeacher:
             asking = prompts.again(question, complaints) if complaints else question
             keys.append(reply_key(settings.base_url, settings.model, asking, settings.params))
             reply, was_free = await self._reply(settings, asking, keys[-1])
+            if window.is_cut(asking, reply):
+                self.cache.mark_failed(keys)
+                self.ledger.failures["cut_prompt"] += 1
+                raise TeacherError(
+                    f"{settings.where}: the prompt was cut, only {reply.tokens_in:,} tokens of it were read; give the "
+                    f"model a larger context window ({window.REMEDY})"
+                )
             try:
                 return read(reply)
             except BrokenReply as complaint:
@@ -161,11 +185,51 @@ class LLMTeacher:
         raise TeacherError(f"{settings.where}: no usable reply in {self._askings} askings ({complaints[-1]})")
 
     async def _reply(self, settings: EndpointSettings, question: prompts.Question, key: str) -> tuple[Reply, bool]:
-        client = self._client(settings)
-        reply, was_free = await self.cache.once(key, settings.model, lambda: client.ask(settings, question))
+        reply, was_free = await self.cache.once(key, settings.model, lambda: self._fetch(settings, question))
         self.ledger.cache_hits += was_free
+        if was_free and reply.content.strip():
+            self._client(settings).has_answered(settings)
         self.ledger.weigh(question.schema_name, settings.price, reply.tokens_in, reply.tokens_out)
         return reply, was_free
+
+    async def _fetch(self, settings: EndpointSettings, question: prompts.Question) -> Reply:
+        """Ask the endpoint, once it is known to take the longest prompt."""
+        client = self._client(settings)
+        if settings.model not in self._trials:
+            self._trials[settings.model] = asyncio.create_task(self._try_longest(settings, client))
+        await asyncio.shield(self._trials[settings.model])
+        return await client.ask(settings, question)
+
+    async def _try_longest(self, settings: EndpointSettings, client: Client) -> None:
+        """Make sure that the model's context window holds the longest prompt, with room for the reply.
+
+        Raises:
+            RunError: it does not, or the endpoint does not answer.
+        """
+        if self._longest_prompt < window.TRIAL_FROM:
+            return
+        tokens = self._longest_prompt + window.ROOM
+        question = window.trial_question(tokens)
+        key = reply_key(settings.base_url, settings.model, question, settings.params)
+        enlarge = f"give the model a context window of {tokens:,} tokens ({window.REMEDY})"
+        reply = self.cache.get(key)
+        if reply is None:
+            try:
+                reply = await client.ask(settings, question)
+            except TeacherError as error:
+                raise RunError(
+                    f"{str(error).rstrip('.')}. That was a trial of the longest prompt with room for the reply: "
+                    f"{enlarge}, or lower max_document_tokens from {self._max_tokens:,}"
+                ) from None
+        if window.SMALLEST_WINDOW <= reply.tokens_in < tokens:
+            fits = max(0, reply.tokens_in - window.ROOM - window.rules_tokens())
+            raise RunError(
+                f"{settings.where}: cuts prompts at {reply.tokens_in:,} tokens, and the longest here, with its reply, "
+                f"may take {tokens:,}: {enlarge}, or set max_document_tokens to {fits:,}"
+            )
+        self.cache.put(key, settings.model, reply)
+        if reply.tokens_in < tokens or self.ledger.without_usage:
+            log.warning("%s: does not report how many tokens a prompt has, so a cut one cannot be seen", settings.where)
 
     def _client(self, settings: EndpointSettings) -> Client:
         """Return the client for these settings; models of one endpoint share it, and with it pace and keys."""

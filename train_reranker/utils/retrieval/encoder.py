@@ -12,10 +12,11 @@ import numpy as np
 from utils.cli import InputError, RunError
 from utils.models import (
     CPU_BATCH_TOKENS,
+    ENCODER,
     check_devices,
     half_precision,
     length_limit,
-    load_pretrained,
+    load_model,
     token_batches,
     visible_devices,
     weights_fingerprint,
@@ -92,8 +93,6 @@ class Encoder:
             InputError: the folder holds no such model, or one that cannot be used as its files say, the pooling is
                 unknown, or ``max_length`` leaves no room for a text.
         """
-        from transformers import AutoModel
-
         # What opens the same encoder in another process.
         self.options = {
             "path": path,
@@ -118,16 +117,17 @@ class Encoder:
         self.devices = list(devices or visible_devices())
         check_devices(self.devices, "retrieval_devices")
         self.device = self.devices[0]
-        self.tokenizer, model = load_pretrained(AutoModel, path, "retrieval model")
-        self.tokenizer.padding_side = "right"  # where the first and the last token are is counted from the left
+        # Padded on the right: where the first and the last token are is counted from the left.
+        self.tokenizer, model, _ = load_model(path, ENCODER, pooler=self._poolings == [POOLER])
         dtype = half_precision(self.device) if half else None
-        self.model: Any = model.to(device=self.device, dtype=dtype).eval()
+        self.model: Any = model.to(device=self.device, dtype=dtype)
         budget = batch_size * 128
         self.batch_tokens = min(budget, CPU_BATCH_TOKENS) if self.device == "cpu" else budget
         self._steps: list[Any] = [open_dense(step).to(self.device) if step else unit_length for step in folder.steps]
         self._lower = folder.lower_case and self.tokenizer.tokenize(LETTERS) != self.tokenizer.tokenize(LETTERS.lower())
         self.prefixes = {QUERY: self.recipe.query, PASSAGE: self.recipe.passage}
-        self.max_length = min(max_length, folder.max_length or max_length, length_limit(model.config, self.tokenizer))
+        limits = (folder.max_length, length_limit(model.config, self.tokenizer))
+        self.max_length = min(max_length, *filter(None, limits))
         taken = {kind: self._count(text) for kind, text in self.prefixes.items()}
         if self.max_length <= max(taken.values()):
             raise InputError(
@@ -135,16 +135,15 @@ class Encoder:
                 f"{max(taken.values())} of them are its own and the instruction's: raise it, or shorten the instruction"
             )
         # Tokens of the prompt that are not pooled; the model's own last one comes behind the text.
-        self._unpooled = dict.fromkeys(taken, 0)
-        if not folder.pools_prompt:
-            self._unpooled = {
-                kind: self._count(text, last=False) if text else 0 for kind, text in self.prefixes.items()
-            }
+        self._unpooled = {
+            kind: self._count(text, last=False) if text and not folder.pools_prompt else 0
+            for kind, text in self.prefixes.items()
+        }
         # Not the precision: an index that one machine built is another's, whatever each is fast at. What few models
         # have is added where they have it, so that the others' indexes stay what they were.
         described = [self.recipe.pooling, self.prefixes[PASSAGE], str(self.max_length)]
         described += ["lower case"] * self._lower + ["prompt not pooled"] * (self._unpooled[PASSAGE] > 0)
-        if any(folder.steps):
+        if any(folder.steps):  # normalising alone changes nothing
             described += [weights_fingerprint(step) if step else "normalised" for step in folder.steps]
         self.fingerprint = hashlib.sha256("\0".join([weights_fingerprint(path), *described]).encode()).hexdigest()
 
