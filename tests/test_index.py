@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,12 +12,14 @@ import faiss
 import numpy as np
 import pytest
 
-from conftest import kill_after_three_blocks, save_tiny_bert
+from conftest import WORDS, kill_after_three_blocks, save_tiny_bert
+from utils import jsonl
 from utils.cli import InputError
+from utils.corpus import Corpus
 from utils.reranker import Reranker
 from utils.retrieval import encoding, index
 from utils.retrieval.arms import ARMS, Retriever
-from utils.retrieval.encoder import BGE_INSTRUCTION, PASSAGE, POOLINGS, QUERY, Encoder, instructions
+from utils.retrieval.encoder import PASSAGE, Encoder
 from utils.retrieval.index import FaissIndex, keeps_vectors, open_index
 from utils.schema import Candidate
 
@@ -140,6 +143,23 @@ def test_type_that_cannot_be_built_is_told(retriever: Retriever, tmp_path: Path,
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("factory", ["Flatt", "IVF91,Flat", "PQ7", ""])
+def test_type_that_cannot_be_built_is_told_before_encoding(
+    retriever: Retriever, tmp_path: Path, encoded: list[int], factory: str
+) -> None:
+    with pytest.raises(InputError, match=f"faiss_index_factory '{factory}' cannot be built"):
+        open_index(retriever.corpus, retriever.encoder, tmp_path / "an.index", factory)
+    assert not encoded
+
+
+@pytest.mark.parametrize(
+    "params", ["nprobe=0", "nprobe=-2", "nprobe=x", "nprobe", "nprobe=2;x", ",", " ", "a=1", "nprobe=nan"]
+)
+def test_search_parameters_that_find_nothing_are_told(retriever: Retriever, tmp_path: Path, params: str) -> None:
+    with pytest.raises(InputError, match=r"faiss_search_params: .* does not suit an IndexIVFFlat; write nprobe=64"):
+        open_index(retriever.corpus, retriever.encoder, tmp_path / "an.index", "IVF4,Flat", search_params=params)
+
+
 def test_search_parameters_are_the_index_s_own(retriever: Retriever, tmp_path: Path) -> None:
     path = tmp_path / "an.index"
     opened = open_index(retriever.corpus, retriever.encoder, path, "IVF4,Flat", search_params="nprobe=3")
@@ -190,6 +210,130 @@ def test_foreign_index_by_distance_is_refused(retriever: Retriever, tmp_path: Pa
         open_index(retriever.corpus, retriever.encoder, path)
 
 
+FOREIGN = [
+    "Flat",
+    "HNSW8",
+    "IVF4,Flat",
+    "IVF4,PQ8x4fs,RFlat",
+    "IVF4,PQ8x4",
+    "IVF4,PQ8x4fs",
+    "IVF4,SQ8",
+    "SQ8",
+    "SQfp16",
+]
+FOREIGN += ["PQ16x4", "PQ16x4fs", "PCA24,IVF4,PQ8x4", "PCA24,IVF4,PQ8x4fs", "HNSW8,SQ8"]
+
+
+@pytest.fixture(scope="module")
+def many(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Corpus, Encoder, np.ndarray]:
+    """A corpus of 2,000 short documents, all different, its encoder and its vectors."""
+    rng = random.Random(2)
+    path = tmp_path_factory.mktemp("many") / "corpus.jsonl"
+    jsonl.write(path, ({"id": str(n), "contents": " ".join(rng.choices(WORDS, k=8))} for n in range(2000)))
+    corpus, encoder = Corpus(path), Encoder(tiny_encoder, method="tiny", half=False)
+    return corpus, encoder, encoder.encode([document.text for document in corpus], PASSAGE)
+
+
+def write_foreign(vectors: np.ndarray, path: Path, factory: str = "Flat") -> Path:
+    """Write an index of any type as another program would."""
+    index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add(vectors)
+    faiss.write_index(index, str(path))
+    return path
+
+
+def assert_refused(corpus: Corpus, encoder: Encoder, path: Path, problem: str) -> None:
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=problem) as told:
+        open_index(corpus, encoder, path)
+    assert "\n" not in str(told.value)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("factory", FOREIGN)
+def test_foreign_index_of_each_type_is_taken_and_one_misplaced_in_a_hundred_found(
+    many: tuple[Corpus, Encoder, np.ndarray], tmp_path: Path, factory: str
+) -> None:
+    corpus, encoder, vectors = many
+    open_index(corpus, encoder, write_foreign(vectors, tmp_path / "good.index", factory))
+    moved = np.random.default_rng(5).choice(len(vectors), 20, replace=False)
+    misplaced = vectors.copy()
+    misplaced[moved] = vectors[np.roll(moved, 1)]
+    path = write_foreign(misplaced, tmp_path / "bad.index", factory)
+    assert_refused(corpus, encoder, path, r"bad\.index was built by another encoder or from another corpus: \d+ of 460")
+
+
+def test_foreign_index_is_checked_once(
+    many: tuple[Corpus, Encoder, np.ndarray], tmp_path: Path, encoded: list[int]
+) -> None:
+    corpus, encoder, vectors = many
+    path = write_foreign(vectors, tmp_path / "an.index")
+    for _ in range(2):
+        open_index(corpus, encoder, path)
+        assert encoded == [460]
+    write_foreign(vectors[::-1].copy(), path)
+    assert_refused(corpus, encoder, path, "460 of 460 vectors are not those")
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW8", "IVF4,Flat"])
+@pytest.mark.parametrize("value", [2.0, 0.5, 0.0, float("nan"), float("inf")])
+def test_single_vector_that_is_not_of_length_1_is_told(
+    many: tuple[Corpus, Encoder, np.ndarray], tmp_path: Path, factory: str, value: float
+) -> None:
+    corpus, encoder, vectors = many
+    index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    wrong = vectors.copy()
+    wrong[1777] *= value
+    index.add(wrong)
+    faiss.write_index(index, str(tmp_path / "an.index"))
+    assert_refused(corpus, encoder, tmp_path / "an.index", r"row (1777 is not|from \d+ to \d+).*normalised")
+
+
+@pytest.mark.parametrize("other", [{"pooling": "cls"}, {"pooling": "max"}, {"passage_instruction": "lake: "}])
+@pytest.mark.parametrize("factory", ["Flat", "HNSW8", "IVF4,Flat"])
+def test_foreign_index_of_another_pooling_or_instruction_is_refused(
+    many: tuple[Corpus, Encoder, np.ndarray], tmp_path: Path, factory: str, other: dict[str, str]
+) -> None:
+    corpus, encoder, _ = many
+    theirs = Encoder(encoder.path, half=False, **other).encode([d.text for d in corpus], PASSAGE)  # type: ignore[arg-type]
+    path = write_foreign(theirs, tmp_path / "an.index", factory)
+    assert_refused(corpus, encoder, path, "model2pooling, passage_instruction and retrieval_query_max_length")
+
+
+def test_index_with_ids(many: tuple[Corpus, Encoder, np.ndarray], tmp_path: Path) -> None:
+    corpus, encoder, vectors = many
+    rows = np.arange(len(vectors))
+    for name, ids in (("rows", rows), ("others", rows + 7), ("reversed", rows[::-1].copy())):
+        for kind, factory in ((faiss.IndexIDMap, "Flat"), (faiss.IndexIDMap2, "Flat"), (lambda ivf: ivf, "IVF4,Flat")):
+            index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+            index.train(vectors)
+            index = kind(index)
+            index.add_with_ids(vectors, ids)
+            path = tmp_path / f"{name}.index"
+            faiss.write_index(index, str(path))
+            if name == "rows":
+                opened = open_index(corpus, encoder, path)
+                np.testing.assert_allclose(opened.vectors([3, 5]), vectors[[3, 5]], atol=1e-6)
+                assert opened.search(vectors[:2], 1)[1].tolist() == [[0], [1]]
+            else:
+                assert_refused(corpus, encoder, path, "ids of its own|another corpus")
+
+
+def test_path_that_is_no_file_is_told(retriever: Retriever, tmp_path: Path) -> None:
+    (tmp_path / "an.index").mkdir()
+    with pytest.raises(InputError, match=r"an\.index is no file that can be read: name another in method2index"):
+        open_index(retriever.corpus, retriever.encoder, tmp_path / "an.index")
+
+
+def test_own_index_has_no_need_of_the_check(retriever: Retriever, tmp_path: Path, encoded: list[int]) -> None:
+    for _ in range(2):
+        open_index(retriever.corpus, retriever.encoder, tmp_path / "an.index")
+    assert sum(encoded) == len(retriever.corpus)
+    assert not list(tmp_path.glob("*.checked.json"))
+
+
 @pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat", "IVF4,PQ8x4fs"])
 def test_cut_index_is_told(retriever: Retriever, tmp_path: Path, factory: str) -> None:
     path = tmp_path / "an.index"
@@ -220,45 +364,6 @@ def test_training_sample_is_seeded(retriever: Retriever, tmp_path: Path, monkeyp
     first, same, other = (each.index.quantizer.reconstruct_n(0, 2) for each in built)
     np.testing.assert_array_equal(first, same)
     assert not np.array_equal(first, other)
-
-
-@pytest.mark.parametrize("pooling", POOLINGS)
-def test_pooling_is_its_definition(tiny_encoder: Path, pooling: str) -> None:
-    import torch
-
-    encoder = Encoder(tiny_encoder, pooling=pooling, half=False)
-    texts = ["a lake", "the harbour town lies on a river and holds a market each week"]
-    with torch.inference_mode():
-        for text, vector in zip(texts, encoder.encode(texts, PASSAGE), strict=True):
-            output = encoder.model(**encoder.tokenizer(text, return_tensors="pt"))
-            hidden = output.last_hidden_state[0]
-            expected = {
-                "mean": hidden.mean(0),
-                "cls": hidden[0],
-                "last": hidden[-1],
-                "pooler": output.pooler_output[0],
-            }[pooling].numpy()
-            np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-5)
-
-
-def test_unknown_pooling_is_told(tiny_encoder: Path) -> None:
-    with pytest.raises(InputError, match="'max' is unknown; use mean or cls"):
-        Encoder(tiny_encoder, method="e5", pooling="max")
-
-
-@pytest.mark.parametrize(
-    ("method", "instruction", "query", "passage"),
-    [
-        ("e5", None, "query: ", "passage: "),
-        ("e5-base-v2", "find: ", "find: ", "passage: "),
-        ("bge-base-en", None, BGE_INSTRUCTION, ""),
-        ("bge-m3", None, "", ""),
-        ("gte", None, "", ""),
-        ("e5", "", "", "passage: "),
-    ],
-)
-def test_instructions_are_the_model_s(method: str, instruction: str | None, query: str, passage: str) -> None:
-    assert instructions(method, instruction) == {QUERY: query, PASSAGE: passage}
 
 
 def test_encoder_of_other_weights_has_its_own_index(retriever: Retriever, tmp_path: Path, encoded: list[int]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ import pytest
 import yaml
 
 from conftest import WORDS, kill_after_three_blocks
-from utils.cli import InputError
+from utils import cli
+from utils.cli import InputError, RunError
 from utils.config import load_config
 from utils.corpus import Corpus
 from utils.retrieval.arms import ARMS, Lambdas, Retriever, open_retrieval
@@ -91,6 +95,108 @@ def test_store_that_cannot_be_used_is_told(config_file: Path, values: dict, prob
 def test_address_where_nothing_answers_is_told() -> None:
     with pytest.raises(InputError, match=r"milvus_uri http://127\.0\.0\.1:9: cannot be opened") as told:
         connect("http://127.0.0.1:9")
+    assert "\n" not in str(told.value)
+
+
+# Opens a store, searches it and ends, as a script would; waits for a line of input before it ends.
+OPENED = """
+import sys
+from pathlib import Path
+from utils import cli
+from utils.corpus import Corpus
+from utils.retrieval.encoder import Encoder
+from utils.retrieval.milvus import open_milvus
+
+def main(argv):
+    encoder = Encoder(Path({encoder!r}), method="tiny", half=False)
+    store = open_milvus(Corpus(Path({corpus!r})), encoder, {uri!r})
+    print(store.search(store.vectors([3]), 1)[1][0, 0], flush=True)
+    sys.stdin.readline()
+
+cli.run(main)
+"""
+
+
+def test_good_run_shows_no_traceback_and_others_are_told_that_it_has_the_file(
+    retriever: Retriever, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "vectors.db")
+    names = {"corpus": str(retriever.corpus.path), "encoder": str(retriever.encoder.path), "uri": uri}
+    command = [sys.executable, "-c", OPENED.format(**names)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = os.environ | {"PYTHONPATH": str(cli.SCRIPTS)}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "3\n"
+        with pytest.raises(InputError, match=r"vectors\.db: another process has it open: wait for it, name"):
+            connect(uri)
+        _, errors = process.communicate("\n", timeout=60)
+    assert process.returncode == 0
+    assert "Traceback" not in errors
+    assert "ERROR" not in errors
+    connect(uri)
+
+
+@pytest.mark.parametrize(
+    ("index", "search_params", "problem"),
+    [
+        ({"index_type": "NOPE"}, {}, r"milvus_index \{'index_type': 'NOPE'\} cannot be built \(unknown index_type"),
+        ({"index_type": "IVF_PQ"}, {}, r"milvus_index .* cannot be built \("),
+        ({"index_type": 5}, {}, "must name an index_type and its params"),
+        ({"params": {}}, {}, "must name an index_type and its params"),
+        ({"index_type": "HNSW", "params": 3}, {}, "must name an index_type and its params"),
+        ({"index_type": "FLAT", "metric_type": "L2"}, {}, "no metric_type"),
+        ({"index_type": "HNSW", "params": {"M": "many"}}, {}, "milvus_index: params: M: 'many' does not suit HNSW"),
+        ({"index_type": "HNSW", "params": {"nlist": 4}}, {}, "nlist: 4 does not suit HNSW, which takes M and ef"),
+        ({"index_type": "IVF_FLAT", "params": {"nlist": -4}}, {}, "which takes nlist, above 0"),
+        ({"index_type": "HNSW"}, {"ef": 0}, "milvus_search_params: ef: 0 does not suit HNSW, which takes ef, above 0"),
+        ({"index_type": "FLAT"}, {"nprobe": 4}, "milvus_search_params: nprobe: 4 does not suit FLAT, which takes none"),
+        ({"index_type": "HNSW_SQ"}, {"ef": "x"}, r"milvus_search_params \{'ef': 'x'\}: a search of HNSW_SQ fails"),
+    ],
+)
+def test_index_that_milvus_does_not_know_is_told_before_encoding(
+    retriever: Retriever, tmp_path: Path, encoded: list[int], index: dict, search_params: dict, problem: str
+) -> None:
+    with pytest.raises(InputError, match=problem) as told:
+        open_milvus(
+            retriever.corpus, retriever.encoder, str(tmp_path / "v.db"), index=index, search_params=search_params
+        )
+    assert "\n" not in str(told.value)
+    assert not encoded
+
+
+def test_index_that_milvus_knows_is_built(retriever: Retriever, tmp_path: Path) -> None:
+    index = {"index_type": "HNSW", "params": {"M": 8, "efConstruction": 40}}
+    uri = str(tmp_path / "vectors.db")
+    store = open_milvus(retriever.corpus, retriever.encoder, uri, index=index, search_params={"ef": 90})
+    assert store.search(retriever.index.vectors([5]), 1)[1].tolist() == [[5]]
+    assert [name for name in connect(uri).list_collections() if name.endswith("_trial")] == []
+
+
+def test_file_that_cannot_be_used_is_told(retriever: Retriever, tmp_path: Path) -> None:
+    (tmp_path / "old.db").write_text("an older version's file")
+    for name in ("old.db", "vectors.sqlite"):
+        with pytest.raises(InputError, match=f"milvus_uri .*{name}: Milvus Lite keeps its vectors in a folder"):
+            connect(str(tmp_path / name))
+    with pytest.raises(InputError, match=r"milvus_uri .*: .*; name a folder that can be written"):
+        connect(str(tmp_path / "old.db" / "vectors.db"))
+    for address in (f"unix:{tmp_path}/none.sock", "ftp://host", "http://127.0.0.1:port"):
+        with pytest.raises(InputError, match="cannot be opened") as told:
+            connect(address)
+        assert "\n" not in str(told.value)
+
+
+def test_damaged_file_is_told(retriever: Retriever, tiny_encoder: Path, tmp_path: Path) -> None:
+    uri = str(tmp_path / "vectors.db")
+    open_milvus(retriever.corpus, retriever.encoder, uri)
+    from milvus_lite.server_manager import server_manager_instance
+
+    server_manager_instance.release_server(uri)
+    for file in Path(uri).rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+    with pytest.raises((InputError, RunError), match="Milvus") as told:
+        open_milvus(retriever.corpus, retriever.encoder, uri)
     assert "\n" not in str(told.value)
 
 

@@ -28,7 +28,6 @@ IGNORED = frozenset(
         "save_intermediate_data",
         "save_note",
         "retrieval_topk",
-        "retrieval_pooling_method",
         "retrieval_cache_path",
         "save_retrieval_cache",
         "use_retrieval_cache",
@@ -84,7 +83,9 @@ class Config:
     model2pooling: Mapping[str, Any] = field(default_factory=dict)
     method2index: Mapping[str, Any] = field(default_factory=dict)
     method2corpus: Mapping[str, Any] = field(default_factory=dict)
+    retrieval_pooling_method: str | None = None
     instruction: str | None = None
+    passage_instruction: str | None = None
     retrieval_query_max_length: int = 512
     retrieval_batch_size: int = 256
     retrieval_use_fp16: bool = True
@@ -160,9 +161,9 @@ class Config:
         return [f"cuda:{device}" if device.isdigit() else device for device in devices]
 
     @property
-    def pooling(self) -> str:
-        """How token vectors become one, a name in ``encoder.POOLINGS``."""
-        return str(self.model2pooling.get(self.retrieval_method, "mean"))
+    def pooling(self) -> str | None:
+        """How token vectors become one, a name in ``encoder.POOLINGS``; None where that is left to the model."""
+        return self.retrieval_pooling_method or self.model2pooling.get(self.retrieval_method) or None
 
     @property
     def index_path(self) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -164,6 +166,7 @@ class Retriever:
         return {
             "corpus": self.corpus.fingerprint,
             "encoder": self.encoder.fingerprint,
+            **({"instruction": instruction} if (instruction := self.encoder.prefixes[QUERY]) else {}),
             **self.index.settings,
             **dict(zip(LAMBDAS, self.weights, strict=True)),
             "rerank_pool_factor": self.pool_factor,
@@ -290,10 +293,19 @@ class Retriever:
 
 
 def index_file(config: Config, corpus: Corpus) -> Path:
-    """Return where the index is, or is to be built: as the configuration says, else beside the corpus."""
-    if config.index_path is None:
-        return corpus.path.with_name(f"{corpus.path.stem}.{config.retrieval_method}.index")
-    return located(config.index_path)
+    """Return where the index is, or is to be built: as the configuration says, else beside the corpus.
+
+    Beside the corpus it is named by the retriever: by its name, or where that is a path, or no file's name on every
+    system, by the model's folder, with a hash by which two folders of one name differ.
+    """
+    if config.index_path is not None:
+        return located(config.index_path)
+    name = config.retrieval_method
+    if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", name):
+        folder = config.encoder_path
+        digest = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+        name = re.sub(r"[^\w.-]+", "-", folder.name)[:64].strip("-.") + f"-{digest}"
+    return corpus.path.with_name(f"{corpus.path.stem}.{name}.index")
 
 
 def located(name: str) -> Path:
@@ -316,6 +328,7 @@ def open_retrieval(
         method=config.retrieval_method,
         pooling=config.pooling,
         instruction=config.instruction,
+        passage_instruction=config.passage_instruction,
         max_length=config.retrieval_query_max_length,
         batch_size=config.retrieval_batch_size,
         half=config.retrieval_use_fp16,

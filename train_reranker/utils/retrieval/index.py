@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,13 +15,19 @@ import numpy as np
 from utils import jsonl
 from utils.cli import InputError, log, progress_bar
 from utils.corpus import Corpus
-from utils.retrieval.encoder import PASSAGE, Encoder
+from utils.retrieval.encoder import PASSAGE, Encoder, off_unit_length
 from utils.retrieval.encoding import VectorFile, blocks_of
 
 Rows = Sequence[int] | np.ndarray
 FLAT = "Flat"
 TRAINING_VECTORS = 100_000
 TRAINING_VECTORS_A_LIST = 64
+# Rows of an index from elsewhere that are compared with their documents: of n rows drawn, none is among a misplaced
+# hundredth with probability 0.99^n, which is 1% for 460.
+PROBED = 460
+ELSE = "name an index of normalised vectors in method2index, or move this one away, and one is built"
+SEARCH_PARAMETER = re.compile(r"\w+=0*[1-9]\d*(\.\d+)?")
+SAME = 0.99  # cosine of one text's vectors in half and in full precision, at least
 
 
 class Index(Protocol):
@@ -66,18 +74,22 @@ class FaissIndex:
         self.index, self._encode = index, encode
         self.exact = keeps_vectors(index)
         self.search_params = search_params or usual_search_params(index)
-        if self.exact and isinstance(index, faiss.IndexIVF):
-            index.make_direct_map()
         if not self.exact:
             log.info("the index keeps approximations: the vectors of candidates are encoded, a batch at a time")
         self._searched = on_gpus(index) if gpu else index
         if self.search_params:
             space: Any = faiss.GpuParameterSpace() if self._searched is not index else faiss.ParameterSpace()
             try:
+                # FAISS takes nprobe=0 and nprobe=4;5, and finds nothing, or what it likes.
+                if not all(SEARCH_PARAMETER.fullmatch(part) for part in re.split("[ ,]+", self.search_params)):
+                    raise RuntimeError("no list of name=number")
                 space.set_index_parameters(self._searched, self.search_params)
             except RuntimeError:
                 kind = type(index).__name__
-                raise InputError(f"faiss_search_params: {self.search_params!r} does not suit an {kind}") from None
+                raise InputError(
+                    f"faiss_search_params: {self.search_params!r} does not suit an {kind}; write nprobe=64 for an IVF, "
+                    "efSearch=128 for an HNSW, and leave it out for Flat"
+                ) from None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -108,12 +120,8 @@ def usual_search_params(index: Any) -> str | None:
 
     FAISS itself looks into one list, which misses most neighbours.
     """
-    import faiss
-
-    try:
-        return f"nprobe={max(1, faiss.extract_index_ivf(index).nlist // 32)}"
-    except RuntimeError:
-        return None
+    lists = inverted_lists(index)
+    return f"nprobe={max(1, lists // 32)}" if lists else None
 
 
 def on_gpus(index: Any) -> Any:
@@ -143,7 +151,8 @@ def open_index(
     """Map the index of a corpus, building it where it is missing or was built from another corpus or encoder.
 
     A file beside it says what it was built from. An index without one, as FlashRAG leaves it, is never overwritten:
-    it is taken as it is if its size and dimension fit and it finds the corpus's documents by their own vectors.
+    it is taken as it is if its size and dimension fit and its vectors are those of the corpus's documents. That is
+    checked once, which another file beside it notes.
 
     Args:
         corpus: its documents, row by row.
@@ -165,6 +174,7 @@ def open_index(
         "dimension": encoder.dimension,
     }
     wanted = made_from | ({} if factory == FLAT else {"factory": factory, "seed": seed})
+    make_empty(factory, encoder.dimension, len(corpus))  # before hours of encoding
     path.parent.mkdir(parents=True, exist_ok=True)
     with _building(path):
         foreign = path.exists() and not stamp.exists()
@@ -183,7 +193,12 @@ def open_index(
     loaded = read_index(path, corpus, encoder)
     index = FaissIndex(loaded, encode, search_params=search_params, gpu=gpu)
     if foreign:
-        check_encoder(index, encode, path, len(corpus))
+        checked = path.with_name(path.name + ".checked.json")
+        probed = made_from | {"size": path.stat().st_size, "changed": path.stat().st_mtime_ns}
+        if not checked.exists() or _read_stamp(checked) != probed:
+            check_vectors(index, encode, path, len(corpus))
+            with suppress(OSError):  # in a folder that cannot be written it is checked each time
+                jsonl.write_json(checked, probed)
     return index
 
 
@@ -223,8 +238,10 @@ def read_index(path: Path, corpus: Corpus, encoder: Encoder) -> Any:
     """
     import faiss
 
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise InputError(f"{path} is no file that can be read: name another in method2index, or move it away")
     try:
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError:
         raise InputError(f"{path} is no FAISS index, or cut short: delete it, and it is built again") from None
     if (index.ntotal, index.d) != (len(corpus), encoder.dimension):
@@ -234,19 +251,114 @@ def read_index(path: Path, corpus: Corpus, encoder: Encoder) -> Any:
         )
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise InputError(f"{path} compares by distance: name an index that compares by inner product")
+    own_ids = InputError(f"{path} numbers its vectors by ids of its own: name an index in the corpus's order")
+    if isinstance(index, faiss.IndexIDMap):
+        if not np.array_equal(faiss.vector_to_array(index.id_map), np.arange(index.ntotal)):
+            raise own_ids
+        index.own_fields, index = False, faiss.downcast_index(index.index)
+        index.this.own(True)
+    if keeps_vectors(index) and isinstance(index, faiss.IndexIVF):
+        try:
+            index.make_direct_map()
+        except RuntimeError:
+            raise own_ids from None
     return index
 
 
-def check_encoder(index: FaissIndex, encode: Callable[[Rows], np.ndarray], path: Path, documents: int) -> None:
-    """Look up a few documents by their own vectors in an index that does not say what it was built from.
+def check_vectors(index: FaissIndex, encode: Callable[[Rows], np.ndarray], path: Path, documents: int) -> None:
+    """Compare the vectors of an index that does not say what it was built from with those of the corpus's documents.
+
+    All that it keeps must be of length 1, and those of ``PROBED`` documents must be what the encoder gives. Where it
+    keeps approximations, those of a document must be nearer to it than to most others.
 
     Raises:
-        InputError: most do not find themselves.
+        InputError: they are not; names a row and what may be the reason.
     """
-    rows = np.unique(np.linspace(0, documents - 1, 16).astype(int))
-    _, found = index.search(encode(rows), max(1, min(10, documents // 100)))
-    if (found == rows[:, None]).any(axis=1).mean() < 0.5:
-        raise InputError(f"{path} was built by another encoder or from another corpus: name the index that fits")
+    for block in blocks_of(documents) if index.exact else []:
+        try:
+            off = np.flatnonzero(off_unit_length(index.vectors(block)))
+        except RuntimeError:  # an inverted file drops a vector that is no number
+            raise InputError(f"{path} has no vector for a row from {block.start} to {block[-1]}: {ELSE}") from None
+        if off.size:
+            raise InputError(
+                f"{path}: the vector of row {block.start + off[0]} is not of length 1, so that inner products are no "
+                f"similarities: {ELSE}"
+            )
+    rows = np.arange(documents)
+    if documents > PROBED:
+        rows = np.sort(np.random.default_rng(0).choice(documents, PROBED, replace=False))
+    similarity = probe(index.index, rows, encode(rows))
+    own = similarity.diagonal()
+    # To a coarse approximation some texts may be nearer than its own; to another's vector half of them are: of those
+    # in a wrong place three in four are found.
+    bad = own < SAME if index.exact else (similarity > own + 1 - SAME).sum(0) > max(2, len(rows) / 4)
+    if bad.any():
+        row = rows[np.argmin(np.where(bad, own, np.inf))]
+        raise InputError(
+            f"{path} was built by another encoder or from another corpus: {bad.sum()} of {len(rows)} vectors are not "
+            f"those of their documents (row {row}: similarity {own[rows == row][0]:.2f}); name the index that fits, or "
+            "say what it was built with in model2pooling, passage_instruction and retrieval_query_max_length"
+        )
+
+
+def probe(index: Any, rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Return the similarity of each of ``vectors``, (R, D), to what an index holds in each of ``rows``, (R, R)."""
+    import faiss
+
+    if keeps_vectors(index) or not (ivf := inverted_file(index)):
+        held = index.reconstruct_batch(rows)
+        return vectors @ (held / np.maximum(np.linalg.norm(held, axis=1, keepdims=True), 1e-9)).T
+    # FAISS 1.15 crashes where a fast-scan index that was read is to reconstruct: search all lists for these rows alone.
+    of_ivf: Any = faiss.SearchParametersIVF
+    of_transformed: Any = faiss.SearchParametersPreTransform
+    params = of_ivf(sel=faiss.IDSelectorBatch(rows), nprobe=ivf.nlist)
+    if isinstance(index, faiss.IndexPreTransform):
+        params = of_transformed(index_params=params)
+    scores, found = index.search(vectors, len(rows), params=params)
+    similarity = np.full((len(rows), len(rows) + 1), -np.inf, np.float32)  # the last column is for none, -1
+    np.put_along_axis(similarity, np.where(found < 0, len(rows), np.searchsorted(rows, found)), scores, 1)
+    return similarity[:, :-1]
+
+
+def make_empty(factory: str, dimension: int, documents: int) -> Any:
+    """Return an index of a type that is yet to be trained.
+
+    Raises:
+        InputError: FAISS does not know the type, or it has more inverted lists than there are documents.
+    """
+    import faiss
+
+    try:
+        index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+        if (lists := inverted_lists(index)) > documents:
+            raise RuntimeError(f": {lists} lists are more than there are vectors")
+    except RuntimeError as error:
+        raise _cannot_be_built(factory, documents, dimension, error) from None
+    return index
+
+
+def _cannot_be_built(factory: str, documents: int, dimension: int, error: RuntimeError) -> InputError:
+    problem = str(error).rpartition(": ")[2] or "FAISS refuses it"
+    return InputError(
+        f"faiss_index_factory {factory!r} cannot be built over {documents} vectors of {dimension} dimensions "
+        f"({problem}): name another, as Flat, HNSW32 or IVF4096,PQ64x4fs"
+    )
+
+
+def inverted_file(index: Any) -> Any:
+    """Return the inverted file that an index is or wraps, None where it is of another kind."""
+    import faiss
+
+    try:
+        return faiss.extract_index_ivf(index)
+    except RuntimeError:
+        return None
+
+
+def inverted_lists(index: Any) -> int:
+    """Return how many inverted lists an index has, 0 where it is of another kind."""
+    ivf = inverted_file(index)
+    return int(ivf.nlist) if ivf else 0
 
 
 def finish_index(vectors: VectorFile, path: Path, factory: str, seed: int) -> None:
@@ -260,17 +372,14 @@ def finish_index(vectors: VectorFile, path: Path, factory: str, seed: int) -> No
     if factory == FLAT:
         vectors.move(path)
         return
+    documents, dimension = vectors.shape
+    index = make_empty(factory, dimension, documents)
     try:
-        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
         index.train(training_vectors(vectors, index, seed))
-        for rows in progress_bar(blocks_of(vectors.shape[0]), desc=f"building {factory}", unit="block"):
+        for rows in progress_bar(blocks_of(documents), desc=f"building {factory}", unit="block"):
             index.add(vectors.read(rows))
     except RuntimeError as error:
-        problem = str(error).rpartition(": ")[2] or "FAISS refuses it"
-        raise InputError(
-            f"faiss_index_factory {factory!r} cannot be built over {vectors.shape[0]} vectors of {vectors.shape[1]} "
-            f"dimensions ({problem}): name another, as Flat, HNSW32 or IVF4096,PQ64x4fs"
-        ) from None
+        raise _cannot_be_built(factory, documents, dimension, error) from None
     temporary = path.with_name(f".{path.name}.tmp")
     faiss.write_index(index, str(temporary))
     temporary.replace(path)
@@ -279,12 +388,6 @@ def finish_index(vectors: VectorFile, path: Path, factory: str, seed: int) -> No
 
 def training_vectors(vectors: VectorFile, index: Any, seed: int) -> np.ndarray:
     """Return a seeded sample of vectors, float32 of shape (vectors, dimension), larger for more inverted lists."""
-    import faiss
-
-    try:
-        lists = faiss.extract_index_ivf(index).nlist
-    except RuntimeError:
-        lists = 0
     documents = vectors.shape[0]
-    count = min(documents, max(TRAINING_VECTORS, TRAINING_VECTORS_A_LIST * lists))
+    count = min(documents, max(TRAINING_VECTORS, TRAINING_VECTORS_A_LIST * inverted_lists(index)))
     return vectors.read(np.sort(np.random.default_rng(abs(seed)).choice(documents, count, replace=False)))
