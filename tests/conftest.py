@@ -8,10 +8,12 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +206,15 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Encoder, "encode", counted)
     return counts
+
+
+def free_port() -> int:
+    """Return a free port below those that systems hand out, which nobody else is given before it is used."""
+    for port in random.sample(range(10_000, 30_000), 100):
+        with socket.socket() as trial, suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("100 ports are in use")
 
 
 # Builds an index or loads a collection in blocks of 16, says so after the third, and waits to be killed.

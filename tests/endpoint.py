@@ -105,6 +105,11 @@ def storm(
     return fault
 
 
+def never() -> bool:
+    """Hold nothing back."""
+    return False
+
+
 class ScriptedEndpoint:
     """Serves ``/v1/chat/completions`` and ``/v1/models`` on loopback, from a thread of its own.
 
@@ -144,6 +149,7 @@ class ScriptedEndpoint:
         self.body: Callable[[bytes], bytes] = lambda body: body  # what becomes of the body of a good reply
         self.headers: dict[str, str] = {}  # of a good reply
         self.turn_away: Callable[[int], tuple[Any, ...] | None] = lambda number: None  # by the request's number, from 1
+        self.hold: Callable[[], bool] = never  # while it is true, no reply is given
         self.seen: list[Request] = []
         self.sent: list[dict[str, Any]] = []  # the bodies of all requests
         self.connections = self.in_flight = self.most_in_flight = 0
@@ -238,6 +244,8 @@ class ScriptedEndpoint:
             return False
         if self.latency:
             await asyncio.sleep(self.latency)
+        while self.hold():
+            await asyncio.sleep(0.001)
         return self._reply(asked, request, writer)
 
     def _log(self, asked: Mapping[str, Any], body: bytes, key: str, fault: Fault | None) -> Request:

@@ -216,6 +216,8 @@ def test_sampled_ids_are_the_sources(config_file: Path) -> None:
     ids = Path("sampled_doc_ids.txt").read_text().split()
     assert len(set(ids)) == 5
     assert run("sample_doc_ids", *sample) == 2  # is there already
+    assert run("sample_doc_ids", *sample[:5], "99999", "--output", "none.txt") == 2  # no document is so long
+    assert not Path("none.txt").exists()
     assert run("sample_doc_ids", *sample, "--overwrite") == 0
     assert Path("sampled_doc_ids.txt").read_text().split() == ids
     ablate = ["--config", config_file, "--candidates", "3", "--single", "diverse", "--output_file", "a.json"]
@@ -245,6 +247,12 @@ BAD: dict[str, tuple[str, Callable[[dict], list[object]], str]] = {
     "no configuration": ("generate", lambda f: ["--config", "none.yaml"], "configuration none.yaml is not there"),
     "unknown key": ("generate", lambda f: put(f, "config", "lamda1: 1"), "did you mean 'lambda1'"),
     "no corpus": ("generate", lambda f: put(f, "config", "corpus_path: none.jsonl"), "none.jsonl is not there"),
+    "corpus is a folder": (
+        "generate",
+        lambda f: put(f, "config", "corpus_path: ."),
+        "is not a file: name a JSONL file",
+    ),
+    "text is a list": ("ablate", lambda f: put(f, "corpus", '{"id": "x", "contents": ["y"]}'), 'line 25: "contents"'),
     "no encoder": ("generate", lambda f: put(f, "config", "model2path: {tiny: none}"), "none is not there"),
     "corpus not JSON": ("generate", lambda f: put(f, "corpus", "{oops"), "line 25: not JSON"),
     "corpus without id": ("generate", lambda f: put(f, "corpus", '{"contents": "x"}'), 'line 25: "id" is missing'),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import json
+import lzma
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -14,7 +18,7 @@ import pytest
 
 from utils import offsets
 from utils.cli import InputError
-from utils.corpus import Corpus, count_sources, shuffled, sources_of
+from utils.corpus import Corpus, count_sources, read_ids, shuffled, sources_of
 from utils.schema import parse_document
 
 
@@ -39,6 +43,15 @@ def test_sample_is_seeded_and_long_enough(corpus_file: Path) -> None:
     assert sorted(drawn) == sorted(d.id for d in corpus if len(d.contents) >= 270)
     assert 0 < len(drawn) < len(corpus)
     assert drawn != [document.id for document in corpus.sample(random.Random(4), min_length=270)]
+
+
+def test_ids_are_read_as_they_are_written_anywhere(tmp_path: Path) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_bytes("\ufeffa\ufffd\r\n  b c \r\n\r\na\ufffd\r\n".encode())  # as an editor on Windows saves it
+    assert read_ids(str(ids)) == ["a\ufffd", "b c"]
+    ids.write_bytes("a\n".encode("utf-16"))
+    with pytest.raises(InputError, match="UTF-8"):
+        read_ids(str(ids))
 
 
 def test_sources_come_in_the_order_of_the_file(corpus_file: Path, tmp_path: Path) -> None:
@@ -66,6 +79,69 @@ def test_article_is_doc_id_where_there_is_one() -> None:
     assert parse_document({"id": 1, "contents": "x"}, "").article == "1"
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"title": NAN, "doc_id": NAN}, ("1", "", None)),
+        ({"title": None, "doc_id": None}, ("1", "", None)),
+        ({"title": "", "doc_id": ""}, ("1", "", None)),
+        ({"title": " \n", "doc_id": "  "}, ("1", "", None)),
+        ({"title": 1984, "doc_id": 0}, ("1", "1984", "0")),
+        ({"id": 7.0, "title": 1984.0, "doc_id": 3.0}, ("7", "1984", "3")),  # as pandas writes a column with a gap
+        ({"id": " a\u00a0b ", "title": " Tarn ", "doc_id": "c\n"}, ("a\u00a0b", "Tarn", "c")),
+        ({"id": 0}, ("0", "", None)),
+    ],
+)
+def test_ids_and_titles_are_texts_or_none(row: dict, expected: tuple) -> None:
+    document = parse_document({"id": "1", "contents": "A gate.", **row}, "here")
+    assert (document.id, document.title, document.doc_id) == expected
+    assert document.text == (f"{expected[1]}\nA gate." if expected[1] else "A gate.")
+    assert document.article == (expected[2] or expected[0])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        *(("contents", value, "must be a text, not") for value in (["a", "b"], {"text": "a"}, 7, 1.5, True)),
+        *(("contents", value, "is missing or empty") for value in (None, NAN, "", " \n\u3000")),
+        *(("id", value, "must be a text or a whole number, not") for value in (True, 1.5, 1e300, [1], {"a": 1})),
+        *(("id", value, "is missing or empty") for value in (None, NAN, "", "\t")),
+        *(("id", value, "has a line break") for value in ("a\nb", "a\u2028b")),
+        *(("title", value, "must be a text or a whole number, not") for value in (False, 0.5, ["a"], {})),
+        *(("doc_id", value, "must be a text or a whole number, not") for value in (True, 2.0**60, [1], {"a": 1})),
+    ],
+)
+def test_value_that_is_no_text_is_told_with_its_line(tmp_path: Path, key: str, value: object, told: str) -> None:
+    path = tmp_path / "c.jsonl"
+    rows: list[dict] = [{"id": str(i), "title": "Tarn", "contents": f"Gate {i}.", "doc_id": "a"} for i in range(3)]
+    rows[2][key] = value
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError) as error:
+        Corpus(path)
+    assert str(error.value).startswith(f'{path}, line 3: "{key}" ')
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("first_line", "title"),
+    [
+        ('"A very long title, with a full stop at its end."', "A very long title, with a full stop at its end."),
+        ("Lake Merrow", "Lake Merrow"),
+        ("Lake Merrow lies in the north.", ""),
+        ("The lake has three streams;", ""),
+        ("a paragraph without an end " * 10, ""),
+    ],
+)
+def test_first_line_is_a_title_unless_it_is_a_paragraph(first_line: str, title: str) -> None:
+    contents = f"{first_line}\nIt was dredged twice."
+    document = parse_document({"id": "1", "contents": contents}, "here")
+    assert (document.title, document.text) == (title, contents)
+
+
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
@@ -75,6 +151,9 @@ def test_article_is_doc_id_where_there_is_one() -> None:
         (['{"id": "1"}'], 'line 1: "contents" is missing'),
         (['{"id": "1", "contents": "a"}', '{"id": 1, "contents": "b"}'], 'line 2: id "1" is used before'),
         ([], "holds no document"),
+        (["\ufeff"], "holds no document"),
+        (["[", '{"id": "1", "contents": "a"}', "]"], "line 1: not JSON"),
+        (["id\tcontents", "1\ta"], "line 1: not JSON"),
     ],
 )
 def test_unusable_corpus_is_told_with_file_and_line(tmp_path: Path, lines: list[str], problem: str) -> None:
@@ -87,13 +166,32 @@ def test_unusable_corpus_is_told_with_file_and_line(tmp_path: Path, lines: list[
     assert "\n" not in str(told.value)
 
 
-def test_compressed_corpus_is_told(tmp_path: Path) -> None:
-    import gzip
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("c.jsonl.gz", gzip.compress(b"{}"), "gunzip c.jsonl.gz"),
+        ("c.jsonl", gzip.compress(b"{}"), "gunzip c.jsonl"),
+        ("c.jsonl.bz2", bz2.compress(b"{}"), "bunzip2"),
+        ("c.jsonl.xz", lzma.compress(b"{}"), "unxz"),
+        ("c.zip", b"PK\x03\x04 and so on", "unzip"),
+        ("c.parquet", b"PAR1\x15\x04 and so on", "JSON Lines"),
+        ("c.jsonl", '{"id": "1", "contents": "x"}\n'.encode("utf-16"), "save it in UTF-8"),
+        ("c.jsonl", '{"id": "1", "contents": "\u00e9"}\n'.encode("latin-1"), "line 1: not JSON"),
+        ("._c.jsonl", b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X", "line 1: not JSON"),
+    ],
+)
+def test_what_is_no_text_is_told_with_its_remedy(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as error:
+        Corpus(tmp_path / name)
+    assert str(error.value).startswith(str(tmp_path / name))
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
 
-    path = tmp_path / "c.jsonl.gz"
-    path.write_bytes(gzip.compress(json.dumps({"id": 1, "contents": "x"}).encode()))
-    with pytest.raises(InputError, match="gunzip"):
-        Corpus(path)
+
+def test_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a file: name a JSONL file"):
+        Corpus(tmp_path)
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -104,10 +202,13 @@ def write(path: Path, rows: list[dict]) -> Path:
 def test_every_document_is_found_whatever_its_line_is_like(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     path.write_text(
-        '{"id": "ä", "contents": "één"}\n\n  \n{"id": 2, "contents": "two"}\r\n{"id": "3", "contents": "x"}'
+        '\ufeff\n{"id": "ä", "contents": "één"}\n\n  \n{"id": 2, "contents": "two"}\r\n'
+        '{"id": "3\\ud83d", "contents": "x"}'
     )
     corpus = Corpus(path)
-    assert [corpus[row] for row in range(3)] == list(corpus) == [corpus.get(i) for i in ("ä", "2", "3")]
+    assert [corpus[row] for row in range(3)] == list(corpus) == [corpus.get(i) for i in ("ä", "2", "3\ufffd")]
+    path.write_text('\ufeff{"id": "ä", "contents": "één"}')
+    assert Corpus(path)[0] == Corpus(path).get("ä")
     for row in (-1, 3):
         with pytest.raises(IndexError):
             corpus[row]
@@ -117,6 +218,38 @@ def test_chunks_of_an_article_are_counted(tmp_path: Path) -> None:
     rows = [{"id": i, "contents": "x", "doc_id": article} for i, article in enumerate(["a", "b", "a", "a"])]
     corpus = Corpus(write(tmp_path / "c.jsonl", [*rows, {"id": 9, "contents": "x"}]))
     assert [corpus.chunks(i) for i in ("0", "1", "3", "9")] == [3, 1, 3, 1]
+
+
+TWINS = [
+    {"id": "a", "contents": "The gate is shut."},
+    {"id": "b", "contents": "The mill is old."},
+    {"id": "a again", "contents": " The gate\u00a0is\n\nshut. "},
+    {"id": "c", "contents": "The gate is shut.", "title": "Gates"},
+    {"id": "b again", "contents": "The mill is old."},
+    {"id": "d1", "contents": "The pond froze.", "doc_id": "d"},
+    {"id": "d2", "contents": "The ice broke.", "doc_id": "d"},
+    {"id": "e", "contents": "The ice broke."},
+]
+
+
+def test_source_its_copies_its_chunks_and_repeated_texts_do_not_answer(tmp_path: Path) -> None:
+    corpus = Corpus(write(tmp_path / "c.jsonl", TWINS))
+
+    def answering(source: str, *ids: str) -> list[str]:
+        rows = np.array([corpus.row(i) for i in ids])
+        return [ids[position] for position in corpus.answering(corpus.row(source), rows)]
+
+    assert answering("a", "c", "b again", "a", "a again", "b", "d1") == ["c", "b again", "d1"]
+    assert answering("a again", "a", "b", "b again", "a again") == ["b"]
+    assert answering("d1", "d2", "d1", "e", "a") == ["e", "a"]
+    assert answering("e", "d2", "d1", "e") == ["d1"]
+    assert corpus.answering(0, np.array([], int)).tolist() == []
+
+
+def test_each_text_is_sampled_once(tmp_path: Path) -> None:
+    corpus = Corpus(write(tmp_path / "c.jsonl", TWINS))
+    assert sorted(document.id for document in corpus.sample(random.Random(1))) == ["a", "b", "c", "d1", "d2"]
+    assert corpus.count() == 5
 
 
 def test_equal_hashes_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +291,12 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return files
 
 
+def later(path: Path) -> None:
+    """Date a file a second later: two changes within one tick of the clock are one to whoever looks at times."""
+    changed = path.stat().st_mtime_ns + 10**9
+    os.utime(path, ns=(changed, changed))
+
+
 def test_offset_index_is_built_once(corpus_file: Path, built: list[Path]) -> None:
     first, second = Corpus(corpus_file), Corpus(corpus_file)
     assert built == [corpus_file]
@@ -168,6 +307,7 @@ def test_offset_index_is_built_once(corpus_file: Path, built: list[Path]) -> Non
 def test_corpus_changed_by_one_line_is_indexed_again(corpus_file: Path, built: list[Path]) -> None:
     before = Corpus(corpus_file).fingerprint
     corpus_file.write_text(corpus_file.read_text().replace("harbour town", "harbour city", 1))  # of the same size
+    later(corpus_file)
     corpus = Corpus(corpus_file)
     assert len(built) == 2
     assert corpus.fingerprint != before
@@ -188,10 +328,19 @@ def test_offset_index_of_another_file_is_not_used(corpus_file: Path, tmp_path: P
     text = corpus_file.read_text()
     for other, changed in (("longer.jsonl", text + '{"id": "x", "contents": "y"}\n'), ("same.jsonl", text.lower())):
         (tmp_path / other).write_text(changed)
+        later(tmp_path / other)
         shutil.copy(tmp_path / "corpus.jsonl.offsets", tmp_path / f"{other}.offsets")
         corpus = Corpus(tmp_path / other)
         assert built[-1] == tmp_path / other
         assert [corpus[row] for row in range(len(corpus))] == list(corpus)
+
+
+def test_offset_index_of_an_earlier_version_is_built_again(corpus_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offsets, "VERSION", offsets.VERSION - 1)
+    Corpus(corpus_file)
+    monkeypatch.undo()
+    assert len(Corpus(corpus_file)) == 24
+    assert json.loads(corpus_file.with_name("corpus.jsonl.offsets").read_bytes()[:4096])["version"] == offsets.VERSION
 
 
 @pytest.mark.parametrize("damage", [lambda table: table[:-8], lambda table: b"{" + table, lambda _: b""])

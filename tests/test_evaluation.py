@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +21,118 @@ def rows(count: int) -> list[ContrastiveExample]:
     ]
 
 
+def texts(side: Sequence[ContrastiveExample]) -> set[str]:
+    return {text for row in side for text in (row.query, *row.passages)}
+
+
 def test_held_out_rows_share_nothing_with_the_others() -> None:
     split = evaluation.hold_out(rows(300), 0.1, seed=1)
     assert 30 <= len(split.test) <= 32
-    sides = [{t for row in side for t in (row.query, *row.pos, *row.neg)} for side in (split.train, split.test)]
-    assert not sides[0] & sides[1]
+    assert not texts(split.train) & texts(split.test)
     assert len(split.train) + len(split.test) + split.dropped == 300
     assert split.pruned > 0
     assert all(len(row.neg) == len(row.neg_scores or []) for row in split.train)  # scores go with their passages
     assert split == evaluation.hold_out(rows(300), 0.1, seed=1) != evaluation.hold_out(rows(300), 0.1, seed=2)
 
 
+def drawn(count: int, passages: int, negatives: int, positives: int = 1) -> list[ContrastiveExample]:
+    """Rows whose passages are drawn from the same few."""
+    rng, found = random.Random(count), []
+    for i in range(count):
+        own = [f"passage {n}" for n in rng.sample(range(passages), positives + negatives)]
+        found.append(ContrastiveExample(f"question {i}", own[:positives], own[positives:]))
+    return found
+
+
+def answers(count: int, passages: int, steps: Sequence[int]) -> list[ContrastiveExample]:
+    """Questions that have one of few answers, with other answers as negatives."""
+    return [
+        ContrastiveExample(f"question {i}", [f"answer {i % passages}"], [f"answer {(i + n) % passages}" for n in steps])
+        for i in range(count)
+    ]
+
+
+def apart(count: int, more: Sequence[str] = (), positive: str | None = None) -> list[ContrastiveExample]:
+    """Rows that share no more than is said."""
+    return [ContrastiveExample(f"question {i}", [positive or f"pos {i}"], [f"neg {i}", *more]) for i in range(count)]
+
+
+# Name: rows, how many must be held out, and how many may be lost.
+SHAPES: dict[str, tuple[Callable[[], list[ContrastiveExample]], int, int]] = {
+    "few passages": (lambda: drawn(2000, 500, 7), 200, 40),
+    "as many passages as rows": (lambda: drawn(10_000, 10_000, 15), 500, 0),
+    "three positives": (lambda: drawn(1000, 1000, 7, positives=3), 100, 20),
+    "ten answers for all": (lambda: answers(300, 10, (1, 2, 3)), 30, 30),
+    "a hundred answers": (lambda: answers(2000, 100, (1, 5, 9, 20, 30, 40, 50)), 200, 0),
+    "nothing shared": (lambda: apart(1000), 100, 0),
+    "one negative for all": (lambda: apart(1000, ["shared"]), 100, 0),
+    "one positive for all": (lambda: apart(1000, positive="shared"), 0, 0),
+    "one query for all": (lambda: [row._replace(query="the same") for row in apart(1000)], 0, 0),
+    "groups of their own": (lambda: [row for n in range(20) for row in _topic(n, 50)], 100, 0),
+    "no row but one": (lambda: apart(1), 0, 0),
+}
+
+
+def _topic(number: int, count: int) -> list[ContrastiveExample]:
+    """Rows whose passages no other topic has."""
+    return [
+        row._replace(
+            query=f"{number} {row.query}", pos=[f"{number} {row.pos[0]}"], neg=[f"{number} {n}" for n in row.neg]
+        )
+        for row in answers(count, count, (1, 2, 3))
+    ]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_little_is_lost_to_what_is_held_out(shape: str) -> None:
+    made, held_out, most_lost = SHAPES[shape]
+    data = made()
+    split = evaluation.hold_out(data, 0.1, seed=3)
+    assert abs(len(split.test) - held_out) <= held_out / 50
+    assert split.dropped <= most_lost
+    assert len(split.train) + len(split.test) + split.dropped == len(data)
+    assert not texts(split.train) & texts(split.test)
+    assert all(row.neg for row in split.test)
+    assert split == evaluation.hold_out(data, 0.1, seed=3)
+    told = evaluation.shortfall(split)
+    assert (told is None) == (held_out > 0)
+    assert told is None or "--eval_data" in told
+
+
+def test_whole_components_go_first() -> None:
+    tangle = drawn(500, 60, 5)
+    topics = [row for n in range(20) for row in _topic(n, 5)]
+    split = evaluation.hold_out(tangle + topics, 0.1, seed=1)
+    assert len(split.test) == 60
+    assert (split.dropped, split.pruned, split.thinned) == (0, 0, 0)
+    assert all(row in topics for row in split.test)
+
+
+def test_texts_that_differ_in_white_space_are_the_same() -> None:
+    data = apart(400)
+    data += [row._replace(query=f" {row.query}", pos=[f"{row.pos[0]}\n"], neg=[f"{i}"]) for i, row in enumerate(data)]
+    split = evaluation.hold_out(data, 0.1, seed=1)
+    assert len(split.test) == 80
+    assert not {text.strip() for text in texts(split.train)} & {text.strip() for text in texts(split.test)}
+
+
+def test_rows_to_distil_from_keep_a_negative() -> None:
+    shared = [row._replace(neg=["shared"]) for row in apart(1000)]
+    assert evaluation.hold_out(shared, 0.1, 1, keep_negatives=True).test == []
+    split = evaluation.hold_out(drawn(2000, 500, 7), 0.1, 1, keep_negatives=True)
+    assert len(split.test) >= 196
+    assert all(row.neg for row in split.train)
+
+
 def test_few_rows_are_all_trained_on() -> None:
-    assert evaluation.hold_out(rows(100), 0.1, seed=1) == (rows(100), [], 0, 0)
+    split = evaluation.hold_out(rows(100), 0.1, seed=1)
+    assert split == (rows(100), [], 0, 0, 0, 10)
+    assert "so few rows can spare 10 queries" in str(evaluation.shortfall(split))
 
 
 def test_rows_that_rank_nothing_are_not_held_out() -> None:
     bare = [row._replace(neg=[], neg_scores=None) for row in rows(300)]
-    assert evaluation.hold_out(bare, 0.1, seed=1) == (bare, [], 0, 0)
+    assert evaluation.hold_out(bare, 0.1, seed=1) == (bare, [], 0, 0, 0, 30)
     mixed = [row._replace(neg=[], neg_scores=None) if i % 4 == 0 else row for i, row in enumerate(rows(600))]
     split = evaluation.hold_out(mixed, 0.1, seed=1)
     assert len(split.test) >= 40

@@ -68,23 +68,26 @@ def test_fill_needs_enough_passages() -> None:
 
 def test_split_has_nothing_in_common() -> None:
     rng = random.Random(5)
-    texts = [f"text {i}" for i in range(150)]
+    texts = [f"text {i}" for i in range(900)]
     labelled = []
-    for i in range(120):
-        pos, neg = rng.choice(texts), rng.sample(texts, 2)
-        example = ContrastiveExample(f"q{i}", [pos], [n for n in neg if n != pos])
-        labelled.append(Labelled(texts[i], f"Entity {i % 40}" if i % 2 else f"entity {i % 40}", example))
-    split = split_examples(labelled, 0.2, random.Random(1))
+    for i in range(240):
+        pos, *neg = rng.sample(texts, 3)
+        entity = f"Entity {i // 3}" if i % 2 else f"entity {i // 3}"
+        labelled.append(Labelled(texts[i], entity, ContrastiveExample(f"q{i}", [pos], neg)))
+    split = split_examples(labelled, 0.1, random.Random(1))
     by_query = {one.example.query: one for one in labelled}
-    assert len(split.test) >= 24
-    assert all(by_query[example.query].example == example for example in split.test)  # left whole
+    assert len(split.test) == 24
     assert len(split.train) + len(split.test) + split.dropped == len(labelled)
-    assert split.train
+    assert split.dropped <= 24
     sides = []
     for side in (split.train, split.test):
         entities = {by_query[example.query].entity.casefold() for example in side}
         sources = {by_query[example.query].source for example in side}
-        passages = {text for example in side for text in (*example.pos, *example.neg)}
+        passages = {text for example in side for text in example.passages}
         sides.append((entities, sources | passages))
     assert not sides[0][0] & sides[1][0]
     assert not sides[0][1] & sides[1][1]
+
+
+def test_nothing_is_split_from_nothing() -> None:
+    assert split_examples([], 0.2, random.Random(1)) == ([], [], 0, 0, 0, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import re
 import signal
 import subprocess
@@ -26,13 +27,14 @@ from endpoint import (
     WRAPPED_REPLIES,
     ScriptedEndpoint,
     canned,
+    never,
     read_prompt,
     storm,
 )
 from utils.cli import SCRIPTS, InputError, RunError
 from utils.llm import prompts
 from utils.llm.answers import BrokenReply, count_words, find_object, read_extraction, read_verdict
-from utils.llm.client import Patience
+from utils.llm.client import Client, Patience
 from utils.llm.ledger import BudgetSpent, Ledger, Price
 from utils.llm.protocol import (
     Completion,
@@ -60,7 +62,7 @@ UNUSABLE = Document("3", "Emperors", "The first emperor of Rome was Augustus")
 
 
 def settings_for(url: str, **changes: Any) -> EndpointSettings:
-    given = {"provider": "openai", "base_url": url, "model": "small", "api_keys": (KEY,), "timeout": 5.0}
+    given = {"provider": "openai", "base_url": url, "model": "small", "api_keys": (KEY,), "timeout": 60.0}
     return EndpointSettings(**(given | changes))
 
 
@@ -323,9 +325,13 @@ def test_a_reply_that_stays_broken_is_an_error_and_never_evidence(cache: Path) -
 def test_passing_faults_leave_no_trace_in_the_answer(cache: Path, kind: str) -> None:
     ledger = Ledger()
     with ScriptedEndpoint(canned, fault=lambda _, nth: kind if nth == 0 else None) as endpoint:
-        entity = use(endpoint, cache, lambda t: t.extract(ROMANS), ledger, timeout=0.3)
+        limit = {"timeout": 0.3} if kind == "hang" else {}
+        entity = use(endpoint, cache, lambda t: t.extract(ROMANS), ledger, **limit)
     assert entity.name == "Claudius"
-    assert sum(ledger.retries.values()) == (kind not in WRAPPED_REPLIES and kind != "open_think")
+    if kind == "hang":  # on a busy machine, what does not hang may also take too long
+        assert set(ledger.retries) == {"timeout"}
+    else:
+        assert sum(ledger.retries.values()) == (kind not in WRAPPED_REPLIES and kind != "open_think")
     assert not ledger.failures
 
 
@@ -387,7 +393,7 @@ def test_a_rate_limit_that_never_ends_ends_the_run(cache: Path, caplog: pytest.L
         (error,) = use(endpoint, cache, extract_all([ROMANS]), patience=patience)
         assert isinstance(error, RunError)
         assert "nothing but rate limit 429: Slow down." in str(error)
-        assert 2 <= len([line for line in caplog.messages if "Slow down" in line]) <= 4
+        assert any("rate limit 429: Slow down. (no reply for" in line for line in caplog.messages)
 
         # What is too much for the limit on its own is that question's error, while others get through.
         tall = documents(1)[0]._replace(contents="much " * 99)
@@ -521,6 +527,7 @@ def test_a_refusal_is_learnt_by_what_was_sent(cache: Path, name: str, refusal: t
         },
         {"json_schema": (500, {"error": "it fell over"}), "json_object": (400, {"error": "either of the others"})},
         {"max_tokens": (400, {"error": "no"}), "max_completion_tokens": (400, {"error": "no"})},
+        {"max_tokens": (400, {"error": "no"}), "temperature": (400, {"error": "no"})},
     ],
 )
 def test_several_refusals_at_once_are_learnt(cache: Path, refuses: dict[str, Any]) -> None:
@@ -683,6 +690,27 @@ def test_what_is_no_completion_is_named(body: bytes, kind: Kind, words: str) -> 
     assert words in fault.text
 
 
+def test_no_body_makes_reading_fail() -> None:
+    """Whatever stands where, it is a completion or a fault."""
+    odd = [None, 0, -1.5, True, "", "x", [], [None], [[]], {}, {"a": 1}, ["x", {}], {"error": []}, {"code": {}}]
+    keys = ["choices", "error", "errors", "detail", "usage", "message", "delta", "content", "finish_reason", "text"]
+    keys += ["tool_calls", "function", "arguments", "reasoning", "refusal", "loc", "code", "param", "prompt_tokens"]
+    rng = random.Random(5)
+
+    def grown(depth: int) -> Any:
+        if depth == 0 or rng.random() < 0.2:
+            return rng.choice(odd)
+        value = {key: grown(depth - 1) for key in rng.sample(keys, rng.randrange(1, 9))}
+        return [value] if rng.random() < 0.5 else value
+
+    bodies = [json.dumps(grown(4)) for _ in range(500)] + ['{"choices": [{"message": {"content": ' + "[" * 700]
+    for body in [*bodies, '{"choices":[{"message":{"content":' + '{"a":' * 800 + '"\\ud800"' + "}" * 800 + "}}]}"]:
+        for text in (body, f"data: {body}\n\ndata: [DONE]"):
+            read = read_completion(text.encode(), 400, Scrubber([]))
+            assert isinstance(read, Completion | Fault)
+        assert isinstance(status_fault(400, {}, body, Scrubber([])), Fault)
+
+
 @pytest.mark.parametrize(
     ("status", "error", "kind"),
     [
@@ -769,9 +797,22 @@ def test_replies_without_a_text_end_the_run_early(cache: Path, message: Any, fin
         results = use(endpoint, cache, extract_all(documents(64)), ledger)
     error = next(result for result in results if isinstance(result, RunError))
     assert words in str(error)
-    assert "raise generation_params.max_tokens, or turn the model's thinking off" in str(error)
+    assert (
+        "raise generation_params.max_tokens, or turn off the model's thinking or the server's reasoning parser"
+        in str(error)
+    )
     assert len(endpoint.seen) <= 10
     assert ledger.tokens_out == 5 * len(endpoint.seen)  # each was paid for
+
+
+def test_a_model_that_withholds_every_reply_ends_the_run(cache: Path) -> None:
+    endpoint = ScriptedEndpoint(canned)
+    endpoint.body = lambda _: completion_of(refusal="I would rather not")
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(64)))
+    error = next(result for result in results if isinstance(result, RunError))
+    assert "refused: no text (finish_reason refusal); fix generator_model" in str(error)
+    assert len(endpoint.seen) <= 16
 
 
 def test_an_outage_of_a_while_is_no_end(cache: Path) -> None:
@@ -859,6 +900,23 @@ def test_a_variable_that_cannot_be_used_is_named(
     assert isinstance(error, InputError | RunError)
     assert variable in str(error)
     assert "secret-word" not in said(error)
+
+
+def test_a_certificate_that_is_not_trusted_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(*_: Any) -> Fault:
+        return Fault(Kind.UNREACHABLE, "ConnectError [SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
+
+    monkeypatch.setattr(Client, "_post", refused)
+    (error,) = use("https://host.invalid/v1", cache, extract_all([ROMANS]))
+    assert "self-signed certificate); name the certificate that it is to be trusted by in SSL_CERT_FILE" in str(error)
+
+
+def test_an_address_without_a_path_is_told_of_v1(cache: Path) -> None:
+    endpoint = ScriptedEndpoint(canned)
+    endpoint.turn_away = lambda _: (404, b"not found")
+    with endpoint:
+        (error,) = use(endpoint.url.removesuffix("/v1"), cache, extract_all([ROMANS]))
+    assert "(404: not found); fix generator_model or openai_setting.base_url, which ends in /v1" in str(error)
 
 
 def test_a_body_that_cannot_be_unpacked_ends_the_run(cache: Path) -> None:
@@ -1003,30 +1061,41 @@ def test_the_same_question_at_once_is_asked_once(cache: Path) -> None:
     assert (ledger.calls, ledger.cache_hits) == (1, 9)
 
 
+async def asked(endpoint: ScriptedEndpoint, requests: int = 1) -> None:
+    """Wait until an endpoint has so many requests."""
+    async with asyncio.timeout(300):
+        while len(endpoint.seen) < requests:
+            await asyncio.sleep(0.001)
+
+
 def test_a_caller_that_is_cancelled_leaves_its_reply(cache: Path) -> None:
     async def work(teacher: LLMTeacher) -> None:
         task = asyncio.create_task(teacher.extract(ROMANS))
-        await asyncio.sleep(0.1)
+        await asked(endpoint)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        endpoint.hold = never
 
-    with ScriptedEndpoint(canned, latency=0.3) as endpoint:
+    with ScriptedEndpoint(canned) as endpoint:
+        endpoint.hold = lambda: True
         use(endpoint, cache, work)
         assert use(endpoint, cache, lambda t: t.extract(ROMANS), Ledger(max_calls=0)).name == "Claudius"
 
 
 def test_closing_does_not_wait_for_retries(cache: Path) -> None:
     async def work(teacher: LLMTeacher) -> None:
+        endpoint.hold = lambda: True
         asyncio.create_task(extract_all([ROMANS])(teacher))  # noqa: RUF006
-        await asyncio.sleep(0.05)
+        await asked(endpoint, len(endpoint.seen) + 1)
+        asyncio.get_running_loop().call_soon(setattr, endpoint, "hold", never)  # once the closing has begun
 
-    with ScriptedEndpoint(canned, fault=lambda *_: "500", latency=0.1, retry_after="9") as endpoint:
+    with ScriptedEndpoint(canned, fault=lambda *_: "500", retry_after="500") as endpoint:
         started = time.monotonic()
-        use(endpoint, cache, work, patience=Patience(first_wait=9.0))
+        use(endpoint, cache, work, patience=Patience(first_wait=500.0, longest_wait=500.0))
         endpoint.fault = lambda *_: "429"
         use(endpoint, cache, work)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 250
         assert len(endpoint.seen) == 2
 
 
@@ -1050,6 +1119,7 @@ KILLED = """
 def test_a_kill_loses_no_reply(cache: Path) -> None:
     tests = Path(__file__).parent
     with ScriptedEndpoint(canned) as endpoint:
+        endpoint.hold = lambda: len(endpoint.seen) > 21
         command = [sys.executable, "-c", textwrap.dedent(KILLED), endpoint.url, str(cache)]
         path = {"PYTHONPATH": f"{SCRIPTS}:{tests}"}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=path)
@@ -1060,7 +1130,8 @@ def test_a_kill_loses_no_reply(cache: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         killed_at = len(endpoint.seen)
-        assert 21 <= killed_at < 200
+        assert 21 <= killed_at <= 22
+        endpoint.hold = never
         use(endpoint, cache, extract_all(documents(40)))
         assert len(endpoint.repeated()) <= 1  # the one that was on its way
         assert len(endpoint.seen) <= max(killed_at, 40) + 1

@@ -6,13 +6,24 @@ import itertools
 import math
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 
-from utils.evidence.metrics import MEASURES, RANDOM, Pool, compare, evaluate, pools_of, write_trec
+from utils.evidence.metrics import (
+    MEASURES,
+    RANDOM,
+    Pool,
+    compare,
+    evaluate,
+    harmonic,
+    pools_of,
+    random_reciprocal_rank,
+    write_trec,
+)
 from utils.schema import ContrastiveExample
 
 
@@ -36,6 +47,32 @@ def test_random_order_is_the_mean_over_all_orders(metric: str, positives: int, s
         others = [rank for rank in range(size) if rank not in ranks]
         pools.append(Pool(positives, -np.array([*ranks, *others], dtype=float)))
     assert np.mean(evaluate(pools)[metric]) == pytest.approx(RANDOM[metric](positives, size), abs=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 40])
+def test_random_reciprocal_rank_is_exact(size: int) -> None:
+    for positives in range(1, size + 1):
+        ways = [math.comb(size - rank, positives - 1) for rank in range(1, size + 1)]
+        exact = sum(Fraction(count, rank) for rank, count in enumerate(ways, 1)) / math.comb(size, positives)
+        assert random_reciprocal_rank(positives, size) == pytest.approx(float(exact), rel=1e-14)
+
+
+def test_random_reciprocal_rank_of_large_pools() -> None:
+    n = 100_000
+    assert random_reciprocal_rank(1, n) == pytest.approx(harmonic(n) / n, rel=1e-12)
+    assert random_reciprocal_rank(2, n) == pytest.approx(2 * (harmonic(n - 1) / (n - 1) - 1 / n), rel=1e-12)
+    # So many positives that each rank has one by a toss: the sum of 2^-r / r.
+    assert random_reciprocal_rank(n // 2, n) == pytest.approx(math.log(2), abs=1e-5)
+    assert random_reciprocal_rank(n - 1, n) == pytest.approx(1 - 1 / n + 1 / n / 2, rel=1e-12)
+    assert random_reciprocal_rank(n, n) == 1
+
+
+def test_a_pool_of_many_positives_is_ranked() -> None:
+    scores = np.concatenate([np.arange(1.0, 6001), np.arange(0.5, 6000)])  # each positive above its own negative
+    rows = {row.metric: row for row in compare({"model": [Pool(6000, scores)]})}
+    assert rows["pairwise accuracy"].values["model"] == pytest.approx((6000 * 6001 / 2) / 6000**2)
+    assert rows["MRR"].values["model"] == 1
+    assert rows["MRR"].random == pytest.approx(math.log(2), abs=1e-4)
 
 
 def test_one_score_for_all_is_no_better_than_random() -> None:

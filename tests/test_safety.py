@@ -18,8 +18,9 @@ import pytest
 import yaml
 
 import train_reranker
+from conftest import free_port
 from utils import cli
-from utils.training import evaluation, launch
+from utils.training import evaluation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FLAGS = ["--query_max_len", "16", "--passage_max_len", "16", "--batch_size", "16", "--epochs", "1", "--num_gpus", "1"]
@@ -210,6 +211,62 @@ def test_cut_checkpoints_are_told(
         train(tiny_reranker, data, killed, "--resume")
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--num_gpus", "2"], "processes 1, not 2"),
+        (["--batch_size", "8"], "--batch_size 16, not 8"),
+        (["--gradient_accumulation_steps", "2"], "--gradient_accumulation_steps 1, not 2"),
+        (["--learning_rate", "1e-3"], "--learning_rate 0.003, not 0.001"),
+        (
+            ["--train_group_size", "3", "--warmup_ratio", "0"],
+            "--warmup_ratio 0.1, not 0.0; --train_group_size 4, not 3",
+        ),
+        (["--eval_fraction", "0.2"], "held-out rows with the digest"),
+        (["--passage_max_len", "24"], r"lengths \[16, 16\], not \[16, 24\]"),
+        (["--bf16"], "precision fp32, not bf16"),
+    ],
+)
+def test_resuming_with_what_changes_the_training_is_refused(
+    flags: list[str], told: str, tiny_reranker: Path, data: Path, begun: Path
+) -> None:
+    with pytest.raises(cli.InputError, match=f"was begun with .*{told}"):
+        train(tiny_reranker, data, begun, "--no_mixed_precision", "--resume", *flags, *UNDO.get(flags[0], ()))
+
+
+# --bf16 and --no_mixed_precision exclude each other.
+UNDO = {"--bf16": ("--no_mixed_precision", "false")}
+
+
+@pytest.fixture(scope="module")
+def begun(tiny_reranker: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training in full precision that was killed."""
+    return train_and_kill(tiny_reranker, data, tmp_path_factory.mktemp("begun") / "out", "--no_mixed_precision")
+
+
+def test_resumed_run_saves_as_often_as_is_asked_now(tiny_reranker: Path, data: Path, killed: Path) -> None:
+    assert train(tiny_reranker, data, killed, "--resume", "--save_steps", "3") == 0
+    assert sorted(p.name for p in killed.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-9"]
+
+
+def test_checkpoint_of_another_folder_is_held_against_its_own_settings(
+    tiny_reranker: Path, data: Path, begun: Path, tmp_path: Path
+) -> None:
+    flags = ("--no_mixed_precision", "--seed", "1", "--resume", str(begun / "checkpoint-8"))
+    with pytest.raises(cli.InputError, match="was begun with --seed 42, not 1"):
+        train(tiny_reranker, data, tmp_path / "other", *flags)
+
+
+def test_checkpoint_of_another_folder_is_gone_on_from(
+    tiny_reranker: Path, data: Path, trained: Path, killed: Path, tmp_path: Path
+) -> None:
+    assert train(tiny_reranker, data, tmp_path / "other", "--resume", str(killed / "checkpoint-8")) == 0
+    is_as_uninterrupted(tmp_path / "other", trained)
+    (killed / evaluation.FILE).unlink()
+    assert train(tiny_reranker, data, tmp_path / "another", "--resume", str(killed / "checkpoint-8")) == 0
+    assert "Not compared with its base" in (tmp_path / "another" / "README.md").read_text()
+
+
 def test_full_disk_keeps_what_was_whole(
     tiny_reranker: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,7 +348,7 @@ def deepspeed(rank: int, port: int, folder: Path) -> list[str]:
 def test_two_machines_train_one_model(
     launcher: Callable[[int, int, Path], list[str]], tiny_reranker: Path, data: Path, tmp_path: Path
 ) -> None:
-    port = launch.free_port()
+    port = free_port()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     script = ["--model_path", str(tiny_reranker), "--train_data", str(data), *FLAGS, "--batch_size", "8"]
     script += ["--use_deepspeed"] if launcher is deepspeed else []

@@ -460,14 +460,6 @@ def test_bad_input_is_one_line_and_exit_2(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_broken_weights_are_told(tiny_reranker: Path, examples_file: Path, tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(tiny_reranker, model)
-    (model / "model.safetensors").write_bytes(b"cut")
-    with pytest.raises(cli.InputError, match="cannot be loaded"):
-        train(model, examples_file, tmp_path / "out")
-
-
 def test_memory_that_runs_out_is_told(
     tiny_reranker: Path, examples_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from endpoint import Messages, ScriptedEndpoint, canned, read_prompt
-from test_llm import KEY, QUICK, settings_for
+from test_llm import QUICK, settings_for
 from utils.ablation import try_lists
 from utils.cli import RunError
 from utils.llm import prompts, window
@@ -20,7 +20,6 @@ from utils.llm.ledger import Ledger
 from utils.llm.replies import Reply
 from utils.llm.teacher import LLMTeacher
 from utils.schema import BridgeEntity, Candidate, Document, Outcome
-from utils.teacher import TeacherError
 
 QUARRY = BridgeEntity(
     "Tolmin", "person", "Tolmin opened the quarry.", "Which bridges did Tolmin build beyond the quarry"
@@ -188,19 +187,6 @@ def test_short_documents_are_not_tried_for_their_length(tmp_path: Path) -> None:
     with Cutting(1024) as endpoint:
         judge(endpoint, tmp_path / "r.sqlite", Document("1", "A", "Tolmin built it."), longest_document=900)
         assert len(endpoint.seen) == 1
-
-
-def test_the_first_question_goes_alone(tmp_path: Path) -> None:
-    async def run(url: str) -> Any:
-        role = settings_for(url, model="unknown")
-        async with LLMTeacher(role, role, tmp_path / "r.sqlite", Ledger(), patience=QUICK) as teacher:
-            documents = [Document(str(i), "", f"text {i}") for i in range(16)]
-            return await asyncio.gather(*map(teacher.extract, documents), return_exceptions=True)
-
-    with ScriptedEndpoint(canned, models=["other"], keys=[KEY]) as endpoint:
-        errors = asyncio.run(run(endpoint.url))
-        assert len(endpoint.seen) == 1
-    assert all(isinstance(error, RunError | TeacherError) for error in errors)
 
 
 def test_success_and_attempts_do_not_depend_on_length(tmp_path: Path) -> None:

@@ -121,6 +121,12 @@ def main(argv: list[str] | None = None) -> None:
         summary = summarize(journal, stop, time.monotonic() - started, ledger)
         if args.test_fraction and stop.finished:
             split = split_examples(labelled, args.test_fraction, random.Random(seed))
+            if len(split.test) < 0.9 * split.wanted:
+                cli.log.warning(
+                    "%d of %d wanted test examples: more would cost too many others, which share sources, entities or "
+                    "passages with them; generate more examples, or name other test data (--eval_data when training)",
+                    len(split.test), split.wanted,
+                )  # fmt: skip
             summary |= write_split(outputs.folder, split)
         jsonl.write_json(outputs.summary, {"settings": settings, "summary": summary})
     if journal.rows or not failure:

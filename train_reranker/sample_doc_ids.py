@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     corpus = Corpus(config.corpus)
     rng = random.Random(config.seed if args.seed is None else args.seed)
     ids = [document.id for document in islice(corpus.sample(rng, args.min_length), args.num)]
+    if not ids:
+        raise cli.InputError(f"{config.corpus} has no document of {args.min_length} characters: lower --min_length")
     with jsonl.replacing(output) as out:
         out.writelines(f"{document_id}\n" for document_id in ids)
     print(f"{len(ids)} document ids are in {output}")

@@ -19,7 +19,7 @@ import numpy as np
 
 from utils import cli, jsonl
 from utils.evidence.assessment import MODEL, assess
-from utils.evidence.metrics import pairs_of, pools_of, write_trec
+from utils.evidence.metrics import Pool, pairs_of, pools_of, rankable, write_trec
 from utils.examples import read_examples
 from utils.report.page import write_test_page
 from utils.report.text import assessment_text, p_value, versions
@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     examples = read_examples([args.test_data], "test data")
     models = {MODEL: args.model_path} | name_baselines(args.baseline_model)
     pools = {name: pools_of(examples, score(args, path, examples)) for name, path in models.items()}
+    warn_of_ties(models, pools)
     settings = models | {"test_data": args.test_data, "queries": len(examples), "max_length": args.max_length}
     result = {"settings": settings, **assess(examples, pools), "versions": versions()}
     jsonl.write_json(output, result)
@@ -93,6 +94,18 @@ def score(args: argparse.Namespace, path: str, examples: list[ContrastiveExample
     """Return the scores of one model for all pairs."""
     reranker = open_reranker(path, max_length=args.max_length, batch_size=args.batch_size)
     return reranker.score(pairs_of(examples), desc=f"scoring with {Path(path).name}")
+
+
+def warn_of_ties(models: Mapping[str, str], pools: Mapping[str, Sequence[Pool]]) -> None:
+    """Say of each model in how many pools all passages have one score: their order is drawn, and shows nothing."""
+    for name, path in models.items():
+        ranked = rankable(pools[name])
+        tied = sum(np.ptp(pool.scores) == 0 for pool in ranked)
+        if tied:
+            cli.log.warning(
+                "%s gives all passages the same score in %d of %d pools: there its order is a random one",
+                path, tied, len(ranked),
+            )  # fmt: skip
 
 
 def regressions(result: Mapping[str, Any]) -> int:

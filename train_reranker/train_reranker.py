@@ -29,6 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     processes = launch.count_processes(settings.num_gpus)
     if options.dry_run:
         print(dry_run.render(job, argv, processes))
+        for note in job.facts.notes:
+            cli.log.warning("%s", note)
         return 0
     if processes > 1:
         return launch.launch(__file__, argv, processes)

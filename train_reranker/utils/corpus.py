@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from utils import jsonl
 from utils.cli import InputError, find_input
 from utils.offsets import open_offsets, read_document
-from utils.schema import Document, parse_document
+from utils.schema import Document
 
 SAMPLED_AT_ONCE = 1024
 
@@ -30,7 +29,7 @@ class Corpus:
         """Open the file through its offset index, which the first time reads and checks every line.
 
         Raises:
-            InputError: a line is no JSON object, lacks ``id`` or ``contents`` or repeats an id, or there is no line.
+            InputError: as :func:`utils.offsets.build`.
         """
         self.path = path
         self._offsets = open_offsets(path)
@@ -67,7 +66,7 @@ class Corpus:
 
     def __iter__(self) -> Iterator[Document]:
         """Yield the documents in file order."""
-        return (parse_document(row, f"{self.path}, line {number}") for number, row in jsonl.read(self.path))
+        return map(self.__getitem__, range(len(self)))
 
     def row(self, document_id: str) -> int:
         """Return the row of an id.
@@ -93,15 +92,36 @@ class Corpus:
         """
         return int(self._offsets.columns.chunks[self.row(document_id)])
 
+    def answering(self, source: int, rows: np.ndarray) -> np.ndarray:
+        """Return the positions of those ``rows`` that may answer what was asked of the row ``source``, in their order.
+
+        Left out are the chunks of its article, documents with its very text, and texts that came before, up to white
+        space.
+        """
+        columns = self._offsets.columns
+        others = (columns.article[rows] != columns.article[source]) & (columns.text[rows] != columns.text[source])
+        positions = np.flatnonzero(others)
+        _, first = np.unique(columns.text[rows[positions]], return_index=True)
+        return positions[np.sort(first)]
+
     def count(self, min_length: int = 0) -> int:
-        """Return how many documents have at least ``min_length`` characters."""
-        return int((self._offsets.columns.length >= max(min_length, 0)).sum())
+        """Return how many documents :meth:`sample` has for the same length."""
+        return int(self._sampled(np.arange(len(self)), min_length).sum())
 
     def sample(self, rng: random.Random, min_length: int = 0) -> Iterator[Document]:
-        """Yield the documents of at least ``min_length`` characters in an order that ``rng`` decides, each once."""
-        lengths = self._offsets.columns.length
+        """Yield documents in an order that ``rng`` decides, each text once.
+
+        Args:
+            rng: decides the order.
+            min_length: characters of contents that a document has at least.
+        """
         for rows in shuffled(len(self), rng):
-            yield from (self[row] for row in rows[lengths[rows] >= max(min_length, 0)].tolist())
+            yield from (self[row] for row in rows[self._sampled(rows, min_length)].tolist())
+
+    def _sampled(self, rows: np.ndarray, min_length: int) -> np.ndarray:
+        """Return which rows are long enough, and the first with their text."""
+        columns = self._offsets.columns
+        return (columns.length[rows] >= max(min_length, 0)) & (columns.text[rows] == rows)
 
     def _find(self, document_id: str) -> tuple[int, Document]:
         for row in self._offsets.rows(document_id):
@@ -136,9 +156,11 @@ def read_ids(ids_file: str) -> list[str]:
     """
     path = find_input(ids_file, "document ids", "write one with sample_doc_ids.py")
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text ({error}): name a file of ids, one on each line") from None
+        raise InputError(
+            f"{path} cannot be read as text in UTF-8 ({error}): name a file of ids, one on each line"
+        ) from None
     ids = list(dict.fromkeys(filter(None, lines)))
     if not ids:
         raise InputError(f"{path} holds no document id; write one on each line")

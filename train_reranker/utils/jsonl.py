@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from utils.cli import InputError
+
+_GZIP = b"\x1f\x8b"  # what a compressed file begins with
 
 # What a lone surrogate looks like in JSON: an escape, or the three bytes that a careless writer made of it.
 _MAY_HOLD_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
@@ -37,12 +42,12 @@ def loads(text: bytes | str) -> Any:
     Raises:
         ValueError: it is no JSON, or nested too deeply to be read.
     """
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     try:
         value = json.loads(text)
+        return encodable(value) if _MAY_HOLD_SURROGATE.search(raw) else value
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    return encodable(value) if _MAY_HOLD_SURROGATE.search(raw) else value
 
 
 def dumps(value: Any) -> str:
@@ -56,30 +61,43 @@ def parse(line: bytes | str, path: Path, number: int) -> dict[str, Any]:
     Raises:
         InputError: the line is no JSON object; names file and line.
     """
+    remedy = "fix or remove the line" if number > 1 else "one JSON object a line is wanted, as `jq -c` writes them"
     try:
         row = loads(line)
     except ValueError as error:  # also a UnicodeDecodeError
-        if line[:2] == b"\x1f\x8b":
+        if line[:2] == _GZIP:
             raise InputError(f"{path} is compressed: unpack it first (gunzip {path.name})") from None
-        raise InputError(f"{path}, line {number}: not JSON ({error}); mend or remove the line") from None
+        raise InputError(f"{path}, line {number}: not JSON ({error}); {remedy}") from None
     if not isinstance(row, dict):
-        raise InputError(f"{path}, line {number}: a JSON object is wanted, not {type(row).__name__}")
+        raise InputError(f"{path}, line {number}: a JSON object is wanted, not {type(row).__name__}; {remedy}")
     return row
 
 
 def read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) for each line of ``path`` that is not blank.
 
+    A file that gzip has compressed is unpacked on the way.
+
     Raises:
         InputError: a line is no JSON object, or the file cannot be read.
     """
     try:
-        with path.open("rb") as lines:
+        with _open(path) as lines:
             for number, line in enumerate(lines, 1):
+                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 if line.strip():
                     yield number, parse(line, path, number)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except (OSError, EOFError, zlib.error) as error:  # the latter two of a compressed file that is cut or broken
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
+    """Open a file of lines to be read, unpacked if it is compressed."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise InputError(f"{path} is in UTF-16: save it in UTF-8")
+    return gzip.open(path) if start == _GZIP else path.open("rb")
 
 
 @contextmanager

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
+import contextlib
 import hashlib
+import itertools
+import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,9 +24,18 @@ BASE_MODEL = "BAAI/bge-reranker-v2-m3"
 # What a model's folder must hold, and by which names.
 PARTS = {
     "config.json": ("config.json",),
-    "weights": ("*.safetensors", "pytorch_model*.bin"),
+    "weights": ("model*.safetensors", "pytorch_model*.bin"),
     "tokenizer": ("tokenizer.json", "vocab.*", "*.model"),
 }
+# What tokenizers are made of, beside the files that a few of their classes name.
+TOKENIZER_FILES = (
+    "tokenizer*", "*vocab*", "merges*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model",
+    "*.codes", "*.tiktoken", "*.py",
+)  # fmt: skip
+LFS_POINTER = b"version https://git-lfs"
+
+# What a model is loaded for: to make vectors, to score pairs, or to be trained to score pairs.
+ENCODER, RERANKER, BASE = "encoder", "reranker", "base"
 
 # Positions of these model types start behind the padding's, so that many of the table's rows are never used.
 POSITIONS_AFTER_PADDING = (
@@ -32,6 +45,17 @@ POSITIONS_AFTER_PADDING = (
 
 # More tokens at once make a CPU no faster and only take memory.
 CPU_BATCH_TOKENS = 4096
+# Tokens of a pair where neither the positions nor the tokenizer set a limit: those of the training's default lengths.
+NO_LIMIT = 1024
+
+PROBE_LENGTH, SHORTEST_PAIR = 32, 16  # tokens
+
+# Pairs of unlike length, which must get the same scores in a batch as alone.
+PROBES = (
+    ("who built it?", "Nobody knows."),
+    ("where does the canal end?", "It runs from the lake past three mills and two villages to the harbour wall."),
+    ("when was the bridge opened, and who paid for it?", "In spring."),
+)
 
 
 def find_model(path: str | Path) -> Path:
@@ -50,10 +74,90 @@ def find_model(path: str | Path) -> Path:
             f"model {path} is not there: fine-tune one with train_reranker.py, or download {repository} "
             f"(hf download {repository} --local-dir {folder}) and name its folder"
         )
-    missing = [what for what, names in PARTS.items() if not any(any(found.glob(n)) for n in names)]
-    if missing:
-        raise InputError(f"model {found} has no {' and no '.join(missing)}: give the folder of a whole model")
+    check_files(found)
+    architecture = str((read_object(found, "config.json").get("architectures") or [""])[0])
+    if architecture.endswith(("ForCausalLM", "GPT2LMHeadModel")):
+        raise InputError(
+            f"model {found} is a language model ({architecture}), not a reranker with one score: give one saved "
+            "for sequence classification (hubs have many such rerankers as …-seq-cls), or an encoder to train"
+        )
     return found
+
+
+def check_files(folder: Path) -> None:
+    """Refuse, by its files alone, a folder that holds no whole model.
+
+    Raises:
+        InputError: says what is missing or broken, and what to do.
+    """
+    if fault := _find_fault(folder):
+        raise InputError(f"model {folder} {fault}")
+
+
+def _find_fault(folder: Path) -> str | None:
+    if not folder.is_dir():
+        return "is a file: give the folder that it is in"
+    if (folder / "adapter_config.json").is_file():
+        return "is an adapter (adapter_config.json): merge it into its base (peft: merge_and_unload), give that folder"
+    missing = [what for what, names in PARTS.items() if not _files(folder, names)]
+    if missing:
+        inner = [file.parent for at in ("*", "snapshots/*") for file in folder.glob(f"{at}/config.json")]
+        whole = [place for place in inner if _files(place, PARTS["weights"])]
+        remedy = "the folder of a whole model, with *.safetensors or pytorch_model.bin"
+        if (folder / "modules.json").is_file():
+            remedy = "what SentenceTransformer(folder).save(other) makes of it"
+        elif whole:
+            remedy = str(max(whole, key=lambda place: (len(place.name), place.name)))
+        return f"has no {' and no '.join(missing)}: give {remedy}"
+    if method := read_object(folder, "config.json").get("quantization_config"):
+        kind = method.get("quant_method") if isinstance(method, dict) else method
+        return f"is quantized ({kind}): give its weights in half or full precision"
+    weights = next(found for name in PARTS["weights"] if (found := _files(folder, [name])))
+    for file in (*weights, *tokenizer_files(folder)):
+        with file.open("rb") as content:
+            if content.read(len(LFS_POINTER)) == LFS_POINTER:
+                return f"has a Git LFS pointer in place of {file.name}: run git lfs pull, or download it again"
+        if file.suffix == ".safetensors" and not is_whole_safetensors(file):
+            return f"has a truncated {file.name}: download it again"
+        if file.suffix == ".json" and "vocab" not in file.name:
+            read_object(folder, file.name)
+    return None
+
+
+def _files(folder: Path, names: Iterable[str]) -> list[Path]:
+    return sorted({file for name in names for file in folder.glob(name) if file.is_file()})
+
+
+def is_whole_safetensors(file: Path) -> bool:
+    """Tell whether a file is as long as its header promises."""
+    with file.open("rb") as content:
+        size = int.from_bytes(content.read(8), "little")
+        try:
+            header = json.loads(content.read(size))
+            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        except (ValueError, OverflowError, MemoryError, AttributeError, KeyError, TypeError):
+            return False
+    return file.stat().st_size == 8 + size + max(ends, default=0)
+
+
+def read_object(folder: Path, name: str) -> dict[str, Any]:
+    """Return what one of a model's JSON files says.
+
+    Raises:
+        InputError: it is not a JSON object.
+    """
+    try:
+        value = json.loads((folder / name).read_bytes())
+    except ValueError as error:
+        raise InputError(f"model {folder} has a {name} that is not valid JSON ({error}): download it again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"model {folder} has a {name} that is not a JSON object: download it again")
+    return value
+
+
+def tokenizer_files(folder: Path, tokenizer: Any = None) -> list[Path]:
+    """Return the files of a model's folder that its tokenizer may be made of, by name and by the tokenizer's word."""
+    return _files(folder, [*TOKENIZER_FILES, *getattr(tokenizer, "vocab_files_names", {}).values()])
 
 
 def visible_devices() -> list[str]:
@@ -113,34 +217,188 @@ def check_devices(devices: Sequence[str], key: str) -> None:
         )
 
 
-def load_pretrained(auto: Any, path: Path, what: str, *, whole: bool = False, **options: Any) -> tuple[Any, Any]:
-    """Return tokenizer and model of a folder through a transformers auto class.
+class Loaded(NamedTuple):
+    """A model in float32 on the CPU, not training, and its tokenizer, whose padding changes no score."""
 
-    ``whole`` refuses a folder that lacks weights, which would be drawn at random: an encoder's, that has no head.
+    tokenizer: Any
+    model: Any
+    fresh: list[str]  # weights that no file holds, drawn at random
+
+
+def load_tokenizer(folder: Path) -> tuple[Any, Any]:
+    """Return the tokenizer of a model's folder, and its configuration.
 
     Raises:
-        InputError: the folder cannot be loaded as such a model.
+        InputError: they cannot be loaded.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False), config
+    except Exception as error:
+        raise _unloadable(folder, error) from None
+
+
+def load_model(folder: Path, task: str, *, pooler: bool = False) -> Loaded:
+    """Load what a folder holds for ``ENCODER``, ``RERANKER`` or ``BASE``; the one way to a network in this project.
+
+    No weight may be drawn at random but what is never used (an encoder's pooler, unless ``pooler`` says that it is)
+    and, for ``BASE``, the head that makes the scores.
+
+    Raises:
+        InputError: the folder holds no such model, or one whose outputs would not be its own.
+    """
+    import torch
+    from transformers import AutoModel, AutoModelForSequenceClassification
     from transformers.utils import logging
 
+    check_files(folder)
+    tokenizer, _ = load_tokenizer(folder)
     logging.disable_progress_bar()  # loading takes a second; the bars that matter are our own
+    auto, options = (AutoModel, {}) if task == ENCODER else (AutoModelForSequenceClassification, {"num_labels": 1})
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model, found = auto.from_pretrained(path, output_loading_info=True, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{what} {path} cannot be loaded ({first}); see models/README.md") from None
-    if whole and (missing := sorted(found["missing_keys"])):
-        raise InputError(
-            f"{what} {path} has no weights for {missing[0]}: it is no reranker; name one, or make one of it with "
-            "train_reranker.py"
+        model, found = auto.from_pretrained(
+            folder, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,
+            trust_remote_code=False, **options,
+        )  # fmt: skip
+        fault = (
+            _misfit(model, found, task, pooler)
+            or _foreign_tokens(tokenizer, model)
+            or (task == ENCODER and _foreign_modules(folder))
+            or _settle_padding(tokenizer, model, task)
         )
-    return tokenizer, model
+    except Exception as error:  # whatever the libraries say of a broken folder is about the folder
+        raise _unloadable(folder, error) from None
+    if fault:
+        raise InputError(f"model {folder} {fault}")
+    return Loaded(tokenizer, model, sorted(found["missing_keys"]))
+
+
+def _unloadable(folder: Path, error: Exception) -> InputError:
+    if "trust_remote_code" in str(error):
+        return InputError(
+            f"model {folder} needs code of its own (auto_map in its config.json), which is not run here: give a model "
+            "of an architecture that transformers has"
+        )
+    told = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    told = told if " " in told else f"{type(error).__name__} {told}".strip()
+    return InputError(f"model {folder} cannot be loaded ({told}): download it again, or give another")
+
+
+def _misfit(model: Any, found: Mapping[str, Any], task: str, pooler: bool) -> str | None:
+    """Say which weights are not those that ``config.json`` asks for; None if all are."""
+    # Heads have names of their own; a pooler belongs to the head, wherever it stands.
+    inner = "" if task == ENCODER else f"{model.base_model_prefix}."
+    for name, stored, wanted in sorted(found["mismatched_keys"]):
+        if not name.startswith(inner) and stored[1:] == wanted[1:] and wanted[0] == 1:
+            return (
+                f"has {stored[0]} labels ({name}), where a reranker has one score: give another, or train its encoder, "
+                "which AutoModel.from_pretrained(folder).save_pretrained(other) saves"
+            )
+        return f"has {name} in shape {tuple(stored)}, but its config.json asks for {tuple(wanted)}: download both again"
+    missing = sorted(found["missing_keys"])
+    backbone = [name for name in missing if name.startswith(inner) and (pooler or not re.search(r"\bpooler\.", name))]
+    if backbone:
+        return f"has no weights for {backbone[0]}: its weights and its config.json belong to different models"
+    if missing and task == RERANKER:
+        return (
+            f"has no weights for {missing[0]}: it is not a reranker; give one, or train this one with train_reranker.py"
+        )
+    if broken := first_not_finite(model.state_dict()):
+        return f"has weights that are not finite ({broken}): download it again"
+    return None
+
+
+def first_not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the name of the first tensor that holds an infinity or what is no number; None if none does."""
+    return next((name for name, values in weights.items() if not values.isfinite().all()), None)
+
+
+def _foreign_tokens(tokenizer: Any, model: Any) -> str | None:
+    """Say which token the model has no embedding for; padding, which can be another, does not count."""
+    known = _count_embeddings(model)
+    vocabulary = {token: number for token, number in tokenizer.get_vocab().items() if token != tokenizer.pad_token}
+    token = max(vocabulary, key=vocabulary.__getitem__)
+    if vocabulary[token] >= known:
+        return (
+            f"has {known} token embeddings, but its tokenizer gives {token!r} the id {vocabulary[token]}: give it the "
+            "tokenizer that belongs to it"
+        )
+    types, used = getattr(model.config, "type_vocab_size", 0), tokenizer(*PROBES[0]).get("token_type_ids", [0])
+    if types and max(used) >= types:
+        return (
+            f"has {types} token type embeddings, but its tokenizer gives the type {max(used)}: set "
+            '"model_input_names": ["input_ids", "attention_mask"] in its tokenizer_config.json'
+        )
+    return None
+
+
+def _count_embeddings(model: Any) -> float:
+    try:
+        return getattr(model.get_input_embeddings(), "num_embeddings", math.inf)
+    except NotImplementedError:  # CANINE hashes characters
+        return math.inf
+
+
+def _foreign_modules(folder: Path) -> str | None:
+    """Say which of a sentence-transformers folder's modules would be left out."""
+    file = folder / "modules.json"
+    for module in json.loads(file.read_bytes()) if file.is_file() else ():
+        if module["type"].rpartition(".")[2] not in ("Transformer", "Pooling", "Normalize"):
+            return f"has a module that is not applied here ({module['type']} in modules.json): give another encoder"
+    return None
+
+
+def _settle_padding(tokenizer: Any, model: Any, task: str) -> str | None:
+    """Set the padding with which a batch gives what each text gives alone, and say so where none does.
+
+    What that takes is the architecture's: the side, where positions count from the left or the last token is read;
+    a padding token, in the model's configuration too where it looks for the last token by it.
+    """
+    import torch
+
+    def run(batch: Any) -> torch.Tensor:
+        with torch.inference_mode():
+            output = model(**batch)
+        if task != ENCODER:
+            return output.logits
+        mask = batch["attention_mask"].unsqueeze(-1)
+        return (output.last_hidden_state * mask).sum(1) / mask.sum(1)
+
+    texts = [(passage,) if task == ENCODER else (query, passage) for query, passage in PROBES]
+    limit = length_limit(model.config, tokenizer) or PROBE_LENGTH
+    if limit < SHORTEST_PAIR:
+        return f"takes no more than {limit} tokens (model_max_length in its tokenizer_config.json): raise that"
+    cut = {"truncation": True, "max_length": min(PROBE_LENGTH, limit)}
+    alone = torch.cat([run(tokenizer(*text, **cut, return_tensors="pt")) for text in texts])
+    config = model.config.get_text_config()
+    ids = [getattr(config, "pad_token_id", None)]
+    ids += [getattr(tokenizer, f"{name}_token_id") for name in ("pad", "eos", "unk", "bos", "sep")]
+    # On the left an encoder's first token would be padding.
+    sides = ["right"] if task == ENCODER else [tokenizer.padding_side, *{"left", "right"} - {tokenizer.padding_side}]
+    for number, side in itertools.product(dict.fromkeys(ids), sides):
+        if number is None or not 0 <= number < _count_embeddings(model):
+            continue
+        if (token := tokenizer.convert_ids_to_tokens(number)) is None:
+            continue
+        tokenizer.pad_token, tokenizer.padding_side = token, side
+        config.pad_token_id = tokenizer.pad_token_id
+        batch = tokenizer.pad([tokenizer(*text, **cut) for text in texts], return_tensors="pt")
+        with contextlib.suppress(ValueError):  # some models refuse a batch that is padded with such a token
+            if torch.allclose(run(batch), alone, rtol=1e-4, atol=1e-5):
+                return None
+    return "gives texts in a batch other outputs than alone, however they are padded: give another"
 
 
 def cut_text(tokenizer: Any, text: str, limit: int) -> str:
     """Return the beginning of a text that is at most ``limit`` tokens long."""
+    if not tokenizer.is_fast:  # it cannot say where in the text its tokens stand
+
+        def overlong(end: int) -> bool:
+            return len(tokenizer(text[:end], add_special_tokens=False)["input_ids"]) > limit
+
+        return text if not overlong(len(text)) else text[: bisect.bisect(range(1, len(text)), False, key=overlong)]
     encoded = tokenizer(text, add_special_tokens=False, truncation=True, max_length=limit, return_offsets_mapping=True)
     return text if len(encoded["input_ids"]) < limit else text[: encoded["offset_mapping"][-1][1]]
 
@@ -153,18 +411,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in told or "can't allocate memory" in told
 
 
-def length_limit(config: Any, tokenizer: Any) -> int:
-    """Return how many tokens a loaded model takes: what its positions and its tokenizer allow."""
-    limit = position_limit(config.to_dict())
-    return int(min(limit or math.inf, tokenizer.model_max_length))
+def length_limit(config: Any, tokenizer: Any) -> int | None:
+    """Return how many tokens a model takes: what its positions and its tokenizer allow; None where neither says."""
+    limit = min(position_limit(config.to_dict()) or math.inf, tokenizer.model_max_length)
+    return int(limit) if limit < 10**9 else None  # tokenizers without a limit say 1e30
 
 
 def position_limit(config: Mapping[str, Any]) -> int | None:
     """Return how many tokens a model can take by its ``config.json``; None where that does not say."""
-    positions = config.get("max_position_embeddings")
+    kind = str(config.get("model_type"))
+    positions = config.get("max_position_embeddings", None if "t5" in kind else config.get("n_positions"))
     if not isinstance(positions, int) or positions <= 0:
         return None
-    if config.get("model_type") not in POSITIONS_AFTER_PADDING:
+    if kind not in POSITIONS_AFTER_PADDING:
         return positions
     padding = config.get("pad_token_id")
     return positions - 1 - (1 if padding is None else padding)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
+import stat
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -17,17 +19,30 @@ from utils import jsonl
 from utils.cli import InputError, log, progress_bar
 from utils.schema import Document, parse_document
 
-VERSION = 1
+VERSION = 2
 HEADER_BYTES = 4096
+# What a file begins with that is no text in UTF-8, what it is then, and how to make one of it.
+FOREIGN = {
+    b"\x1f\x8b": "is compressed: unpack it first (gunzip {name})",
+    b"BZh": "is compressed: unpack it first (bunzip2 {name})",
+    b"\xfd7zXZ": "is compressed: unpack it first (unxz {name})",
+    b"\x28\xb5\x2f\xfd": "is compressed: unpack it first (unzstd {name})",
+    b"PK\x03\x04": "is compressed: unpack it first (unzip {name})",
+    b"PAR1": 'is in Parquet: write it as JSON Lines (pandas: to_json(…, orient="records", lines=True))',
+    b"\xff\xfe": "is in UTF-16: save it in UTF-8",
+    b"\xfe\xff": "is in UTF-16: save it in UTF-8",
+}
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rerank-forge"
 
 
 class Columns(NamedTuple):
-    """One entry a document, unsigned 64-bit; the first three by row, the last two sorted by hash."""
+    """One entry a document, unsigned 64-bit; the last two sorted by hash, the others by row."""
 
     offset: np.ndarray  # bytes from the start of the file
     length: np.ndarray  # characters of the contents
+    article: np.ndarray  # the first row of its article
     chunks: np.ndarray  # documents of its article, itself included
+    text: np.ndarray  # the first row with its text, up to white space
     hash: np.ndarray  # of the ids, ascending
     row: np.ndarray  # of the document that the hash belongs to
 
@@ -92,32 +107,42 @@ def build(path: Path) -> Offsets:
     Raises:
         InputError: a line is no JSON object, lacks ``id`` or ``contents`` or repeats an id, or there is no line.
     """
-    offsets, lengths, ids, articles = (array("Q") for _ in range(4))
+    offsets, lengths, ids, articles, texts = (array("Q") for _ in range(5))
     digest = hashlib.sha256()
     for number, start, line in _lines(path):
         digest.update(line)
-        if not line.strip():
+        if not line.removeprefix(codecs.BOM_UTF8).strip():
             continue
         document = parse_document(jsonl.parse(line, path, number), f"{path}, line {number}")
         offsets.append(start)
         lengths.append(len(document.contents))
         ids.append(id_hash(document.id))
         articles.append(id_hash(document.article))
+        texts.append(id_hash(" ".join(document.text.split())))
     if not offsets:
         raise InputError(f"{path} holds no document; each line is a JSON object with id, title and contents")
     hashes = np.frombuffer(ids, np.uint64)
     order = np.argsort(hashes, kind="stable")
-    _, article, counts = np.unique(np.frombuffer(articles, np.uint64), return_inverse=True, return_counts=True)
+    article, chunks = _first_rows(articles)
     columns = Columns(
         np.frombuffer(offsets, np.uint64),
         np.frombuffer(lengths, np.uint64),
-        counts.astype(np.uint64)[article],
+        article,
+        chunks,
+        _first_rows(texts)[0],
         hashes[order],
         order.astype(np.uint64),
     )
     table = Offsets(columns, digest.hexdigest())
     _refuse_repeated(path, table)
     return table
+
+
+def _first_rows(hashes: array[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each row the first row with the same hash, and how many there are."""
+    values = np.frombuffer(hashes, np.uint64)
+    _, first, inverse, counts = np.unique(values, return_index=True, return_inverse=True, return_counts=True)
+    return first[inverse].astype(np.uint64), counts[inverse].astype(np.uint64)
 
 
 def read_document(path: Path, line: bytes, row: int) -> Document:
@@ -127,9 +152,12 @@ def read_document(path: Path, line: bytes, row: int) -> Document:
         InputError: it is another line by now.
     """
     try:
-        return parse_document(jsonl.loads(line), f"{path}, row {row}")
+        value = jsonl.loads(line)
     except ValueError:
-        raise InputError(f"{path} was changed while it is in use: start again") from None
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} was changed while it is in use: start again")
+    return parse_document(value, f"{path}, row {row}")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -139,6 +167,9 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         bar = progress_bar(desc="indexing the corpus", total=path.stat().st_size, unit="B", unit_scale=True)
         with path.open("rb") as lines, bar:
             for number, line in enumerate(lines, 1):
+                remedy = next((FOREIGN[kind] for kind in FOREIGN if number == 1 and line.startswith(kind)), None)
+                if remedy:
+                    raise InputError(f"{path} {remedy.format(name=path.name)}")
                 yield number, start, line
                 start += len(line)
                 bar.update(len(line))
@@ -174,6 +205,8 @@ def _stamp(path: Path) -> list[int]:
         status = path.stat()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is not a file: name a JSONL file")
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 

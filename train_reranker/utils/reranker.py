@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,13 +14,15 @@ from utils.cli import InputError, progress_bar
 from utils.config import Config
 from utils.models import (
     CPU_BATCH_TOKENS,
+    NO_LIMIT,
+    RERANKER,
     best_device,
     check_devices,
     cut_text,
     find_model,
     half_precision,
     length_limit,
-    load_pretrained,
+    load_model,
     token_batches,
 )
 
@@ -81,24 +84,20 @@ class Reranker:
         Raises:
             utils.cli.InputError: the folder holds no such model.
         """
-        from transformers import AutoModelForSequenceClassification
-
         self.path, self.normalize = path, normalize
-        self.tokenizer, model = load_pretrained(
-            AutoModelForSequenceClassification, path, "reranker", whole=True, num_labels=1
-        )
+        self.tokenizer, model, _ = load_model(path, RERANKER)
         self.device = device or best_device()
         check_devices([self.device], "reranker_devices")
         self.half = half_precision(self.device) if half else None
         # A CPU's bf16 is coarse, and its memory large: there the weights stay as they are, and only products are
         # computed in it, which takes no longer and keeps more candidates in the order of full precision.
         dtype = None if self.device == "cpu" else self.half
-        self.model: Any = model.to(device=self.device, dtype=dtype).eval()
+        self.model: Any = model.to(device=self.device, dtype=dtype)
         for head in ("classifier", "score"):
             if self.half is not None and hasattr(self.model, head):
                 in_full_precision(getattr(self.model, head))
         limit = length_limit(model.config, self.tokenizer)
-        self.max_length = min(max_length or limit, limit)
+        self.max_length = int(min(max_length or limit or NO_LIMIT, limit or math.inf))
         # As FlagEmbedding does: a query leaves at least a quarter of the room to the passage.
         self.query_max_length = min(query_max_length, self.max_length * 3 // 4)
         budget = batch_size * self.max_length
@@ -126,16 +125,27 @@ class Reranker:
             for window, features in zip(windows, self._tokenize_ahead(pairs, windows), strict=True):
                 lengths = [len(ids) for ids in features["input_ids"]]
                 for batch in token_batches(lengths, self.batch_tokens, len(window)):
-                    chosen = {key: [values[i] for i in batch] for key, values in features.items()}
-                    inputs = self.tokenizer.pad(chosen, return_tensors="pt").to(self.device)
-                    if min(lengths[i] for i in batch) == inputs["input_ids"].shape[1]:
-                        del inputs["attention_mask"]  # without one, attention need not read it
-                    logits = self.model(**inputs).logits.view(-1)
-                    scores[[window[i] for i in batch]] = logits.float().cpu().numpy()
+                    scores[[window[i] for i in batch]] = self._logits(features, batch).float().cpu().numpy()
                     bar.update(len(batch))
         if not np.isfinite(scores).all():  # which no order follows from
             raise InputError(f"reranker {self.path} gives scores that are not finite: train it anew, or get it anew")
         return 1 / (1 + np.exp(-scores)) if self.normalize else scores
+
+    def _logits(self, features: Mapping[str, list[list[int]]], batch: Sequence[int]) -> torch.Tensor:
+        """Return the logits of a window's pairs at the positions of ``batch``, (B,)."""
+        import torch
+
+        inputs = self.tokenizer.pad(
+            {key: [values[i] for i in batch] for key, values in features.items()}, return_tensors="pt"
+        ).to(self.device)
+        if len({len(features["input_ids"][i]) for i in batch}) == 1:
+            del inputs["attention_mask"]  # without one, attention need not read it
+        try:
+            return self.model(**inputs).logits.view(-1)
+        except ValueError:  # T5 and BART refuse a batch of texts that spell their end token unequally often
+            if len(batch) == 1:
+                raise
+            return torch.cat([self._logits(features, [i]) for i in batch])
 
     def _tokenize_ahead(
         self, pairs: Sequence[tuple[str, str]], windows: Sequence[Sequence[int]]

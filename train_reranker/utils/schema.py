@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from utils.cli import InputError
 
+LONGEST_TITLE = 120  # characters of a first line that is taken for a title
+
 
 class Document(NamedTuple):
     """One retrievable text. ``doc_id`` names the article that it is a chunk of, where the corpus has chunks."""
@@ -34,20 +36,47 @@ class Document(NamedTuple):
 def parse_document(row: dict[str, Any], where: str) -> Document:
     """Return the document of one corpus row: ``id`` and ``contents``, optionally ``title`` and ``doc_id``.
 
-    Numbers as ids are compared as texts. Without a ``title``, the first line of FlashRAG's contents is the title.
+    Ids and titles that are whole numbers are taken as texts. Null, NaN and blank values are none. Without a ``title``,
+    the first line of FlashRAG's contents is the title.
 
     Raises:
-        InputError: ``id`` or ``contents`` is missing or empty; begins with ``where``.
+        InputError: ``id`` or ``contents`` is missing or empty, or a value is no text; begins with ``where``.
     """
-    for key in ("id", "contents"):
-        if row.get(key) in (None, ""):
-            raise InputError(f'{where}: "{key}" is missing; each line needs an "id" and "contents"')
-    contents, title = str(row["contents"]), row.get("title")
-    if title is None:
-        first_line, newline, _ = contents.partition("\n")
-        title = first_line.strip().strip('"') if newline else ""
-    doc_id = row.get("doc_id")
-    return Document(str(row["id"]), str(title), contents, None if doc_id is None else str(doc_id))
+    document_id, title, doc_id = (_label(row, key, where) for key in ("id", "title", "doc_id"))
+    contents = _given(row.get("contents"))
+    if not isinstance(contents, str | None):
+        raise InputError(f'{where}: "contents" must be a text, not {type(contents).__name__}; write it as one string')
+    if document_id is None or contents is None or not contents.strip():
+        key = "id" if document_id is None else "contents"
+        raise InputError(f'{where}: "{key}" is missing or empty; each line needs an "id" and "contents"')
+    if len(document_id.splitlines()) > 1:
+        raise InputError(f'{where}: "id" {document_id!r} has a line break; lists of ids have one on each line')
+    return Document(document_id, _first_line_title(contents) if title is None else title, contents, doc_id)
+
+
+def _given(value: Any) -> Any:
+    """Return a value, or None where it is NaN, which pandas writes for what is missing."""
+    return None if value != value else value
+
+
+def _label(row: dict[str, Any], key: str, where: str) -> str | None:
+    """Return an id or a title as text, None where there is none."""
+    value = _given(row.get(key))
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)  # pandas makes floats of whole numbers where one of them is missing
+    if isinstance(value, bool) or not isinstance(value, str | int | None):
+        kind = type(value).__name__
+        raise InputError(f'{where}: "{key}" must be a text or a whole number, not {kind}; write it as a string')
+    return None if value is None else str(value).strip() or None
+
+
+def _first_line_title(contents: str) -> str:
+    """Return the first line if it reads like a title, in quotes as FlashRAG's or short, and not like a paragraph."""
+    first_line, newline, _ = contents.partition("\n")
+    line = first_line.strip()
+    quoted = len(line) > 1 and line[0] == line[-1] == '"'
+    is_title = quoted or (len(line) <= LONGEST_TITLE and not line.endswith((".", ",", ";", ":")))
+    return line.strip('"') if newline and is_title else ""
 
 
 class BridgeEntity(NamedTuple):
@@ -101,6 +130,11 @@ class ContrastiveExample(NamedTuple):
     neg: list[str]
     pos_scores: list[float] | None = None
     neg_scores: list[float] | None = None
+
+    @property
+    def passages(self) -> list[str]:
+        """All texts that the query is paired with, positives first."""
+        return [*self.pos, *self.neg]
 
     def row(self) -> dict[str, Any]:
         """Return the row of a data file: exactly ``query``, ``pos``, ``neg``, and the scores where there are any."""

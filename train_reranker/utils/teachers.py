@@ -73,11 +73,6 @@ def endpoint(config: Config, role: str) -> EndpointSettings:
     base_url = setting.get("base_url") or setting.get("api_base") or usual
     version = setting.get("api_version")
     where = f"{config.path}: {section}"
-    response_format, system_message = setting.get("response_format", True), setting.get("system_message", True)
-    if response_format not in (True, False, *FORMATS):
-        raise InputError(f"{where}.response_format must be json_schema, json_object or false")
-    if not isinstance(system_message, bool):
-        raise InputError(f"{where}.system_message must be true or false")
     keys = _keys(setting)
     if not keys and base_url == usual:
         raise InputError(f"{config.path}: {section}.api_key is missing; put the key into the environment and name it")
@@ -92,8 +87,8 @@ def endpoint(config: Config, role: str) -> EndpointSettings:
         api_type=setting.get("api_type") or "openai",
         api_version=None if version is None else str(version),  # YAML makes a date of it
         model_key=key,
-        response_format=FORMATS[0] if response_format is True else response_format or None,
-        system_message=system_message,
+        response_format=_format(setting, where),
+        system_message=_system_message(setting, where),
     )
 
 
@@ -106,6 +101,26 @@ def _timeout(setting: Mapping[str, Any], where: str) -> float:
     if not 0 < seconds < math.inf:
         raise InputError(f"{where}.timeout must be a number of seconds above 0")
     return seconds
+
+
+def _format(setting: Mapping[str, Any], where: str) -> str | None:
+    """Return the ``response_format`` that requests begin with, None for none."""
+    given = setting.get("response_format")
+    if given is None or given is True:
+        return FORMATS[0]
+    if given is False:
+        return None
+    if given not in FORMATS:
+        raise InputError(f"{where}.response_format must be json_schema, json_object or false")
+    return str(given)
+
+
+def _system_message(setting: Mapping[str, Any], where: str) -> bool:
+    """Return whether the rules go into a system message, or into the user's."""
+    given = setting.get("system_message")
+    if not (given is None or isinstance(given, bool)):
+        raise InputError(f"{where}.system_message must be true or false")
+    return given is not False
 
 
 def _keys(setting: Mapping[str, Any]) -> tuple[str, ...]:

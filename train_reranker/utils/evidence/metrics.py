@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -28,16 +29,21 @@ class Pool(NamedTuple):
         return len(self.scores)
 
 
+@functools.cache
 def harmonic(n: int) -> float:
     """Return 1 + 1/2 + … + 1/n."""
     return sum(1 / i for i in range(1, n + 1))
 
 
+@functools.cache
 def random_reciprocal_rank(positives: int, size: int) -> float:
     """Return the expected 1/rank of the first positive when ``size`` passages stand in random order."""
-    total = math.comb(size, positives)
-    # The first positive stands at rank r when the other positives are among the size − r ranks below it.
-    return sum(math.comb(size - r, positives - 1) / r for r in range(1, size - positives + 2)) / total
+    expected, above = 0.0, 1.0  # above: the chance that no positive stands above rank r
+    for rank in range(1, size - positives + 2):
+        left = size - rank + 1
+        expected += above * positives / left / rank
+        above *= (left - positives) / left
+    return expected
 
 
 def random_average_precision(positives: int, size: int) -> float:
@@ -156,10 +162,12 @@ def rankable(pools: Sequence[Pool]) -> list[Pool]:
 
 def pairwise_accuracy(pool: Pool) -> float:
     """Return the share of (positive, negative) pairs whose positive scores higher; a tie counts half."""
-    positives, negatives = pool.scores[: pool.positives, None], pool.scores[None, pool.positives :]
-    if not negatives.size:
+    positives, negatives = pool.scores[: pool.positives], pool.scores[pool.positives :]
+    if not len(negatives):
         return math.nan
-    return float(np.mean((positives > negatives) + 0.5 * (positives == negatives)))
+    negatives = np.sort(negatives)
+    below, up_to = (np.searchsorted(negatives, positives, side) for side in ("left", "right"))
+    return float(np.mean(below + up_to) / 2 / len(negatives))
 
 
 def compare(models: Mapping[str, Sequence[Pool]]) -> list[Row]:

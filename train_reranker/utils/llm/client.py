@@ -6,22 +6,21 @@ import asyncio
 import logging
 import os
 import random
+import re
 import time
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from utils.cli import InputError, RunError, log
+from utils.llm.dialect import Dialect, Form
 from utils.llm.ledger import Ledger
 from utils.llm.pace import Keys, Pace, Patience
 from utils.llm.prompts import Question
 from utils.llm.protocol import (
     MAY_REFUSE,
     Completion,
-    Dialect,
     EndpointSettings,
     Fault,
-    Form,
     Kind,
     Scrubber,
     connection_fault,
@@ -34,7 +33,6 @@ from utils.teacher import TeacherError
 
 _FIRST = 4  # questions on their way before one was answered, since what is wrong is wrong for all
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 class _Sent(NamedTuple):
@@ -252,14 +250,15 @@ class Client:
         line.answered_with.add(key)
         self._ledger.without_usage += not completion.counted
         reply = completion.reply
-        if reply.content.strip() or reply.finish_reason in ("content_filter", "refusal"):
+        if reply.content.strip():
             line.failures.clear()
             line.answered, line.since, line.failing_since = True, time.monotonic(), None
             return
         thought = ", all of it went into the reasoning field" if completion.only_thought else ""
-        fault = Fault(Kind.EMPTY, f"no text (finish_reason {reply.finish_reason or 'none'}{thought})")
+        kind = Kind.REFUSED if reply.finish_reason in ("content_filter", "refusal") else Kind.EMPTY
+        fault = Fault(kind, f"no text (finish_reason {reply.finish_reason or 'none'}{thought})")
         self._count(settings, line, fault)
-        self._say(settings, line, fault, f"; {self._remedy(settings, Kind.EMPTY)}")
+        self._say(settings, line, fault, f"; {self._remedy(settings, fault)}")
 
     def _check(
         self, settings: EndpointSettings, line: _Line, key: int, fault: Fault, tries: int, limited: float | None
@@ -283,11 +282,13 @@ class Client:
             raise self._end(settings, f"{refused} ({fault.status}); {fix}{said}")
         if fault.kind is Kind.MODEL and not line.answered_with:
             fix = f"fix {settings.model_key} or {settings.section}.base_url"
+            if re.fullmatch(r"\w+://[^/]*/?", settings.base_url):
+                fix += ", which ends in /v1 with most"
             raise self._end(settings, f"there is no such model or address ({fault.status}: {fault.text}); {fix}")
         if fault.kind is Kind.UNREACHABLE and not self._reached and tries >= self._patience.connect_tries:
-            raise self._end(settings, f"it cannot be reached ({fault.text}); {self._remedy(settings, fault.kind)}")
+            raise self._end(settings, f"it cannot be reached ({fault.text}); {self._remedy(settings, fault)}")
         if fault.kind is Kind.GARBLED and not line.answered_with and tries >= self._patience.connect_tries:
-            raise self._end(settings, f"what it replies is {fault.text}; {self._remedy(settings, fault.kind)}")
+            raise self._end(settings, f"what it replies is {fault.text}; {self._remedy(settings, fault)}")
         if fault.wait is not None and fault.wait > self._patience.longest_told_wait:
             raise self._end(settings, f"it asks to wait for {fault.wait:.0f} s ({fault.shown}); go on after that")
         self._count(settings, line, fault)
@@ -315,7 +316,7 @@ class Client:
         if line.failures[fault.alike] < most or (works and now - line.failing_since < self._patience.outage):
             return
         times = f"{line.failures[fault.alike]} requests in a row brought nothing but this: {fault.shown}"
-        raise self._end(settings, f"{times}; {self._remedy(settings, fault.kind)}")
+        raise self._end(settings, f"{times}; {self._remedy(settings, fault)}")
 
     async def _wait(self, settings: EndpointSettings, line: _Line, fault: Fault, tries: int) -> None:
         """Wait until the call is worth another try."""
@@ -340,15 +341,21 @@ class Client:
             line.warned = now
             log.warning("%s: %s (no reply for %.0f s)%s", settings.provider, fault.shown, without, what)
 
-    def _remedy(self, settings: EndpointSettings, kind: Kind) -> str:
-        """Return what a user can do about a kind of fault that stays."""
+    def _remedy(self, settings: EndpointSettings, fault: Fault) -> str:
+        """Return what a user can do about a fault that stays."""
+        address, proxies = f"fix {settings.section}.base_url", _named(*_PROXIES)
+        if proxies:
+            address += f", or {proxies} in the environment, through which requests go"
+        if "CERTIFICATE" in fault.text:
+            address = "name the certificate that it is to be trusted by in SSL_CERT_FILE in the environment"
+        thinking = "turn off the model's thinking or the server's reasoning parser"
         return {
             Kind.TIMEOUT: f"raise {settings.section}.timeout ({settings.timeout:g} s) or lower --concurrency",
-            Kind.EMPTY: "raise generation_params.max_tokens, or turn the model's thinking off",
+            Kind.EMPTY: f"raise generation_params.max_tokens, or {thinking}",
             Kind.REFUSED: f"fix {settings.model_key}, generation_params or {settings.section}",
-            Kind.GARBLED: f"fix {settings.section}.base_url",
-            Kind.UNREACHABLE: f"fix {settings.section}.base_url{_environment()}",
-        }.get(kind, f"see to the endpoint (or fix {settings.section}.base_url), then run the same command again")
+            Kind.GARBLED: address,
+            Kind.UNREACHABLE: address,
+        }.get(fault.kind, f"see to the endpoint (or fix {settings.section}.base_url), then run the same command again")
 
     def _end(self, settings: EndpointSettings, what: str) -> RunError:
         """Return the error that ends the run, for this call and for all others."""
@@ -356,14 +363,7 @@ class Client:
         return RunError(self._fatal)
 
 
-def _environment() -> str:
-    """Return the words that name the variables that decide how an endpoint is reached."""
-    proxies, certificates = _named(_PROXIES), _named(_CERTIFICATES)
-    through = f", or {proxies} in the environment, through which requests go" if proxies else ""
-    return f"{through}, or {certificates} in the environment" if certificates else through
-
-
-def _named(variables: Iterable[str]) -> str:
+def _named(*variables: str) -> str:
     """Return those environment variables, in capitals or not, that are set."""
     return " and ".join(name for name, value in os.environ.items() if name.upper() in variables and value)
 
@@ -379,14 +379,14 @@ def _connect(settings: EndpointSettings, keys: tuple[str, ...]) -> list[Any]:
     try:
         pool = openai.DefaultAsyncHttpxClient()  # up to 1,000 connections, of which 100 are kept
     except ImportError:
-        raise InputError(
-            f"{_named(_PROXIES)} in the environment names a SOCKS proxy: pip install socksio, or unset it"
-        ) from None
+        where = f"{_named(*_PROXIES)} in the environment"
+        raise InputError(f"{where} names a SOCKS proxy: pip install socksio, or unset it") from None
     except OSError as error:
-        where = f"{_named(_CERTIFICATES)} in the environment"
+        where = "SSL_CERT_FILE in the environment"
         raise InputError(f"{where} is no file of certificates ({error.strerror or error}); fix or unset it") from None
     except Exception:  # ValueError, and the HTTP library's InvalidURL, which has no better base
-        raise InputError(f"{_named(_PROXIES)} in the environment is no proxy's address; fix or unset it") from None
+        where = f"{_named(*_PROXIES)} in the environment"
+        raise InputError(f"{where} is no proxy's address; fix or unset it") from None
     shared: dict[str, Any] = {"max_retries": 0, "http_client": pool}
     if settings.api_type == "azure":
         shared |= {"azure_endpoint": settings.base_url, "api_version": settings.api_version}

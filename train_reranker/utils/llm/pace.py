@@ -20,7 +20,7 @@ class Patience(NamedTuple):
     outage: float = 180.0  # how long there may be nothing but failures once replies have come
     longest_limit: float = 900.0  # how long "too many requests" may be all that a call is told
     say_after: float = 5.0  # without a reply: a warning, and then one every ``say_every`` seconds
-    say_every: float = 60.0
+    say_every: float = 30.0
     first_wait: float = 0.5
     longest_wait: float = 30.0
     longest_told_wait: float = 600.0  # an endpoint that asks for more (a daily limit) ends the run

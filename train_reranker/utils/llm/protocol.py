@@ -1,4 +1,4 @@
-"""What passes between us and an endpoint: its settings, requests in its dialect, what its replies and refusals mean.
+"""What passes between us and an endpoint: its settings, what its replies and refusals mean.
 
 Nothing here waits or sends; :mod:`utils.llm.client` does.
 """
@@ -9,7 +9,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 from utils import jsonl
 from utils.cli import InputError
 from utils.llm.ledger import Price
-from utils.llm.prompts import Question
 from utils.llm.replies import Reply
 
 TIMEOUT = 60.0  # seconds that a reply may take, unless the configuration says otherwise
@@ -58,6 +57,8 @@ class EndpointSettings:
         if "max_new_tokens" in params:
             params.setdefault("max_tokens", params.pop("max_new_tokens"))
         object.__setattr__(self, "params", params)
+        if "response_format" in params:
+            object.__setattr__(self, "response_format", None)
         object.__setattr__(self, "api_keys", tuple(key.strip() for key in self.api_keys))
         for number, key in enumerate(self.api_keys, 1):
             if not re.fullmatch(r"[!-~]+", key):
@@ -217,7 +218,7 @@ def connection_fault(error: BaseException, scrub: Scrubber) -> Fault:
     if name in _NEVER_CONNECTED or isinstance(error, ValueError):  # a host's name that none can be
         return Fault(Kind.UNREACHABLE, scrub.message(f"{name} {error}" if name != "LocalProtocolError" else name))
     if name == "DecodingError":
-        return Fault(Kind.GARBLED, "the reply cannot be unpacked as its Content-Encoding says")
+        return Fault(Kind.GARBLED, "no chat completion, but a body that is not packed as its Content-Encoding says")
     return Fault(Kind.TIMEOUT if "Timeout" in name else Kind.CONNECTION, name)
 
 
@@ -275,9 +276,9 @@ def _read_error(body: str) -> tuple[str, str, str]:
     if isinstance(error, dict):
         error = error.get("error") or error.get("errors") or error.get("detail") or error
     if isinstance(error, list) and error and isinstance(error[0], dict):
-        if "loc" not in error[0]:
+        if not isinstance(error[0].get("loc"), list):
             return _read_error(json.dumps(error[0]))
-        place = [str(part) for part in error[0]["loc"] or () if part != "body"]  # FastAPI: what does not validate
+        place = [str(part) for part in error[0]["loc"] if part != "body"]  # FastAPI: what does not validate
         return json.dumps(error)[:2000], str(error[0].get("type") or ""), place[0] if place else ""
     if not isinstance(error, dict):
         return str(error)[:2000], "", ""
@@ -336,9 +337,13 @@ def read_completion(content: bytes, prompt_chars: int, scrub: Scrubber) -> Compl
     text = content.decode(json.detect_encoding(content), "replace").lstrip()
     try:
         body = _join_stream(text) if re.match(r"(?:data|event|id|retry)?:", text) else jsonl.loads(text)
-    except ValueError:
+        return _read_completion(body, text, prompt_chars, scrub)
+    except (ValueError, RecursionError):  # no JSON, or nested too deeply
         page = _read_page(text)
         return Fault(Kind.GARBLED, scrub.message(f"no chat completion, but {page or repr(text[:80])}"))
+
+
+def _read_completion(body: Any, text: str, prompt_chars: int, scrub: Scrubber) -> Completion | Fault:
     choice = _first(body.get("choices")) if isinstance(body, dict) else None
     if choice is None:
         if isinstance(body, dict) and any(body.get(key) for key in ("error", "errors", "detail", "message", "msg")):
@@ -346,12 +351,10 @@ def read_completion(content: bytes, prompt_chars: int, scrub: Scrubber) -> Compl
         return Fault(Kind.GARBLED, scrub.message(f"no chat completion, but {text[:80]!r}"))
     if choice.get("error"):
         return status_fault(200, {}, json.dumps({"error": choice["error"]}), scrub)
-    message = choice.get("message") or {}
-    if not isinstance(message, dict):
-        message = {"content": message}
+    message = _object(choice.get("message"))
     said = _text(message.get("content")) or _text(choice.get("text")) or _arguments(message)
     said = scrub.content(said).replace("\0", "\ufffd")
-    usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
+    usage = _object(body.get("usage"))
     told = [_count(usage.get(key)) for key in ("prompt_tokens", "completion_tokens")]
     tokens_in, tokens_out = told if None not in told else (prompt_chars // 4, len(said) // 4)
     finish = "refusal" if message.get("refusal") and not said else str(choice.get("finish_reason") or "")
@@ -366,18 +369,22 @@ def _join_stream(text: str) -> Any:
         ValueError: an event is no JSON, or the stream breaks off.
     """
     events = [line[5:].strip() for line in re.split(r"\r?\n", text) if line.startswith("data:")]
-    chunks = [jsonl.loads(event) for event in events if event and event != "[DONE]"]
-    if error := next((chunk for chunk in chunks if isinstance(chunk, dict) and chunk.get("error")), None):
+    chunks = [_object(jsonl.loads(event)) for event in events if event and event != "[DONE]"]
+    if error := next((chunk for chunk in chunks if chunk.get("error")), None):
         return error
-    choices = [choice for chunk in chunks if isinstance(chunk, dict) and (choice := _first(chunk.get("choices")))]
+    choices = [choice for chunk in chunks if (choice := _first(chunk.get("choices")))]
     finish = next((choice["finish_reason"] for choice in reversed(choices) if choice.get("finish_reason")), None)
     if "[DONE]" not in events and not finish:
         raise ValueError("the stream breaks off")
-    deltas = [choice.get("delta") or choice.get("message") or {} for choice in choices]
+    deltas = [_object(choice.get("delta") or choice.get("message")) for choice in choices]
     keys = ("content", "reasoning_content", "reasoning", "refusal")
     message = {key: "".join(_text(delta.get(key)) for delta in deltas) for key in keys}
-    usage = next((chunk["usage"] for chunk in reversed(chunks) if isinstance(chunk, dict) and chunk.get("usage")), None)
+    usage = next((chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage")), None)
     return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _first(choices: Any) -> dict[str, Any] | None:
@@ -396,8 +403,7 @@ def _text(content: Any) -> str:
 def _arguments(message: Mapping[str, Any]) -> str:
     """Return the arguments of a message's tool call: where a schema is made a tool, they are the answer."""
     call = _first(message.get("tool_calls")) or {}
-    function = call.get("function") or message.get("function_call") or {}
-    return _text(function.get("arguments")) if isinstance(function, dict) else ""
+    return _text(_object(call.get("function") or message.get("function_call")).get("arguments"))
 
 
 def _count(tokens: Any) -> int | None:
@@ -407,128 +413,3 @@ def _count(tokens: Any) -> int | None:
     except (TypeError, ValueError):
         return None
     return int(number) if 0 <= number <= 1e7 and not isinstance(tokens, bool) else None
-
-
-class Form(NamedTuple):
-    """What a request has besides the texts: a format of the reply, a system message, parameters."""
-
-    response_format: str | None
-    system: bool
-    params: Mapping[str, Any]
-
-    def body(self, question: Question) -> dict[str, Any]:
-        """Return the request's body, without the model."""
-        messages = [dict(message) for message in question.messages]
-        if not self.system:
-            system, user, *rest = messages
-            messages = [{"role": "user", "content": f"{system['content']}\n\n{user['content']}"}, *rest]
-        body = {"messages": messages, **self.params}
-        if self.response_format == "json_schema":
-            schema = {"name": question.schema_name, "strict": True, "schema": dict(question.schema)}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        elif self.response_format == "json_object":
-            body["response_format"] = {"type": "json_object"}
-        return body
-
-    def without(self, name: str) -> Form:
-        """Return the form without a parameter."""
-        return self._replace(params={key: value for key, value in self.params.items() if key != name})
-
-    def renamed(self) -> Form:
-        """Return the form with ``max_completion_tokens`` for ``max_tokens``."""
-        renamed = {"max_tokens": "max_completion_tokens"}
-        return self._replace(params={renamed.get(key, key): value for key, value in self.params.items()})
-
-    def since(self, earlier: Form) -> list[str]:
-        """Say what is different from an earlier form."""
-        changes = []
-        if self.response_format != earlier.response_format:
-            changes.append(f"response_format {self.response_format or 'none'}")
-        if self.system != earlier.system:
-            changes.append("the system message in the user's")
-        renamed = earlier.renamed() if "max_completion_tokens" in self.params else earlier
-        if renamed.params != earlier.params:
-            changes.append("max_completion_tokens for max_tokens")
-        changes += [f"no {name}" for name in renamed.params if name not in self.params]
-        return [*changes, *(f"{name}: {value}" for name, value in self.params.items() if name not in renamed.params)]
-
-
-_MATTERS = {"temperature": 1, "max_completion_tokens": 2, "max_tokens": 3}  # for the results: these are left out last
-
-
-class Dialect:
-    """The form in which one model takes a request: all at first, then without what it turned out to refuse.
-
-    What an endpoint says when it refuses is nothing to go by. So one thing after the other is left out, and what helps
-    stays out. Once the form has brought a reply it stays as it is: whatever is refused then is refused for its text.
-    """
-
-    _FORMAT = r"response_?format|json_schema|json_object|schema|strict|structured|guided|grammar"
-    _SYSTEM = r"system|\broles?\b"
-
-    def __init__(self, form: Form) -> None:
-        """Begin with what the configuration says."""
-        self.form = form
-        self.settled = False
-        self._in_vain: set[tuple[object, ...]] = set()
-
-    def may_learn(self, fault: Fault, tries: int) -> bool:
-        """Return whether a fault of the present form, the ``tries``-th of its question, may come from the form."""
-        if self.settled or fault.alike in self._in_vain:
-            return False
-        # Some endpoints fall over what they do not know: but an error of the server's own may also pass.
-        return fault.refuses or (fault.kind is Kind.SERVER and fault.status in MAY_REFUSE and tries > 1)
-
-    def trials(self, fault: Fault) -> Generator[Form, Fault, None]:
-        """Yield forms to try after a refusal of the present one, the likeliest first; to be sent what each brings.
-
-        What is left out in vain is put back. What changes the refusal stays out, since there may be several things
-        that are refused one by one; in the end all goes at once, since they may be refused in the same words.
-        """
-        first, form, tried = fault, self.form, 0
-        left = self._less(form, fault)
-        while left and tried < 12:
-            trial, tried = left.pop(0), tried + 1
-            answer = yield trial
-            if answer.alike != fault.alike:
-                form, fault = trial, answer
-                left = self._less(form, fault)
-        for trial in self._least(first):
-            yield trial
-        self._in_vain.add(first.alike)
-
-    def _least(self, fault: Fault) -> list[Form]:
-        """Return the forms with all that is likely left out at once, then more."""
-        plain = self.form._replace(response_format=None, system=False)
-        limited = plain.renamed()
-        limits = {name: value for name, value in limited.params.items() if name == "max_completion_tokens"}
-        limited = limited._replace(params=limits)
-        forms = {
-            Kind.SERVER: [plain],
-            Kind.MODEL: [limited],
-            Kind.REFUSED: [plain, limited, limited._replace(params={})],
-        }[fault.kind]
-        return [form for number, form in enumerate(forms) if form not in [self.form, *forms[:number]]]
-
-    def _less(self, form: Form, fault: Fault) -> list[Form]:
-        """Return the form with one thing less, in all ways; first without what the fault's words name."""
-        said = f"{fault.param} {fault.code} {fault.said}"
-
-        def named(pattern: str) -> bool:
-            return re.search(pattern, said, re.IGNORECASE) is not None
-
-        if fault.kind is Kind.MODEL:  # most likely there is no such model or address indeed
-            return [form._replace(response_format=None)] if form.response_format else []
-        formats = FORMATS[FORMATS.index(form.response_format) + 1 :]
-        less = [(named(self._FORMAT), form._replace(response_format=weaker)) for weaker in formats]
-        if form.system:
-            less.append((named(self._SYSTEM), form._replace(system=False)))
-        if named(r"\bstream") and not form.params.get("stream"):
-            less.append((True, form._replace(params={**form.params, "stream": True})))
-        # Servers that fall over a parameter are rarer than servers that are down.
-        params = () if fault.kind is Kind.SERVER else form.params
-        if "max_tokens" in params:
-            less.append((named("max_tokens"), form.renamed()))
-        for name in sorted(params, key=lambda name: _MATTERS.get(name, 0)):
-            less.append((named(rf"(?<!\w){re.escape(name)}(?!\w)"), form.without(name)))
-        return [one for _, one in sorted(less, key=lambda pair: not pair[0])]

@@ -77,8 +77,7 @@ class LLMTeacher:
         self._min_segment_words, self._askings, self._seed = min_segment_words, askings, seed
         self._max_tokens, self._max_windows = max_document_tokens, max_document_windows
         self._longest_prompt = window.longest_prompt(longest_document, max_document_tokens)
-        self._first: dict[str, asyncio.Lock | None] = {}  # of each model; None once a reply has come
-        self._failure: RunError | None = None  # of a first question
+        self._trials: dict[str, asyncio.Task[None]] = {}  # of the longest prompt, by model
         self._make_client = lambda settings: Client(settings, ledger, patience, max_in_flight, seed)
         self._clients: dict[tuple[object, ...], Client] = {}
 
@@ -189,28 +188,17 @@ class LLMTeacher:
         reply, was_free = await self.cache.once(key, settings.model, lambda: self._fetch(settings, question))
         self.ledger.cache_hits += was_free
         if was_free and reply.content.strip():
-            client.has_answered(settings)
+            self._client(settings).has_answered(settings)
         self.ledger.weigh(question.schema_name, settings.price, reply.tokens_in, reply.tokens_out)
         return reply, was_free
 
     async def _fetch(self, settings: EndpointSettings, question: prompts.Question) -> Reply:
-        """Ask the endpoint; a model's first question goes alone, for what fails there would fail for all."""
+        """Ask the endpoint, once it is known to take the longest prompt."""
         client = self._client(settings)
-        first = self._first.setdefault(settings.model, asyncio.Lock())
-        if first is None:
-            return await client.ask(settings, question)
-        async with first:
-            if self._failure:
-                raise self._failure
-            try:
-                if self._first[settings.model]:
-                    await self._try_longest(settings, client)
-                reply = await client.ask(settings, question)
-            except RunError as failure:
-                self._failure = failure
-                raise
-            self._first[settings.model] = None
-        return reply
+        if settings.model not in self._trials:
+            self._trials[settings.model] = asyncio.create_task(self._try_longest(settings, client))
+        await asyncio.shield(self._trials[settings.model])
+        return await client.ask(settings, question)
 
     async def _try_longest(self, settings: EndpointSettings, client: Client) -> None:
         """Make sure that the model's context window holds the longest prompt, with room for the reply.

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 LAMBDAS = ("lambda1", "lambda2", "lambda3")
 BASE, FINE_TUNED = "base", "fine-tuned"
 
+# So deep is searched at most for texts that do not repeat: FAISS returns no more on a GPU.
+DEEPEST = 2048
+
 
 class Arm(NamedTuple):
     """One way to retrieve: whether the first stage is diverse, and which reranker sorts what it returns."""
@@ -169,7 +172,9 @@ class Retriever:
     def retrieve(
         self, arms: Sequence[str], queries: Sequence[str], sources: Sequence[Document], k: int
     ) -> list[dict[str, list[Candidate]]]:
-        """Return, for each query, the candidates of each arm, best first, ``k`` at most, without the source document.
+        """Return, for each query, the candidates of each arm, best first, ``k`` at most.
+
+        None is of the source's article or has its text, and none has the text of another, up to white space.
 
         Args:
             arms: names in ``ARMS``.
@@ -244,33 +249,37 @@ class Retriever:
         return sorted(scored, key=lambda candidate: -candidate.score)
 
     def _search(
-        self, vectors: np.ndarray, sources: Sequence[Document], wanted: Sequence[int]
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return scores and rows of the ``wanted[i]`` nearest to query i, less its source document."""
-        scores, rows = self.index.search(vectors, max(wanted))
-        found = []
-        for i, (source, n) in enumerate(zip(sources, wanted, strict=True)):
-            # Approximate indexes fill up with -1 where they find too few.
-            kept = [j for j in range(min(n, rows.shape[1])) if rows[i, j] >= 0]
-            kept = [j for j in kept if self.corpus[rows[i, j]].article != source.article]
-            found.append((scores[i, kept], rows[i, kept]))
-        return found
+        self, vectors: np.ndarray, sources: Sequence[Document], least: int, k: int
+    ) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """Return each source's row, and scores and rows of what is nearest to its query and may answer it.
+
+        Looks at the ``least`` nearest, and at more where the source's chunks or repeated texts leave fewer than ``k``.
+        """
+        origins = [self.corpus.row(source.id) for source in sources]
+        depths = [max(least, k + self.corpus.chunks(source.id)) for source in sources]
+        found: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}
+        while left := [i for i in range(len(sources)) if i not in found]:
+            scores, rows = self.index.search(vectors[left], max(depths[i] for i in left))
+            for i, near, near_scores in zip(left, rows, scores, strict=True):
+                real = np.flatnonzero(near[: depths[i]] >= 0)  # approximate indexes fill up with -1
+                kept = real[self.corpus.answering(origins[i], near[real])]
+                if len(kept) >= k or depths[i] >= min(len(self.corpus), DEEPEST):
+                    found[i] = origins[i], near_scores[kept], near[kept]
+                depths[i] = min(4 * depths[i], DEEPEST)
+        return [found[i] for i in range(len(sources))]
 
     def _nearest(self, vectors: np.ndarray, sources: Sequence[Document], k: int) -> list[list[Candidate]]:
-        """The ``k`` nearest, not counting the source's own chunks."""
-        wanted = [k + self.corpus.chunks(source.id) for source in sources]
-        return [self._candidates(rows[:k], scores[:k]) for scores, rows in self._search(vectors, sources, wanted)]
+        """The ``k`` nearest that may answer."""
+        return [self._candidates(rows[:k], scores[:k]) for _, scores, rows in self._search(vectors, sources, 0, k)]
 
     def _diverse(self, vectors: np.ndarray, sources: Sequence[Document], k: int) -> list[list[Candidate]]:
-        """MMR over the 3k nearest less the source; more are fetched only where its chunks would leave fewer than k."""
-        wanted = [max(3 * k, k + self.corpus.chunks(source.id)) for source in sources]
-        found = self._search(vectors, sources, wanted)
-        origins = [self.corpus.row(source.id) for source in sources]
+        """MMR over those of the 3k nearest that may answer."""
+        found = self._search(vectors, sources, 3 * k, k)
         # All vectors at once: an index may have to encode them, or to ask another machine for them.
-        needed = np.unique(np.concatenate([origins, *(rows for _, rows in found)]))
+        needed = np.unique(np.concatenate([[origin for origin, *_ in found], *(rows for *_, rows in found)]))
         known = self.index.vectors(needed).astype(np.float64)
         results = []
-        for query, origin, (scores, rows) in zip(vectors.astype(np.float64), origins, found, strict=True):
+        for query, (origin, scores, rows) in zip(vectors.astype(np.float64), found, strict=True):
             pool = known[np.searchsorted(needed, rows)]
             chosen = mmr(query, pool, known[np.searchsorted(needed, origin)], k, self.weights)
             results.append(self._candidates(rows[chosen], scores[chosen]))

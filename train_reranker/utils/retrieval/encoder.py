@@ -12,10 +12,11 @@ import numpy as np
 from utils.cli import InputError
 from utils.models import (
     CPU_BATCH_TOKENS,
+    ENCODER,
     check_devices,
     half_precision,
     length_limit,
-    load_pretrained,
+    load_model,
     token_batches,
     visible_devices,
     weights_fingerprint,
@@ -98,8 +99,6 @@ class Encoder:
         Raises:
             InputError: the folder holds no such model, or the pooling is unknown.
         """
-        from transformers import AutoModel
-
         if pooling not in POOLINGS:
             raise InputError(f"model2pooling of {method}: {pooling!r} is unknown; use {' or '.join(POOLINGS)}")
         # What opens the same encoder in another process.
@@ -116,13 +115,13 @@ class Encoder:
         self.devices = list(devices or visible_devices())
         check_devices(self.devices, "retrieval_devices")
         self.device = self.devices[0]
-        self.tokenizer, model = load_pretrained(AutoModel, path, "retrieval model")
-        self.tokenizer.padding_side = "right"  # where the first and the last token are is counted from the left
+        # Padded on the right: where the first and the last token are is counted from the left.
+        self.tokenizer, model, _ = load_model(path, ENCODER, pooler=pooling == "pooler")
         dtype = half_precision(self.device) if half else None
-        self.model: Any = model.to(device=self.device, dtype=dtype).eval()
+        self.model: Any = model.to(device=self.device, dtype=dtype)
         budget = batch_size * 128
         self.batch_tokens = min(budget, CPU_BATCH_TOKENS) if self.device == "cpu" else budget
-        self.max_length = min(max_length, length_limit(model.config, self.tokenizer))
+        self.max_length = min(max_length, length_limit(model.config, self.tokenizer) or max_length)
         self.prefixes = instructions(method, instruction)
         # Not the precision: an index that one machine built is another's, whatever each is fast at.
         described = [pooling, self.prefixes[PASSAGE], str(self.max_length)]

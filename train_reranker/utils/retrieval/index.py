@@ -287,4 +287,4 @@ def training_vectors(vectors: VectorFile, index: Any, seed: int) -> np.ndarray:
         lists = 0
     documents = vectors.shape[0]
     count = min(documents, max(TRAINING_VECTORS, TRAINING_VECTORS_A_LIST * lists))
-    return vectors.read(np.sort(np.random.default_rng(seed).choice(documents, count, replace=False)))
+    return vectors.read(np.sort(np.random.default_rng(abs(seed)).choice(documents, count, replace=False)))

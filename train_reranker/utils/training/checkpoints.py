@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 from utils.cli import InputError, log
+from utils.models import is_whole_safetensors
 
 # A name that neither the resumption nor transformers takes for a checkpoint.
 STAGING = ".unfinished"
@@ -63,23 +64,11 @@ def find_fault(checkpoint: Path) -> str | None:
     if not any(checkpoint.glob("optimizer.*")) and not any(checkpoint.glob("global_step*/*.pt")):
         return "it has no optimizer's state"
     for file in sorted(checkpoint.rglob("*")):
-        if (file.suffix == ".safetensors" and not _is_whole_safetensors(file)) or (
+        if (file.suffix == ".safetensors" and not is_whole_safetensors(file)) or (
             file.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(file)
         ):
             return f"{file.relative_to(checkpoint)} is cut"
     return None
-
-
-def _is_whole_safetensors(file: Path) -> bool:
-    """Compare the size with what the header promises."""
-    with file.open("rb") as content:
-        size = int.from_bytes(content.read(8), "little")
-        try:
-            header = json.loads(content.read(size))
-        except (ValueError, OverflowError, MemoryError):
-            return False
-    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-    return file.stat().st_size == 8 + size + max(ends, default=0)
 
 
 def publish(staged: Path, place: Path) -> None:

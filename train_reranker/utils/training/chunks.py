@@ -66,10 +66,10 @@ class Piece(NamedTuple):
 class ChunkedScorer:
     """Scores ragged batches (see :func:`utils.training.groups.collate`) with a sequence classifier, chunk by chunk."""
 
-    def __init__(self, model: Any, padding: dict[str, int], memory: Memory) -> None:
-        """Hold the model; ``padding`` names the value that fills up each of its inputs."""
+    def __init__(self, model: Any, padding: dict[str, int], memory: Memory, side: str = "right") -> None:
+        """Hold the model; ``padding`` names the value that fills up each of its inputs, ``side`` where it goes."""
         self.model = model
-        self.padding = padding
+        self.padding, self.side = padding, side
         self.memory = memory
 
     def __call__(self, pairs: dict[str, Any]) -> Tensor:
@@ -134,7 +134,12 @@ class ChunkedScorer:
 
     def score(self, pairs: dict[str, Any], positions: Sequence[int]) -> Tensor:
         """Return the scores of some pairs, float32 of shape (B, 1)."""
-        return self.model(**self.pad(pairs, positions), return_dict=True).logits.float()
+        try:
+            return self.model(**self.pad(pairs, positions), return_dict=True).logits.float()
+        except ValueError:  # T5 and BART refuse a batch of texts that spell their end token unequally often
+            if len(positions) == 1:
+                raise
+            return torch.cat([self.score(pairs, [position]) for position in positions])
 
     def pad(self, pairs: dict[str, Any], positions: Sequence[int]) -> dict[str, Tensor]:
         """Cut some pairs out of a ragged batch: inputs of shape (B, T), and a mask unless all are as long."""
@@ -143,9 +148,11 @@ class ChunkedScorer:
         starts = list(itertools.accumulate(pairs["lengths"], initial=0))
         ids = pairs["input_ids"]
         bounds = torch.tensor([lengths, [starts[i] for i in positions]]).to(ids.device, non_blocking=True)
-        column = torch.arange(width, device=ids.device)
-        mask = column < bounds[0, :, None]
-        source = (bounds[1, :, None] + column).clamp_(max=len(ids) - 1)
+        column = torch.arange(width, device=ids.device).expand(len(positions), -1)
+        if self.side == "left":
+            column = column - (width - bounds[0, :, None])
+        mask = (column >= 0) & (column < bounds[0, :, None])
+        source = (bounds[1, :, None] + column).clamp_(0, len(ids) - 1)
         inputs = {key: pairs[key][source].masked_fill_(~mask, fill) for key, fill in self.padding.items()}
         # Without a mask, attention need not read one.
         return inputs if min(lengths) == width else inputs | {"attention_mask": mask.long()}
@@ -171,7 +178,7 @@ class ChunkedScorer:
         width = round_up(max(pairs["lengths"][i] for i in positions), self.memory.multiple)
         if not self.memory.lower(len(positions), width * len(positions)):
             raise torch.OutOfMemoryError(f"a single pair of {width} tokens does not fit into memory")
-        if self.memory.by_layer and hasattr(self.model, "activation_checkpointing_enable"):
+        if self.memory.by_layer and getattr(self.model, "supports_gradient_checkpointing", False):
             self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 

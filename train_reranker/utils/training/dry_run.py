@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils import cli
+from utils.models import load_tokenizer
 from utils.report.text import percent, table
 from utils.training.groups import draw_group, encode_pairs, plan_chunks, round_up
 from utils.training.job import TrainingJob
@@ -56,6 +57,7 @@ def render(job: TrainingJob, argv: Sequence[str], processes: int) -> str:
         ["rows read", facts.rows],
         ["rows held out for evaluation", len(job.held_out)],
         ["rows left out or thinned for that", f"{facts.dropped} left out, {facts.pruned} passages taken out"],
+        ["negatives taken out of held-out rows", facts.thinned],
         ["rows trained on (groups an epoch)", len(job.examples)],
         ["pairs a group", settings.train_group_size],
         ["rows with too few negatives", f"{facts.short} ({settings.fill})"],
@@ -78,10 +80,8 @@ def render(job: TrainingJob, argv: Sequence[str], processes: int) -> str:
 
 def count_tokens(job: TrainingJob, max_tokens: int | None) -> Tokens:
     """Encode the groups of a seeded sample of rows, in steps as a device would take them."""
-    from transformers import AutoTokenizer
-
     settings = job.settings
-    tokenizer = AutoTokenizer.from_pretrained(job.model)
+    tokenizer, _ = load_tokenizer(job.model)
     rng = random.Random(settings.seed)
     rows = rng.sample(job.examples, min(SAMPLE, len(job.examples)))
     lengths, cut, groups = [], 0, []

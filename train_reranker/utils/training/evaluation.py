@@ -53,19 +53,30 @@ class Point(NamedTuple):
     ranks: list[float]
 
 
-def hold_out(rows: Sequence[ContrastiveExample], fraction: float, seed: int) -> Split:
-    """Take a share of the rows for evaluation, and what they share with the others out of the others.
+def hold_out(rows: Sequence[ContrastiveExample], fraction: float, seed: int, keep_negatives: bool = False) -> Split:
+    """Take a share of the rows for evaluation, as :func:`utils.examples.split_examples` does.
 
-    Rows of one query stay together; no query and no passage stands on both sides. At most about ``MOST_QUERIES`` rows
-    are taken. Those without a negative rank nothing and are dropped; if fewer than ``FEWEST_QUERIES`` remain, none is
-    held out.
+    At most about ``MOST_QUERIES`` rows are taken. If fewer than ``FEWEST_QUERIES`` can be, none is held out.
     """
     fraction = min(fraction, MOST_QUERIES / max(1, len(rows)))
-    split = split_examples([Labelled(row.query, row.query, row) for row in rows], fraction, random.Random(seed))
-    ranking = [row for row in split.test if row.neg]
-    if len(ranking) < FEWEST_QUERIES:
-        return Split(list(rows), [], 0, 0)
-    return split._replace(test=ranking, dropped=split.dropped + len(split.test) - len(ranking))
+    labelled = [Labelled(row.query, row.query, row) for row in rows]
+    split = split_examples(labelled, fraction, random.Random(seed), keep_negatives)
+    if len(split.test) < FEWEST_QUERIES:
+        return Split(list(rows), [], 0, 0, 0, split.wanted)
+    return split
+
+
+def shortfall(split: Split) -> str | None:
+    """Say why far fewer rows are held out than wanted, what that means, and what to do; None if they are not."""
+    if len(split.test) >= 0.9 * split.wanted:
+        return None
+    if split.wanted < FEWEST_QUERIES:
+        reason = f"so few rows can spare {split.wanted} queries, and {FEWEST_QUERIES} are needed to show anything"
+    else:
+        reason = f"holding out {split.wanted} would lose too many others, which share queries, positives or negatives"
+    if split.test:
+        return f"only {len(split.test)} rows are held out: {reason}; name --eval_data to test on more"
+    return f"no evaluation, so whether this training helps stays unknown: {reason}; name --eval_data, or give more rows"
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float], comparisons: int = 1) -> Difference:

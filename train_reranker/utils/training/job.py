@@ -6,15 +6,19 @@ import hashlib
 import importlib.util
 import json
 import math
+import netrc
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from utils import cli, examples, jsonl
 from utils.cli import InputError, log
-from utils.models import find_model, position_limit
+from utils.examples import Split
+from utils.models import find_model, length_limit, load_tokenizer
 from utils.schema import ContrastiveExample
 from utils.training import checkpoints, evaluation, launch
 from utils.training.groups import Lengths
@@ -27,6 +31,8 @@ NEGATIVE_FILLS = ("other_rows", "repeat")
 # Where a run notes what it was begun with, so that it is not gone on with differently.
 BEGUN = "training.json"
 CARD = "README.md"  # the model card, which a run writes last
+# What a run leaves before it has a model or a checkpoint; "runs" are TensorBoard's logs.
+LEFTOVERS = (BEGUN, evaluation.FILE, evaluation.CURVE, "runs")
 
 _SHORTEST_PASSAGE = 8  # room for the special tokens and some text
 
@@ -98,9 +104,10 @@ class Facts(NamedTuple):
     held_out_digest: str
     rows: int
     short: int  # rows that had too few negatives of their own
-    dropped: int  # rows whose only positives are held out
-    pruned: int  # passages taken out of other rows because they are held out
-    overlap: int  # rows whose query or passages stand in --eval_data as well
+    dropped: int  # rows lost to both sides, so that others can be held out
+    pruned: int  # passages taken out of rows because they are held out
+    thinned: int  # negatives taken out of held-out pools because rows stand on them
+    notes: Sequence[str]  # what there is to be known of the data, a line each
 
 
 def prepare(settings: TrainingSettings) -> TrainingJob:
@@ -123,24 +130,28 @@ def prepare(settings: TrainingSettings) -> TrainingJob:
 
 def _read_rows(settings: TrainingSettings) -> tuple[list[ContrastiveExample], list[ContrastiveExample], Facts]:
     """Return the rows to train on, with their groups' negatives, those to evaluate on, and what became of them."""
-    rows = examples.read_examples(settings.train_data)
+    notes: list[str] = []
+    rows = examples.read_examples(settings.train_data, tell=notes.append)
     if settings.knowledge_distillation:
         _check_teacher_scores(rows, settings)
     if settings.eval_data:
-        held_out = examples.read_examples(settings.eval_data, "evaluation data")
-        texts = {text for row in held_out for text in (row.query, *row.pos, *row.neg)}
-        overlap = sum(not texts.isdisjoint((row.query, *row.pos, *row.neg)) for row in rows)
-        trained, dropped, pruned = rows, 0, 0
+        held_out = examples.read_examples(settings.eval_data, "evaluation data", notes.append)
+        if not any(row.neg for row in held_out):
+            raise InputError(f"evaluation data {', '.join(settings.eval_data)}: no row has a negative to rank against")
+        texts = {text for row in held_out for text in (row.query, *row.passages)}
+        overlap = sum(not texts.isdisjoint((row.query, *row.passages)) for row in rows)
+        if overlap:
+            notes.append(f"{overlap} rows share a query or passage with --eval_data: it will flatter the model")
+        split = Split(rows, held_out, 0, 0, 0, 0)
     else:
-        trained, held_out, dropped, pruned = evaluation.hold_out(rows, settings.eval_fraction, settings.seed)
-        overlap = 0
-    if settings.knowledge_distillation:  # what the held-out rows have taken from the others has left some with none
-        scored = [row for row in trained if row.neg]
-        trained, dropped = scored, dropped + len(trained) - len(scored)
-    trained, short = _complete_groups(trained, settings)
-    if settings.eval_data and not any(row.neg for row in held_out):
-        raise InputError(f"evaluation data {', '.join(settings.eval_data)}: no row has a negative to rank against")
-    return trained, held_out, Facts(_digest(rows), _digest(held_out), len(rows), short, dropped, pruned, overlap)
+        # What has no negative has no score to distil from.
+        keep_negatives = settings.knowledge_distillation
+        split = evaluation.hold_out(rows, settings.eval_fraction, settings.seed, keep_negatives)
+        if short_of := evaluation.shortfall(split):
+            notes.append(short_of)
+    trained, short = _complete_groups(split.train, settings)
+    digests = _digest(rows), _digest(split.test)
+    return trained, split.test, Facts(*digests, len(rows), short, split.dropped, split.pruned, split.thinned, notes)
 
 
 def _digest(rows: Sequence[ContrastiveExample]) -> str:
@@ -181,12 +192,27 @@ def _check_settings(settings: TrainingSettings) -> None:
         wrong.append("only one of --resume and --overwrite_output_dir can be given")
     if settings.fp16 + settings.bf16 + settings.no_mixed_precision > 1:
         wrong.append("only one of --fp16, --bf16 and --no_mixed_precision can be given")
+    if not 0 <= settings.seed < 2**32:
+        wrong.append("--seed must be from 0 to 4294967295")  # what numpy takes
     if settings.report_to not in REPORTERS:
         wrong.append(f"--report_to must be one of {', '.join(REPORTERS)}")
     elif (package := REPORTERS[settings.report_to]) and importlib.util.find_spec(package) is None:
         wrong.append(f"--report_to {package} needs a package: pip install {package}")
+    elif settings.report_to == "wandb" and not _has_wandb_key():
+        wrong.append("--report_to wandb needs a key: run `wandb login`, or set WANDB_API_KEY or WANDB_MODE=offline")
     if wrong:
         raise InputError("; ".join(wrong))
+
+
+def _has_wandb_key() -> bool:
+    """Tell whether wandb would find a key, or needs none."""
+    if os.environ.get("WANDB_MODE", "online") != "online" or os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 def _find_ds_config(settings: TrainingSettings) -> Path:
@@ -242,7 +268,10 @@ def _check_output(output: Path, model: Path, settings: TrainingSettings) -> None
         raise InputError(f"output folder {output} is a file: choose another --output_dir")
     if model.is_relative_to(output):
         raise InputError(f"output folder {output} holds the model to start from: choose another --output_dir")
-    if output.is_dir() and any(output.iterdir()) and not (settings.overwrite_output_dir or settings.resume):
+    if settings.overwrite_output_dir or settings.resume or not output.is_dir():
+        return
+    # What a start that failed has left is no more than that.
+    if any(file.name not in LEFTOVERS and not file.name.startswith(".") for file in output.iterdir()):
         raise InputError(
             f"output folder {output} is not empty: choose another --output_dir, "
             "go on with --resume, or replace the model in it with --overwrite_output_dir"
@@ -255,12 +284,6 @@ def _find_resume(job: TrainingJob) -> Path | None:
     Raises:
         InputError: no checkpoint is whole, or they are of a training with other settings or data.
     """
-    begun = job.output / BEGUN
-    if begun.is_file():
-        before, now = _read_json(begun), begun_with(job)
-        different = [f"{key} {before.get(key)}, not {value}" for key, value in now.items() if before.get(key) != value]
-        if different:
-            raise InputError(f"{job.output} was begun with {'; '.join(different)}: resume with the same")
     if job.settings.resume is True and not any(job.output.glob("checkpoint-*")):
         if (job.output / CARD).exists():
             raise InputError(
@@ -269,18 +292,35 @@ def _find_resume(job: TrainingJob) -> Path | None:
             )
         log.info("there is no checkpoint in %s: training from the beginning", job.output)
         return None
-    return checkpoints.find_checkpoint(job.output, job.settings.resume)
+    found = checkpoints.find_checkpoint(job.output, job.settings.resume)
+    begun = found.parent / BEGUN
+    if begun.is_file():
+        before, now = _read_json(begun), begun_with(job)
+        # What an older version did not note yet is not held against the run.
+        different = [f"{k} {before[k]}, not {now[k]}" for k in now if k in before and before[k] != now[k]]
+        if different:
+            raise InputError(
+                f"{found.parent} was begun with {'; '.join(different)}: resume with the same, "
+                "or start from scratch with --overwrite_output_dir"
+            )
+    return found
 
 
 def begun_with(job: TrainingJob) -> dict[str, Any]:
-    """Return what must not change between the beginning of a run and its resumption."""
+    """Return all that steps, rates, rows or sums depend on: it must not change before a run is resumed."""
+    from utils.training.arguments import precision
+
     names = ["epochs", "batch_size", "gradient_accumulation_steps", "learning_rate", "warmup_ratio", "weight_decay"]
     names += ["train_group_size", "negative_fill", "knowledge_distillation", "use_deepspeed", "seed"]
     kept = {f"--{name}": getattr(job.settings, name) for name in names}
     digests = {"rows with the digest": job.facts.digest, "held-out rows with the digest": job.facts.held_out_digest}
-    return kept | digests | {"lengths": list(job.lengths), "model": str(job.model)}
+    half = [name for name, chosen in precision(job.settings).items() if chosen]
+    devices = {"processes": launch.world_size(job.settings.num_gpus), "precision": half[0] if half else "fp32"}
+    devices |= {"DeepSpeed configuration": None if job.ds_config is None else _read_json(job.ds_config)}
+    return kept | digests | devices | {"lengths": list(job.lengths), "model": str(job.model)}
 
 
 def _choose_lengths(settings: TrainingSettings, model: Path) -> Lengths:
-    limit = position_limit(_read_json(model / "config.json"))
+    tokenizer, config = load_tokenizer(model)
+    limit = length_limit(config, tokenizer)
     return fit_lengths(settings.query_max_len, settings.passage_max_len, limit, settings.pad_to_multiple_of)

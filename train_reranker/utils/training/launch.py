@@ -42,6 +42,11 @@ def count_processes(num_gpus: int | None) -> int:
     return num_gpus
 
 
+def world_size(num_gpus: int | None) -> int:
+    """Return how many processes train together: as a launcher says, else what :func:`count_processes` does."""
+    return int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else count_processes(num_gpus)
+
+
 def launch(script: str | Path, argv: Sequence[str], processes: int) -> int:
     """Run ``script`` with ``argv`` in several processes of this machine and return their exit code.
 

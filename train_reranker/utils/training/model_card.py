@@ -57,8 +57,8 @@ def _introduction(job: TrainingJob) -> str:
 
 
 def _metrics(job: TrainingJob, history: History | None) -> str:
-    if history is None or history.best is None or not history.points:
-        return "Not evaluated: the training had no held-out queries."
+    if history is None or history.best is None or history.difference() is None:
+        return "Not compared with its base: the training had no held-out queries, or its first evaluation is lost."
     base, best = history.points[0], history.best
     rows = [["MRR", base.MRR, best.MRR], ["nDCG@10", base.nDCG_10, best.nDCG_10]]
     origin = ", ".join(job.settings.eval_data) or "taken out of the training data by seed, with all their passages"

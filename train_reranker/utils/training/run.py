@@ -56,6 +56,12 @@ def run(job: TrainingJob) -> Result:
             raise RunError(
                 "out of memory, with chunks as small as can be: lower --passage_max_len, or take a larger device"
             ) from None
+        except Exception as error:
+            reporter = job.settings.report_to
+            if type(error).__module__.partition(".")[0] != reporter:
+                raise
+            reason = str(error).partition("\n")[0]
+            raise RunError(f"--report_to {reporter} failed: {reason}; fix that, or use --report_to none") from None
     # Not before: DeepSpeed keeps groups in its modules, and another training of this process would meet them.
     atexit.register(launch.leave_process_group)
     difference = None if history is None else history.difference()
@@ -88,15 +94,14 @@ def _tell(job: TrainingJob, arguments: Any) -> None:
     if facts.short:
         mend = "they are repeated" if settings.fill == "repeat" else "other rows' passages fill them up"
         log.info("%d of %d rows have too few negatives: %s", facts.short, len(job.examples), mend)
-    if facts.overlap:
-        log.warning("%d rows share a query or passage with --eval_data: it will flatter the model", facts.overlap)
     if job.held_out and not settings.eval_data:
         log.info(
-            "%d rows are held out for evaluation; for that, %d others are left out and %d passages taken out of others",
-            len(job.held_out), facts.dropped, facts.pruned,
+            "%d rows are held out for evaluation; for that, %d others are left out, %d passages taken out of others "
+            "and %d negatives out of the held-out ones",
+            len(job.held_out), facts.dropped, facts.pruned, facts.thinned,
         )  # fmt: skip
-    elif not job.held_out and settings.eval_fraction:
-        log.warning("no evaluation: name --eval_data, or give more rows; whether this training helps stays unknown")
+    for note in facts.notes:
+        log.warning("%s", note)
     if job.resume:
         log.info("going on from %s", job.resume)
     batch = settings.batch_size * settings.gradient_accumulation_steps * arguments.world_size

@@ -28,9 +28,10 @@ from torch import Tensor
 from torch import distributed as dist
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from utils import cli
+from utils import cli, jsonl
 from utils.cli import InputError, RunError, log
-from utils.training import checkpoints, evaluation
+from utils.models import BASE, RERANKER, first_not_finite, load_model, read_object, tokenizer_files
+from utils.training import checkpoints, evaluation, launch
 from utils.training.chunks import ChunkedScorer, Memory
 from utils.training.evaluation import History
 from utils.training.groups import TrainingGroups, collate, encode_pairs
@@ -49,7 +50,7 @@ class GroupedCrossEncoder(CrossEncoderModel):
         self.group_size = group_size
         padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         padding = {key: value for key, value in padding.items() if key in tokenizer.model_input_names}
-        self.scorer = ChunkedScorer(base_model, padding, memory)
+        self.scorer = ChunkedScorer(base_model, padding, memory, tokenizer.padding_side)
 
     def encode(self, features: dict[str, Any]) -> Tensor:
         """Return the scores of a ragged batch, float32 of shape (pairs, 1)."""
@@ -185,7 +186,21 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         with torch.device("meta"):
             shell = type(model)(copy.deepcopy(model.config)).float()
         shell.save_pretrained(folder, state_dict={name: w.float() for name, w in weights.items()})
-        self.processing_class.save_pretrained(folder)
+        # What loads the base loads the trained model too, also older libraries than those that trained it.
+        jsonl.write_json(Path(folder) / "config.json", self.trained_config())
+        for file in tokenizer_files(self.job.model, self.train_dataset.tokenizer):
+            shutil.copy(file, folder)
+
+    def trained_config(self) -> dict[str, Any]:
+        """Return the base model's own ``config.json``, with no more than what the training has changed."""
+        config, model = read_object(self.job.model, "config.json"), self.model.model
+        config["architectures"] = [type(model).__name__]
+        config |= {key: "float32" for key in ("dtype", "torch_dtype") if key in config}
+        if len(config.get("id2label") or ()) != 1:
+            config |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+        if config.get("pad_token_id") is None:
+            config["pad_token_id"] = model.config.get_text_config().pad_token_id
+        return config
 
     def _get_output_dir(self, trial: Any) -> str:
         output = self.job.output
@@ -226,12 +241,7 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
                     (Path(output_dir) / name).write_bytes(content)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        from safetensors.torch import load_file
-
-        weights: dict[str, Tensor] = {}
-        for file in Path(resume_from_checkpoint).glob("*.safetensors"):
-            weights |= load_file(file)
-        self.model.model.load_state_dict(weights)
+        self.model.model.load_state_dict(load_model(Path(resume_from_checkpoint), RERANKER).model.state_dict())
 
     @contextlib.contextmanager
     def writing(self, what: str) -> Iterator[None]:
@@ -279,6 +289,10 @@ class Upkeep(TrainerCallback):
         """Hold the dataset."""
         self.groups, self.evaluates = groups, evaluates
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate and save as often as is asked now, not as the checkpoint that is gone on from was."""
+        state.compute_steps(args, state.max_steps)
+
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Pass the epoch on: accelerate does in one process only, and not where several share the rows."""
         self.groups.set_epoch(int(state.epoch or 0))
@@ -316,27 +330,23 @@ class RerankerRunner(EncoderOnlyRerankerRunner):
         """Load the base model.
 
         Raises:
-            InputError: its folder holds no such model, or weights that are not finite.
+            InputError: its folder holds no such model.
         """
-        try:
-            tokenizer, model = super().load_tokenizer_and_model()
-        except Exception as error:  # whatever the libraries say of a broken folder is about the folder
-            reason = str(error).strip().partition("\n")[0]
-            raise InputError(f"model {self.job.model} cannot be loaded: {reason}") from error
         # Weights kept in half precision are trained in full: their updates would be rounded away.
-        base = model.model.float()
-        if broken := first_not_finite(base.state_dict()):
-            raise InputError(f"model {self.job.model} has weights that are not finite ({broken}): get it anew")
+        tokenizer, base, fresh = load_model(self.job.model, BASE)
+        if fresh and launch.is_main_process():
+            log.warning(
+                "model %s has no trained head (%s): it starts from random weights, and the base ranks by chance",
+                self.job.model, ", ".join(fresh),
+            )  # fmt: skip
         group_size = self.job.settings.train_group_size
         return tokenizer, GroupedCrossEncoder(base, tokenizer, group_size, self.memory)
 
     def load_train_dataset(self) -> TrainingGroups:
         """Return the rows as groups."""
         settings = self.job.settings
-        # Encoding leaves its truncation in a tokenizer. The one that is saved must stay as it was.
-        tokenizer = copy.deepcopy(self.tokenizer)
         return TrainingGroups(
-            self.job.examples, tokenizer, self.job.lengths, settings.train_group_size, settings.seed,
+            self.job.examples, self.tokenizer, self.job.lengths, settings.train_group_size, settings.seed,
             settings.knowledge_distillation,
         )  # fmt: skip
 
@@ -354,7 +364,6 @@ class RerankerRunner(EncoderOnlyRerankerRunner):
             train_dataset=self.train_dataset,
             eval_dataset=self.history and self.history.examples,
             data_collator=self.data_collator,
-            processing_class=self.tokenizer,
             callbacks=[Upkeep(self.train_dataset, self.history is not None)],
         )
         trainer.remove_callback(PrinterCallback)
@@ -377,17 +386,13 @@ class RerankerRunner(EncoderOnlyRerankerRunner):
     def _restore_history(self, step: int) -> None:
         """Take over what the first process finds of an interrupted run's evaluations."""
         assert self.history is not None
-        path = self.job.output / evaluation.FILE
+        assert self.job.resume is not None
+        path = self.job.resume.parent / evaluation.FILE
         found = json.loads(path.read_bytes()) if self.training_args.should_save and path.is_file() else None
         found = gather(found)[0]
         if found is not None:
             self.history.restore(found, path)
             self.history.rewind(step)
-
-
-def first_not_finite(weights: dict[str, Tensor]) -> str | None:
-    """Return the name of the first tensor that holds an infinity or what is no number; None if none does."""
-    return next((name for name, values in weights.items() if not torch.isfinite(values).all()), None)
 
 
 def gather(value: Any) -> list[Any]:
