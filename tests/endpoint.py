@@ -326,7 +326,7 @@ def _spoil(content: str, fault: str | None) -> str:
     """Return a reply's content as a model in a bad mood would write it."""
     spoilt = {
         "cut_json": content[: len(content) // 2],
-        "off_schema": json.dumps({"answer": json.loads(content)}),
+        "off_schema": json.dumps({"answer": list(json.loads(content))}),
         "empty": "",
         "prose": f"Sure {{as asked}}! Here it is:\n\n{content}\n\nTell me if {{you}} need more.",
         "fence": f"```json\n{content}\n```",

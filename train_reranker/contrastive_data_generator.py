@@ -20,7 +20,7 @@ from utils import cli, jsonl
 from utils.config import DEFAULT_CONFIG, load_config
 from utils.corpus import Corpus, count_sources, ids_fingerprint, sources_of
 from utils.examples import split_examples, write_split
-from utils.generation import Journal, Outputs, Plan, Stop, Wanted, generate, summarize
+from utils.generation import Journal, Outputs, Plan, Stop, Wanted, explain_none, generate, summarize
 from utils.llm.ledger import Ledger
 from utils.retrieval.arms import Lambdas, open_retrieval
 from utils.schema import Document
@@ -110,6 +110,7 @@ def main(argv: list[str] | None = None) -> None:
             journal,
             max_attempts=args.max_attempts,
             concurrency=args.concurrency,
+            give_up_after=args.give_up_after,
         )
         stop, failure = None, None
         try:
@@ -119,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         labelled = journal.labelled(corpus)
         jsonl.write(outputs.examples, (one.example.row() for one in labelled))
         summary = summarize(journal, stop, time.monotonic() - started, ledger)
-        if args.test_fraction and stop.finished:
+        if args.test_fraction and stop.finished and labelled:
             split = split_examples(labelled, args.test_fraction, random.Random(seed))
             if len(split.test) < 0.9 * split.wanted:
                 cli.log.warning(
@@ -130,21 +131,23 @@ def main(argv: list[str] | None = None) -> None:
             summary |= write_split(outputs.folder, split)
         jsonl.write_json(outputs.summary, {"settings": settings, "summary": summary})
     if journal.rows or not failure:
-        report(summary, outputs)
+        report(summary, outputs, bool(labelled))
+    if not labelled and not failure:
+        failure = cli.RunError(f"{explain_none(journal.rows)} ({stop.reason})")
     if failure:
         raise failure
 
 
-def report(summary: dict[str, object], outputs: Outputs) -> None:
+def report(summary: dict[str, object], outputs: Outputs, any_examples: bool) -> None:
     """Say what came out, where it is, and what to run next."""
     for key, value in summary.items():
         print(f"{key:>21}  {value}")
     print(f"examples are in {outputs.examples}, verdicts in {outputs.provenance}, the summary in {outputs.summary}")
     if not summary["finished"]:
         print(f"to go on: {cli.command_line()}")
-        return
-    data = outputs.folder / "train_data.jsonl" if "train" in summary else outputs.examples
-    print(f"next: python train_reranker.py --train_data {data} --output_dir ./output_new")
+    elif any_examples:
+        data = outputs.folder / "train_data.jsonl" if "train" in summary else outputs.examples
+        print(f"next: python train_reranker.py --train_data {data} --output_dir ./output_new")
 
 
 if __name__ == "__main__":

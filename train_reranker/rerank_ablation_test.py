@@ -141,8 +141,9 @@ async def observe(
 ) -> tuple[list[SourceTrials], list[dict[str, Any]]]:
     """Try all arms, then the sweep's settings on the same sources, and close the teacher."""
     bounds = {"candidates": args.candidates, "concurrency": args.concurrency}
+    limits = {"num": args.num, "give_up_after": args.give_up_after, **bounds}
     async with aclosing(teacher):
-        results = await compare_arms(arms, sources, teacher, retriever, num=args.num, excluded=excluded, **bounds)
+        results = await compare_arms(arms, sources, teacher, retriever, excluded=excluded, **limits)
         return results, await sweep(settings, results, teacher, retriever, **bounds)
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from math import inf
 from typing import NamedTuple
 
 from utils import jsonl
-from utils.cli import find, find_input, log, progress_bar
+from utils.cli import RunError, find, find_input, log, progress_bar
 from utils.config import Config
 from utils.evidence.trials import SourceTrials, Trial
 from utils.examples import parse_example
+from utils.generation import REMEDIES
 from utils.pipeline import Prepared, work_through
 from utils.reranker import Reranker, open_reranker, reranker_options
 from utils.retrieval.arms import ARMS, BASE, FINE_TUNED, Retriever
@@ -94,6 +96,7 @@ async def compare_arms(
     candidates: int,
     concurrency: int = 1,
     excluded: Excluded = NOTHING,
+    give_up_after: int | None = None,
 ) -> list[SourceTrials]:
     """Try all arms on the first ``num`` sources that have a bridge entity, or that an error leaves undecided.
 
@@ -107,35 +110,44 @@ async def compare_arms(
         candidates: how many an arm retrieves, and at most are judged.
         concurrency: sources in flight at a time; the result is the same at any.
         excluded: sources whose query it knows are passed over.
+        give_up_after: sources without a single entity after which the run ends; None goes on to the last.
 
     Raises:
-        RunError: the teacher will never answer.
+        RunError: the teacher will never answer, or no source has an entity.
     """
 
     def retrieve(queries: list[str], documents: list[Document]) -> list[dict[str, list[Candidate]]]:
         return retriever.retrieve(arms, queries, documents, candidates)
 
-    met: set[str] = set()  # questions of the data to exclude
+    met: list[str] = []  # questions of the data to exclude
 
     def is_new(entity: BridgeEntity) -> bool:
         if entity.query in excluded.queries:
-            met.add(entity.query)
+            met.append(entity.query)
         return entity.query not in excluded.queries
 
     async def judge(prepared: Prepared) -> SourceTrials:
         return await try_arms(prepared, teacher)
 
     results: list[SourceTrials] = []
+    tried = 0
     with progress_bar(desc="ablation", total=num, unit="source") as bar:
         work = work_through(excluded.filter(sources), teacher, retrieve, judge, concurrency, is_new)
         async with aclosing(work) as trials:
             while len(results) < num and (result := await anext(trials, None)):
+                tried += 1
                 if result.entity is not None or result.error is not None:
                     results.append(result)
                     bar.update()
                     bar.set_postfix(teacher.doing, refresh=False)
+                elif not results and not met and tried >= (give_up_after or inf):
+                    break
             if not any(result.decided(arm) for result in results for arm in arms):
                 teacher.forget_failures()  # or they would only come out of the cache again
+    if not results:
+        known = f" that is not excluded by its query ({len(met)} are)" if met else ""
+        helps = REMEDIES["no entity"] if tried else "lower --min_length, or exclude less"
+        raise RunError(f"none of {tried} sources has an entity{known}; {helps}")
     if excluded.queries and not met:
         log.warning(
             "no source was known by a question of the data to exclude: were they asked by this teacher and model? "

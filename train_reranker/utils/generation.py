@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from datetime import datetime
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from utils.cli import InputError, RunError, log, progress_bar
 from utils.corpus import Corpus
 from utils.examples import SPLIT_FILES, Labelled
 from utils.llm.ledger import BudgetSpent, Ledger
+from utils.llm.replies import answer_params
 from utils.llm.teacher import ASKINGS
 from utils.pipeline import BLOCK, Prepared, work_through
 from utils.retrieval.arms import Retriever
@@ -36,6 +38,15 @@ ARM = "diverse"
 # So many sources in a row without a usable reply are a fault that lasts. The run then waits, twice, and gives up.
 FRUITLESS = 20
 PAUSES = (15.0, 60.0)  # seconds
+
+# What helps where most sources ended so.
+REMEDIES = {
+    "no entity": "try another entity_extractor_model, or longer sources (--min_length)",
+    "no positive": "try more candidates (--max_doc_candidates), or another question_generator_model",
+    "no negative": "is the judge saying yes to everything? Try more candidates (--max_doc_candidates), or another "
+    "question_generator_model",
+    "example": "candidates repeat one another's text: leave duplicates out of the corpus",
+}
 
 # Share of sources that give an example, and candidates judged a source: of the offline teacher on the demo's corpus.
 # They serve the first estimate; the progress bar shows what holds for another teacher and corpus.
@@ -221,7 +232,8 @@ class Journal:
         self.path, self.settings, self.rows = path, settings, list[Judged]()
         if not overwrite and path.exists() and path.stat().st_size:
             earlier, self.rows = _read_journal(path)
-            different = sorted(k for k in {*settings, *earlier} if settings.get(k) != earlier.get(k))
+            # What an earlier version did not know of was as it is now by default.
+            different = sorted(k for k in earlier if _deciding(settings.get(k)) != _deciding(earlier[k]))
             if different and self.rows:  # a run that got no further than its settings may be mended
                 changes = "; ".join(f"{k}: {earlier.get(k)!r} then, {settings.get(k)!r} now" for k in different)
                 raise InputError(
@@ -266,6 +278,7 @@ async def generate(
     *,
     max_attempts: int | None = None,
     concurrency: int = 1,
+    give_up_after: int | None = None,
 ) -> Stop:
     """Judge source after source into the journal until there are enough examples.
 
@@ -277,14 +290,18 @@ async def generate(
         journal: where the rows go.
         max_attempts: sources to try at most, those of the journal included.
         concurrency: sources in flight at a time; the rows are the same at any.
+        give_up_after: sources without a single example after which the run ends; None goes on to the last.
 
     Raises:
-        RunError: the teacher will never answer, or has not for ``FRUITLESS`` sources in a row, also after pauses.
+        RunError: the teacher will never answer, or has not for ``FRUITLESS`` sources in a row, also after pauses; or
+            ``give_up_after`` sources made no example.
     """
     async with aclosing(teacher):
         for pause in (*PAUSES, None):
             try:
-                return await _generate(sources(), teacher, retriever, wanted, journal, max_attempts, concurrency)
+                return await _generate(
+                    sources(), teacher, retriever, wanted, journal, max_attempts, concurrency, give_up_after
+                )
             except _Fruitless as fault:
                 # What came back is nonsense, and would only come out of the cache again.
                 teacher.forget_failures()
@@ -312,6 +329,7 @@ async def _generate(
     journal: Journal,
     max_attempts: int | None,
     concurrency: int,
+    give_up_after: int | None,
 ) -> Stop:
     def retrieve(queries: list[str], documents: list[Document]) -> list[dict[str, list[Candidate]]]:
         return retriever.retrieve([ARM], queries, documents, wanted.candidates)
@@ -327,6 +345,8 @@ async def _generate(
         left = islice(sources, len(journal.rows) - known, max_attempts)
         async with aclosing(work_through(left, teacher, retrieve, judge, concurrency)) as rows:
             while made < wanted.examples and (row := await anext(rows, None)):
+                if not made and len(journal.rows) >= (give_up_after or inf):
+                    raise RunError(f"{explain_none(journal.rows)}. To go on all the same, raise --give_up_after")
                 if known:
                     known -= 1
                     continue
@@ -366,6 +386,20 @@ async def judge_source(prepared: Prepared, teacher: Teacher, wanted: Wanted) -> 
     return Judged(prepared.source.id, prepared.entity, retrieved, verdicts, prepared.error)
 
 
+def explain_none(rows: Sequence[Judged]) -> str:
+    """Say what became of sources of which none gave an example, what was said last, and what helps."""
+    outcomes = Counter(row.outcome for row in rows).most_common()
+    counts = ", ".join(f"{outcome} {count}" for outcome, count in outcomes)
+    last = [
+        row.error or f"{row.verdicts[-1].outcome} ({row.verdicts[-1].reason})"
+        for row in rows
+        if row.error or row.verdicts
+    ]
+    told = f"; said last: {', '.join(list(dict.fromkeys(reversed(last)))[:3])}" if last else ""
+    helps = f"; {REMEDIES[outcomes[0][0]]}" if outcomes and outcomes[0][0] in REMEDIES else ""
+    return f"no example was made of {len(rows)} sources ({counts or 'none was tried'}){told}{helps}"
+
+
 def summarize(journal: Journal, stop: Stop, seconds: float, ledger: Ledger) -> dict[str, Any]:
     """Return the run's figures: why it stopped, sources and verdicts by outcome, time, and what the teacher took."""
     sources = Counter(row.outcome for row in journal.rows)
@@ -384,6 +418,13 @@ def summarize(journal: Journal, stop: Stop, seconds: float, ledger: Ledger) -> d
         "seconds": round(seconds, 1),
         **spent,
     }
+
+
+def _deciding(setting: Any) -> Any:
+    """Return what answers depend on of a setting: earlier versions kept a model's address, and all parameters."""
+    if not isinstance(setting, dict) or "params" not in setting:
+        return setting
+    return {**setting, "base_url": None, "params": answer_params(setting["params"])}
 
 
 def _to_row(row: Judged) -> dict[str, Any]:

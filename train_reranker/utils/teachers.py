@@ -87,6 +87,7 @@ def endpoint(config: Config, role: str) -> EndpointSettings:
         api_type=setting.get("api_type") or "openai",
         api_version=None if version is None else str(version),  # YAML makes a date of it
         model_key=key,
+        model_revision=None if setting.get("model_revision") is None else str(setting["model_revision"]),
         response_format=_format(setting, where),
         system_message=_system_message(setting, where),
     )

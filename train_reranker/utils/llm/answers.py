@@ -29,12 +29,17 @@ class BrokenReply(Exception):
         super().__init__(complaint)
         self.remedy = remedy
 
+    def told(self, reply: Reply) -> str:
+        """Say all that is known: what was wrong with ``reply``, how it ended and what helps."""
+        finish = f"finish_reason {reply.finish_reason}" if reply.finish_reason else ""
+        return "; ".join(part for part in (str(self), finish, self.remedy) if part)
+
 
 def read_extraction(reply: Reply, document: Document, min_segment_words: int) -> BridgeEntity | None:
     """Return the bridge entity that a reply names, or None where it says that there is none.
 
     Raises:
-        BrokenReply: the reply names an entity without a segment and a query, or breaks one of the rules.
+        BrokenReply: the reply names an entity without a segment and a query, or it breaks one of the rules.
     """
     found = find_answers(_content(reply), "entity")
     fields = next((answer for answer in reversed(found) if answer.get("query")), found[-1])
@@ -265,7 +270,9 @@ def _content(reply: Reply) -> str:
 # --- the fields of an answer
 
 
-_NO_ENTITY = re.compile(r"\W*|none|null|n a|nothing|not applicable|(?:there is )?no (?:\w+ )?entit(?:y|ies)\b.*|无|没有")
+_NO_ENTITY = re.compile(
+    r"\W*|none|null|n a|nothing|not applicable|(?:there is )?no (?:\w+ )?entit(?:y|ies)\b.*|无|没有"
+)
 _DECISIONS = {True: ("true", "yes", "valid", "1"), False: ("false", "no", "invalid", "not valid", "0")}
 
 

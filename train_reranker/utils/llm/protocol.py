@@ -31,6 +31,7 @@ class EndpointSettings:
 
     ``provider`` names the section ``<provider>_setting`` and ``model_key`` the key that the model came from, for error
     messages; ``params`` are ``generation_params``, sent as they are but for the two that only local generation knows.
+    ``model_revision`` tells models apart that are served under one name.
     ``response_format`` (one of ``FORMATS``) and ``system_message`` are what a request has at first.
     """
 
@@ -44,6 +45,7 @@ class EndpointSettings:
     api_type: str = "openai"
     api_version: str | None = None
     model_key: str = "generator_model"
+    model_revision: str | None = None
     response_format: str | None = FORMATS[0]
     system_message: bool = True
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.cli import InputError, RunError
+from utils.jsonl import encodable
 from utils.llm.prompts import Question
 
 _VERSION = 1
@@ -31,9 +32,52 @@ class Reply(NamedTuple):
     tokens_out: int
 
 
-def reply_key(base_url: str, model: str, question: Question, params: Mapping[str, Any]) -> str:
-    """Return the hash that a reply is filed under: all that decides what the reply may be, and no API key."""
-    asked = [base_url.rstrip("/"), model, question.messages, question.schema, dict(params)]
+# Parameters that change how long a reply may get, who is billed and the like, but not what a whole reply says.
+_NO_MATTER = frozenset(
+    ["max_tokens", "max_completion_tokens", "metadata", "service_tier", "store", "stream", "stream_options", "user"]
+)
+
+
+def answer_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the generation parameters that change what a whole reply says."""
+    return {name: value for name, value in params.items() if name not in _NO_MATTER}
+
+
+def reply_key(model: str, question: Question, params: Mapping[str, Any]) -> str:
+    """Return the hash that a whole reply is filed under: all that decides what it says, wherever the model is served.
+
+    Args:
+        model: its name, with its revision where the configuration tells models of one name apart.
+        question: what it is asked.
+        params: of the generation; see :func:`answer_params`.
+    """
+    return _digest([model, question.messages, question.schema, answer_params(params)])
+
+
+def request_key(base_url: str, model: str, question: Question, params: Mapping[str, Any]) -> str:
+    """Return the hash of a request to one endpoint, to the letter; earlier versions filed all replies under it."""
+    return _digest([base_url.rstrip("/"), model, question.messages, question.schema, dict(params)])
+
+
+def reply_keys(base_url: str, model: str, revision: str | None, question: Question, params: Mapping[str, Any]) -> Keys:
+    """Return what the replies to a question may be filed under."""
+    whole = reply_key(model if revision is None else f"{model} {revision}", question, params)
+    limit = params.get("max_completion_tokens", params.get("max_tokens"))
+    return Keys(whole, f"{whole} {limit}", request_key(base_url, model, question, params) if revision is None else "")
+
+
+class Keys(NamedTuple):
+    """What a question's reply is looked up under, in this order.
+
+    A reply that the limit on its length has cut is filed by that limit, so that a higher one is worth asking again.
+    """
+
+    whole: str
+    cut: str
+    request: str  # of earlier versions; "" where they could not tell the model's revision
+
+
+def _digest(asked: list[Any]) -> str:
     canonical = json.dumps(asked, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -41,8 +85,8 @@ def reply_key(base_url: str, model: str, question: Question, params: Mapping[str
 class ReplyCache:
     """One sqlite file of replies, which several processes may use at once.
 
-    Every reply that came in whole is kept, a useless one, too: the note of the next asking makes that a request of its
-    own, so that a resumed run goes through the same askings without paying. Replies of a question that stayed without
+    Every reply that came in whole is kept, a useless one, too: the note of the next attempt makes that a request of its
+    own, so that a resumed run goes through the same attempts without paying. Replies of a question that stayed without
     an answer are marked, and :meth:`forget_failed` drops them, for when the endpoint has been mended.
 
     A reply is handed to the operating system before :meth:`once` returns it, so that a killed process loses none; a
@@ -65,6 +109,7 @@ class ReplyCache:
 
     def _open(self) -> None:
         self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+        self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # whatever another program has written
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -76,15 +121,15 @@ class ReplyCache:
 
     def __len__(self) -> int:
         """Return the number of replies that are kept."""
-        count: int = self._db.execute("SELECT count(*) FROM replies").fetchone()[0]
+        count: int = self._run("SELECT count(*) FROM replies")[0][0]
         return count
 
-    def get(self, key: str) -> Reply | None:
-        """Return the reply filed under ``key``, or None."""
-        row = self._run(
-            "SELECT content, finish_reason, tokens_in, tokens_out FROM replies WHERE key = ?", (key,)
-        ).fetchone()
-        return None if row is None else Reply(*row)
+    def get(self, *keys: str) -> Reply | None:
+        """Return the reply filed under the first of ``keys`` that has one, or None."""
+        columns = "key, content, finish_reason, tokens_in, tokens_out"
+        rows = self._run(f"SELECT {columns} FROM replies WHERE key IN ({','.join('?' * len(keys))})", keys)
+        found = {key: Reply(*row) for key, *row in rows}
+        return next((found[key] for key in keys if key in found), None)
 
     def put(self, key: str, model: str, reply: Reply) -> None:
         """File a reply; once this returns, a kill of the process does not lose it.
@@ -98,28 +143,28 @@ class ReplyCache:
             (key, model, *reply),
         )
 
-    async def once(self, key: str, model: str, fetch: Callable[[], Awaitable[Reply]]) -> tuple[Reply, bool]:
-        """Return the reply for ``key`` and whether it cost nothing: filed before, or on its way for somebody else.
+    async def once(self, keys: Keys, model: str, fetch: Callable[[], Awaitable[Reply]]) -> tuple[Reply, bool]:
+        """Return the reply for ``keys`` and whether it cost nothing: filed before, or on its way for somebody else.
 
         A caller that is cancelled leaves the request running: its reply is paid for, and is filed when it comes.
 
         Raises:
             whatever ``fetch`` raises.
         """
-        reply = self.get(key)
+        reply = self.get(*keys)
         if reply is not None:
             return reply, True
-        flight = self._flights.get(key)
+        flight = self._flights.get(keys.whole)
         shared = flight is not None
         if flight is None:
-            flight = asyncio.create_task(self._fetch(key, model, fetch))
-            self._flights[key] = flight
-            flight.add_done_callback(lambda done: self._land(key, done))
+            flight = asyncio.create_task(self._fetch(keys, model, fetch))
+            self._flights[keys.whole] = flight
+            flight.add_done_callback(lambda done: self._land(keys.whole, done))
         return await asyncio.shield(flight), shared
 
-    async def _fetch(self, key: str, model: str, fetch: Callable[[], Awaitable[Reply]]) -> Reply:
-        reply = await fetch()
-        self.put(key, model, reply)
+    async def _fetch(self, keys: Keys, model: str, fetch: Callable[[], Awaitable[Reply]]) -> Reply:
+        reply = Reply(*encodable([*await fetch()]))
+        self.put(keys.cut if reply.finish_reason == "length" else keys.whole, model, reply)
         return reply
 
     def _land(self, key: str, flight: asyncio.Task[Reply]) -> None:
@@ -138,7 +183,8 @@ class ReplyCache:
         For when what made them useless was mended: until then they are replayed, and ERROR stays ERROR.
         """
         return sum(
-            self._run("DELETE FROM replies WHERE failed = 1 AND model = ?", (model,)).rowcount for model in set(models)
+            len(self._run("DELETE FROM replies WHERE failed = 1 AND model = ? RETURNING key", (model,)))
+            for model in set(models)
         )
 
     async def aclose(self) -> None:
@@ -146,8 +192,8 @@ class ReplyCache:
         await asyncio.gather(*self._flights.values(), return_exceptions=True)
         self._db.close()
 
-    def _run(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+    def _run(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
         try:
-            return self._db.execute(statement, values)
+            return self._db.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise RunError(f"the cache of replies {self.path} failed ({error}); mend that and run again") from None

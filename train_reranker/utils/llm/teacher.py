@@ -14,13 +14,25 @@ from utils.llm.answers import BrokenReply, read_extraction, read_verdict
 from utils.llm.client import Client, Patience
 from utils.llm.ledger import Ledger
 from utils.llm.protocol import EndpointSettings
-from utils.llm.replies import Reply, ReplyCache, reply_key
+from utils.llm.replies import Keys, Reply, ReplyCache, answer_params, reply_keys, request_key
 from utils.schema import BridgeEntity, Document, Outcome, Verdict
 from utils.teacher import TeacherError
 
 T = TypeVar("T")
 
 ASKINGS = 3  # of one question, until its reply can be used
+HOPELESS = 5  # questions that end without a usable reply, before any had one: so will all others
+
+
+class _Record:
+    """How it went with the questions of one kind."""
+
+    def __init__(self) -> None:
+        """None has been asked."""
+        self.usable = False  # whether any reply was
+        self.useless = 0  # questions that were paid for and ended without a usable reply
+        self.failure: RunError | None = None
+        self.gate = asyncio.Semaphore(HOPELESS)
 
 
 class LLMTeacher:
@@ -80,14 +92,19 @@ class LLMTeacher:
         self._trials: dict[str, asyncio.Task[None]] = {}  # of the longest prompt, by model
         self._make_client = lambda settings: Client(settings, ledger, patience, max_in_flight, seed)
         self._clients: dict[tuple[object, ...], Client] = {}
+        self._records = {kind: _Record() for kind in prompts.SCHEMAS}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that the answers depend on, without a key."""
+        """All that the answers depend on: the models and what they are asked, not where they are served."""
         return {
             "teacher": "llm",
             **{
-                role: {"base_url": endpoint.shown_url, "model": endpoint.model, "params": dict(endpoint.params)}
+                role: {
+                    "model": endpoint.model,
+                    "params": answer_params(endpoint.params),
+                    **({} if endpoint.model_revision is None else {"revision": endpoint.model_revision}),
+                }
                 for role, endpoint in (("entity_extractor", self._extractor), ("question_generator", self._judge))
             },
             "min_segment_words": self._min_segment_words,
@@ -160,32 +177,64 @@ class LLMTeacher:
         await self.aclose()
 
     async def _ask(self, settings: EndpointSettings, question: prompts.Question, read: Callable[[Reply], T]) -> T:
-        """Ask until ``read`` can use the reply, a few times at most."""
+        """Ask until ``read`` can use the reply, a few times at most.
+
+        Few questions of a kind are asked at once until one has had a usable reply: what is wrong then is wrong for all.
+        """
+        record = self._records[question.schema_name]
+        async with record.gate:
+            if not record.usable:
+                return await self._attempt(settings, record, question, read)
+        return await self._attempt(settings, record, question, read)
+
+    async def _attempt(
+        self, settings: EndpointSettings, record: _Record, question: prompts.Question, read: Callable[[Reply], T]
+    ) -> T:
+        if record.failure:
+            raise record.failure
         complaints: list[str] = []
-        keys: list[str] = []
-        while len(complaints) < self._askings:
+        keys: list[Keys] = []
+        paid = False
+        while True:
             asking = prompts.again(question, complaints) if complaints else question
-            keys.append(reply_key(settings.base_url, settings.model, asking, settings.params))
+            place = settings.base_url, settings.model, settings.model_revision
+            keys.append(reply_keys(*place, asking, settings.params))
             reply, was_free = await self._reply(settings, asking, keys[-1])
+            paid |= not was_free
             if window.is_cut(asking, reply):
-                self.cache.mark_failed(keys)
                 self.ledger.failures["cut_prompt"] += 1
-                raise TeacherError(
-                    f"{settings.where}: the prompt was cut, only {reply.tokens_in:,} tokens of it were read; give the "
+                reason = (
+                    f"the prompt was cut, only {reply.tokens_in:,} tokens of it were read; give the "
                     f"model a larger context window ({window.REMEDY})"
                 )
+                break
             try:
-                return read(reply)
-            except BrokenReply as complaint:
-                complaints.append(str(complaint))
+                answer = read(reply)
+            except BrokenReply as broken:
+                complaints.append(str(broken))
                 if not was_free:
                     self.ledger.retries["broken_reply"] += 1
-        self.cache.mark_failed(keys)
-        self.ledger.failures["broken_reply"] += 1
-        raise TeacherError(f"{settings.where}: no usable reply in {self._askings} askings ({complaints[-1]})")
+                if len(complaints) == self._askings:
+                    self.ledger.failures["broken_reply"] += 1
+                    reason = f"no usable reply in {self._askings} attempts ({broken.told(reply)})"
+                    break
+            else:
+                record.usable = True
+                return answer
+        self.cache.mark_failed(key for three in keys for key in three)
+        # What comes out of the cache was the same in an earlier run, which went on.
+        record.useless += paid
+        if record.useless >= HOPELESS and not record.usable:
+            record.failure = RunError(
+                f"{settings.where}: {reason}; so it was for each of the first {record.useless} questions: "
+                "fix that, then run the same command again"
+            )
+            self.forget_failures()
+            raise record.failure
+        raise TeacherError(f"{settings.where}: {reason}")
 
-    async def _reply(self, settings: EndpointSettings, question: prompts.Question, key: str) -> tuple[Reply, bool]:
-        reply, was_free = await self.cache.once(key, settings.model, lambda: self._fetch(settings, question))
+    async def _reply(self, settings: EndpointSettings, question: prompts.Question, keys: Keys) -> tuple[Reply, bool]:
+        reply, was_free = await self.cache.once(keys, settings.model, lambda: self._fetch(settings, question))
         self.ledger.cache_hits += was_free
         if was_free and reply.content.strip():
             self._client(settings).has_answered(settings)
@@ -210,7 +259,7 @@ class LLMTeacher:
             return
         tokens = self._longest_prompt + window.ROOM
         question = window.trial_question(tokens)
-        key = reply_key(settings.base_url, settings.model, question, settings.params)
+        key = request_key(settings.base_url, settings.model, question, settings.params)
         enlarge = f"give the model a context window of {tokens:,} tokens ({window.REMEDY})"
         reply = self.cache.get(key)
         if reply is None:
