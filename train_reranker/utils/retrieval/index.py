@@ -174,13 +174,13 @@ def open_index(
         "dimension": encoder.dimension,
     }
     wanted = made_from | ({} if factory == FLAT else {"factory": factory, "seed": seed})
-    make_empty(factory, encoder.dimension, len(corpus))  # before hours of encoding
     path.parent.mkdir(parents=True, exist_ok=True)
     with _building(path):
         foreign = path.exists() and not stamp.exists()
         if not foreign and not (path.exists() and _read_stamp(stamp) == wanted):
             if path.exists():
                 log.info("%s was built from another corpus or encoder, or is of another type: building it again", path)
+            make_empty(factory, encoder.dimension, len(corpus))  # fails before hours of encoding
             vectors = VectorFile(path.with_name(path.name + ".part"), made_from, len(corpus), encoder.dimension)
             vectors.fill(corpus, encoder)
             path.unlink(missing_ok=True)  # or a kill would leave the old index under the new stamp
