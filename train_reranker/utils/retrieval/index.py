@@ -255,8 +255,8 @@ def read_index(path: Path, corpus: Corpus, encoder: Encoder) -> Any:
     if isinstance(index, faiss.IndexIDMap):
         if not np.array_equal(faiss.vector_to_array(index.id_map), np.arange(index.ntotal)):
             raise own_ids
-        index.own_fields, index = False, faiss.downcast_index(index.index)
-        index.this.own(True)
+        whole, index = index, faiss.downcast_index(index.index)
+        index.referenced_objects = [whole]  # which frees what it wraps
     if keeps_vectors(index) and isinstance(index, faiss.IndexIVF):
         try:
             index.make_direct_map()
