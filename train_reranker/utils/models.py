@@ -265,7 +265,6 @@ def load_model(folder: Path, task: str, *, pooler: bool = False) -> Loaded:
         fault = (
             _misfit(model, found, task, pooler)
             or _foreign_tokens(tokenizer, model)
-            or (task == ENCODER and _foreign_modules(folder))
             or _settle_padding(tokenizer, model, task)
         )
     except Exception as error:  # whatever the libraries say of a broken folder is about the folder
@@ -339,15 +338,6 @@ def _count_embeddings(model: Any) -> float:
         return getattr(model.get_input_embeddings(), "num_embeddings", math.inf)
     except NotImplementedError:  # CANINE hashes characters
         return math.inf
-
-
-def _foreign_modules(folder: Path) -> str | None:
-    """Say which of a sentence-transformers folder's modules would be left out."""
-    file = folder / "modules.json"
-    for module in json.loads(file.read_bytes()) if file.is_file() else ():
-        if module["type"].rpartition(".")[2] not in ("Transformer", "Pooling", "Normalize"):
-            return f"has a module that is not applied here ({module['type']} in modules.json): give another encoder"
-    return None
 
 
 def _settle_padding(tokenizer: Any, model: Any, task: str) -> str | None:

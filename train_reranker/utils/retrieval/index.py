@@ -174,13 +174,13 @@ def open_index(
         "dimension": encoder.dimension,
     }
     wanted = made_from | ({} if factory == FLAT else {"factory": factory, "seed": seed})
-    make_empty(factory, encoder.dimension, len(corpus))  # before hours of encoding
     path.parent.mkdir(parents=True, exist_ok=True)
     with _building(path):
         foreign = path.exists() and not stamp.exists()
         if not foreign and not (path.exists() and _read_stamp(stamp) == wanted):
             if path.exists():
                 log.info("%s was built from another corpus or encoder, or is of another type: building it again", path)
+            make_empty(factory, encoder.dimension, len(corpus))  # fails before hours of encoding
             vectors = VectorFile(path.with_name(path.name + ".part"), made_from, len(corpus), encoder.dimension)
             vectors.fill(corpus, encoder)
             path.unlink(missing_ok=True)  # or a kill would leave the old index under the new stamp
@@ -255,8 +255,8 @@ def read_index(path: Path, corpus: Corpus, encoder: Encoder) -> Any:
     if isinstance(index, faiss.IndexIDMap):
         if not np.array_equal(faiss.vector_to_array(index.id_map), np.arange(index.ntotal)):
             raise own_ids
-        index.own_fields, index = False, faiss.downcast_index(index.index)
-        index.this.own(True)
+        whole, index = index, faiss.downcast_index(index.index)
+        index.referenced_objects = [whole]  # which frees what it wraps
     if keeps_vectors(index) and isinstance(index, faiss.IndexIVF):
         try:
             index.make_direct_map()

@@ -120,8 +120,8 @@ def read_recipe(
         passage=passage if passage_instruction is None else passage_instruction,
         folder=folder,
     )
-    source = "by its folder" if folder.query is not None else f"by its name, {name}" if name else "no family's name"
-    log.info("%s: %s pooling, %r before queries, %r before passages (%s)", path, *recipe[:3], source)
+    source = ", as its folder says" if folder.query is not None else f", as models named {name} want it" if name else ""
+    log.info("%s: %s pooling, %r before queries, %r before passages%s", path, *recipe[:3], source)
     return recipe
 
 
