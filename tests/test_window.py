@@ -212,3 +212,10 @@ def test_success_and_attempts_do_not_depend_on_length(tmp_path: Path) -> None:
         assert asyncio.run(attempts(endpoint.url, long)) == expected
     assert {success for _, success, _ in expected} == {True, False}
     assert not any(failed for failed, _, _ in expected)
+
+
+@pytest.mark.parametrize("length", [100, 5999, 30_000, 100_000])
+def test_no_document_is_read_in_more_windows_than_planned(length: int) -> None:
+    for text in ("lorem " * (length // 6), "湖" * (length // 3)):
+        planned = window.count_windows(len(text.encode()), 1000, 99)
+        assert len(window.split_windows(text, 1000)) <= planned

@@ -22,6 +22,7 @@ from utils.corpus import Corpus, count_sources, ids_fingerprint, sources_of
 from utils.examples import split_examples, write_split
 from utils.generation import Journal, Outputs, Plan, Stop, Wanted, explain_none, generate, summarize
 from utils.llm.ledger import Ledger
+from utils.llm.window import count_windows
 from utils.retrieval.arms import Lambdas, open_retrieval
 from utils.schema import Document
 from utils.teachers import OFFLINE, open_teacher
@@ -75,7 +76,8 @@ def main(argv: list[str] | None = None) -> None:
         return sources_of(corpus, args.doc_ids_file, random.Random(seed), args.min_length)
 
     available = count_sources(corpus, args.doc_ids_file, args.min_length)
-    plan = Plan(wanted, available, args.max_attempts, args.max_llm_calls)
+    windows = count_windows(corpus.longest, config.max_document_tokens, config.max_document_windows)
+    plan = Plan(wanted, available, args.max_attempts, args.max_llm_calls, windows)
     if args.dry_run:
         print(plan)
         return

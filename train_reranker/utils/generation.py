@@ -69,6 +69,7 @@ class Plan(NamedTuple):
     sources: int
     max_attempts: int | None = None
     max_calls: int | None = None
+    windows: int = 1  # in which the longest document is read
 
     @property
     def attempts(self) -> int:
@@ -83,8 +84,8 @@ class Plan(NamedTuple):
 
     @property
     def largest(self) -> int:
-        """Calls at most: every source, every candidate, and every question asked as often as it may be."""
-        most = self.attempts * (1 + self.wanted.candidates) * ASKINGS
+        """Calls at most: every window of every source and candidate, and every question asked as often as it may be."""
+        most = self.attempts * (1 + self.wanted.candidates) * self.windows * ASKINGS
         return most if self.max_calls is None else min(most, self.max_calls)
 
     def __str__(self) -> str:

@@ -6,6 +6,7 @@ is the number of prompt tokens that it reports, so that number is held against w
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from bisect import bisect_right
@@ -63,6 +64,12 @@ def _between_words(text: str, start: int, end: int) -> str:
     if end < len(text) and not text[end].isspace() and (space := re.search(r"\s\S*$", piece[-200:])):
         piece = piece[: len(piece) - len(piece[-200:]) + space.start()]
     return piece.strip()
+
+
+def count_windows(longest_document: int, max_tokens: int, most: int) -> int:
+    """Return in how many windows a corpus's documents are read at most; the longest is so many bytes long."""
+    tokens = longest_document // 3  # at most: an unspaced letter is three bytes
+    return 1 if tokens <= max_tokens else min(most, 1 + math.ceil(tokens / (max_tokens * (1 - OVERLAP))))
 
 
 def windows_about(document: Document, entity: BridgeEntity, max_tokens: int, most: int) -> list[Document]:
