@@ -68,6 +68,13 @@ def test_help_answers_without_heavy_imports_and_names_each_default(script: str) 
         assert "default" in description, description
 
 
+def test_letters_that_a_terminal_does_not_know_are_escaped() -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, str(SCRIPTS / "rerank_ablation_test.py"), "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "\\u03bb1" in done.stdout
+
+
 def generate(config: Path, out: Path, *more: object) -> int:
     return run("contrastive_data_generator", "--config", config, "--output_dir", out, *GENERATE, *more)
 

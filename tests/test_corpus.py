@@ -10,6 +10,8 @@ import lzma
 import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 
 from utils import offsets
-from utils.cli import InputError
+from utils.cli import SCRIPTS, InputError
 from utils.corpus import Corpus, count_sources, read_ids, shuffled, sources_of
 from utils.schema import parse_document
 
@@ -361,6 +363,14 @@ def test_offset_index_goes_to_the_cache_where_the_folder_is_read_only(
     assert list(Corpus(corpus_file)) == list(Corpus(corpus_file))
     assert built == [corpus_file]
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_user_without_a_home_has_a_cache(tmp_path: Path) -> None:
+    """As in a container that runs under a number that its list of users does not have."""
+    code = "import pwd; pwd.getpwuid = {}.__getitem__; from utils import offsets; print(offsets.CACHE)"
+    environment = {"PYTHONPATH": str(SCRIPTS), "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()) == tmp_path / "rerank-forge"
 
 
 def test_opening_costs_the_same_at_any_size(tmp_path: Path) -> None:

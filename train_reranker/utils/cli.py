@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import io
 import logging
 import os
 import shlex
@@ -90,6 +91,8 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
     """Call a script's ``main`` and turn its outcome into an exit code; no traceback for what a user can cause."""
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
     log.setLevel(logging.INFO)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it: a terminal may know ASCII only
     # Nothing may reach for a model hub behind the user's back: paths are local, and say so when they are not there.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

@@ -11,6 +11,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,9 @@ FOREIGN = {
     b"\xff\xfe": "is in UTF-16: save it in UTF-8",
     b"\xfe\xff": "is in UTF-16: save it in UTF-8",
 }
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rerank-forge"
+# In a container, a user may have no home; the path then stays as it is.
+_HOME = os.path.expanduser("~/.cache")
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or (_HOME if _HOME[0] != "~" else gettempdir())) / "rerank-forge"
 
 
 class Columns(NamedTuple):
