@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
         jsonl.write_json(outputs.summary, {"settings": settings, "summary": summary})
     if journal.rows or not failure:
         report(summary, outputs, bool(labelled))
-    if not labelled and not failure:
+    if stop.finished and not labelled:
         failure = cli.RunError(f"{explain_none(journal.rows)} ({stop.reason})")
     if failure:
         raise failure

@@ -30,9 +30,10 @@ class BrokenReply(Exception):
         self.remedy = remedy
 
     def told(self, reply: Reply) -> str:
-        """Say all that is known: what was wrong with ``reply``, how it ended and what helps."""
+        """Say all that is known: what was wrong with ``reply``, how it ended, and what helps or else what it said."""
         finish = f"finish_reason {reply.finish_reason}" if reply.finish_reason else ""
-        return "; ".join(part for part in (str(self), finish, self.remedy) if part)
+        said = self.remedy or f"it said {reply.content.strip()[:100]!r}: another model may do better"
+        return "; ".join(part for part in (str(self), finish, said) if part)
 
 
 def read_extraction(reply: Reply, document: Document, min_segment_words: int) -> BridgeEntity | None:
@@ -73,6 +74,8 @@ def read_verdict(reply: Reply) -> Verdict:
     if len(decisions) > 1:
         raise BrokenReply("it held verdicts that contradict each other")
     (valid,) = decisions
+    if any(isinstance(answer["valid"], _Twice) for answer in found):
+        raise BrokenReply('"valid" was given twice, with different values')
     if valid is None:
         raise BrokenReply('"valid" must be true or false')
     fields = found[-1]
@@ -118,7 +121,7 @@ def find_answers(text: str, key: str) -> list[dict[str, Any]]:
         return found
     if any(isinstance(value, dict) for value in values):
         raise BrokenReply(f'keys were missing: "{key}"')
-    raise BrokenReply("there was no complete JSON object in it", f"it said {text.strip()[:100]!r}")
+    raise BrokenReply("there was no complete JSON object in it")
 
 
 class _Twice:
@@ -184,7 +187,7 @@ def _closing(text: str, start: int) -> int:
             return token.end()
         if token[1] is None and token[0][-1] in "\"'":
             break
-    raise BrokenReply("there was no complete JSON object in it", f"it said {text.strip()[:100]!r}")
+    raise BrokenReply("there was no complete JSON object in it")
 
 
 def _repaired(text: str) -> Any:

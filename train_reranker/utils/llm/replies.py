@@ -187,9 +187,11 @@ class ReplyCache:
             for model in set(models)
         )
 
-    async def aclose(self) -> None:
-        """Wait for what is on its way, which is paid for, and close the file."""
+    async def aclose(self, forget: Iterable[Keys] = ()) -> None:
+        """Wait for what is on its way, which is paid for; then drop what is to be forgotten, and close the file."""
         await asyncio.gather(*self._flights.values(), return_exceptions=True)
+        for keys in forget:
+            self._run("DELETE FROM replies WHERE key IN (?, ?, ?)", keys)
         self._db.close()
 
     def _run(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
