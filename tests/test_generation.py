@@ -165,6 +165,28 @@ def test_other_settings_are_refused_with_the_difference(retriever: Retriever, tm
     assert path.read_bytes() == before
 
 
+def test_a_journal_of_an_earlier_version_goes_on(retriever: Retriever, tmp_path: Path) -> None:
+    """It kept a model's address and all parameters; what has been added since was as it is by default."""
+    path = tmp_path / "p.jsonl"
+    run(retriever, OfflineTeacher(retriever.corpus), path)
+    rows = path.read_text().splitlines(True)[1:]
+
+    def earlier(**params: Any) -> None:
+        role = {"base_url": "http://old:8000/v1", "model": "m", "params": {"max_tokens": 512, **params}}
+        path.write_text(jsonl.dumps({"settings": {"seed": 1, "extractor": role}}) + "\n" + "".join(rows))
+
+    now = {"seed": 1, "extractor": {"model": "m", "params": {"temperature": 0}}, "max_document_tokens": 6000}
+    earlier(temperature=0)
+    assert len(Journal(path, now).rows) == len(rows) // BLOCK * BLOCK
+    for params in ({"temperature": 1}, {}):
+        earlier(**params)
+        with pytest.raises(InputError, match="other settings"):
+            Journal(path, now)
+    earlier(temperature=0)
+    with pytest.raises(InputError, match="'revision': '2'"):
+        Journal(path, now | {"extractor": {**now["extractor"], "revision": "2"}})  # type: ignore[dict-item]
+
+
 def test_fatal_error_ends_the_run(retriever: Retriever, tmp_path: Path) -> None:
     class Refused(SlowTeacher):
         async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:

@@ -473,6 +473,148 @@ def test_other_settings_are_refused_and_overwrite_begins_anew(world: World, tmp_
     assert final_files(tmp_path, "run") == final_files(tmp_path, "whole")
 
 
+# What does not change an answer does not lock a run
+
+
+def test_another_port_and_a_longer_limit_go_on_and_nothing_is_paid_again(
+    world: World, tmp_path: Path, call: Call
+) -> None:
+    with ScriptedEndpoint(world.answer) as one, ScriptedEndpoint(world.answer) as other:
+        run = (*SOME, *to(tmp_path, "run"), "--concurrency", 8)
+        first = world.config(tmp_path / "one.yaml", one.url, generation_params={"max_tokens": 300})
+        assert call(generate, "--config", first, *run, "--max_llm_calls", 100).code == 0
+        changes = {"generation_params": {"max_tokens": 900, "user": "me"}}
+        config = world.config(tmp_path / "other.yaml", other.url, **changes)
+        assert call(generate, "--config", config, *run).code == 0
+        made = final_files(tmp_path, "run")
+        asked = {request.body for request in one.seen}, len(other.seen)
+        assert len(asked[0]) == 100
+        assert call(generate, "--config", first, *run, "--overwrite").code == 0
+        assert final_files(tmp_path, "run") == made
+        assert (len(one.seen), len(other.seen)) == (100, asked[1])
+        whole = call(generate, "--config", config, *SOME, *to(tmp_path, "whole"), "--reply_cache", tmp_path / "fresh")
+        assert whole.code == 0
+        assert len(other.seen) == 100 + 2 * asked[1]
+    assert final_files(tmp_path, "whole") == made
+
+
+def halved(answer: Answer) -> Answer:
+    """Answer with half an emoji in every text that is kept, as an escape in the JSON."""
+
+    def spoilt(messages: Any, name: str) -> str:
+        said = dict(answer(messages, name))  # type: ignore[arg-type]
+        key = "query" if name == EXTRACTION else "reason"
+        said[key] += " \ud83d\x00" if said[key] else ""
+        return json.dumps(said)
+
+    return spoilt
+
+
+def test_half_an_emoji_ends_no_run_and_no_resume(world: World, tmp_path: Path, call: Call) -> None:
+    with ScriptedEndpoint(halved(world.answer)) as endpoint:
+        config = world.config(tmp_path / "config.yaml", endpoint.url)
+        run = ("--config", config, *SOME, *to(tmp_path, "run"), "--concurrency", 8)
+        assert call(generate, *run).code == 0
+        made, calls = final_files(tmp_path, "run"), len(endpoint.seen)
+        (tmp_path / "run.summary.json").unlink()
+        (tmp_path / "run.provenance.jsonl").write_bytes(made[1][: len(made[1]) // 2])  # as a kill leaves it
+        assert call(generate, *run).code == 0
+        assert final_files(tmp_path, "run") == made
+        assert len(endpoint.seen) == calls
+    assert made[0].count(b"\n") > 10
+    assert made[0] == b"".join(world.examples.splitlines(True)[: made[0].count(b"\n")])
+
+
+# Runs that come to nothing
+
+
+def nothing(**fields: Any) -> Mapping[str, Any]:
+    return {**dict.fromkeys(("entity", "type", "segment", "query")), **fields}
+
+
+@pytest.mark.parametrize("main", [generate, ablate])
+@pytest.mark.parametrize(
+    ("content", "fault", "told"),
+    [
+        ("I cannot help with that.", None, "it said 'I cannot help with that.'"),
+        ("<think>Perhaps none: " + json.dumps(nothing()), None, "within a thought"),
+        ("{}", "length", "finish_reason length; raise generation_params.max_tokens"),
+    ],
+)
+def test_useless_replies_end_the_run_at_the_first_questions(
+    world: World, tmp_path: Path, call: Call, main: Any, content: str, fault: str | None, told: str
+) -> None:
+    with ScriptedEndpoint(lambda *_: content, fault=lambda *_: fault) as endpoint:
+        config = world.config(tmp_path / "config.yaml", endpoint.url)
+        name = (
+            to(tmp_path, "run") if main is generate else ["--single", "diverse", "--output_file", tmp_path / "a.json"]
+        )
+        limit = ("--num_examples", 4) if main is generate else ("--num", 4)
+        run = ("--config", config, *name, *limit, "--concurrency", 32, "--reply_cache", tmp_path / "replies")
+        ended = call(main, *run)
+        assert ended.code == 1
+        assert told in ended.error
+        assert "each of the first 5 questions" in ended.error
+        assert len(endpoint.seen) <= 27
+        assert "next:" not in ended.out
+        endpoint.answer, endpoint.fault = world.answer, None  # fixed: the same command goes on
+        assert call(main, *run).code == 0
+
+
+def judging(answer: Answer, verdict: Mapping[str, Any]) -> Answer:
+    """Answer, but judge every candidate alike."""
+    return lambda messages, name: verdict if name == JUDGEMENT else answer(messages, name)
+
+
+HOPS = [{"question": "q", "answer": "a", "document": letter} for letter in "AB"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "counted", "helps"),
+    [
+        (lambda _: lambda *_: nothing(entity="None"), "no entity 50", "entity_extractor_model"),
+        (lambda answer: judging(answer, {"valid": False, "reason": "so what"}), "no positive", "unusable (so what)"),
+        (
+            lambda answer: judging(answer, {"valid": True, "reason": "why not", "sub_questions": HOPS}),
+            "no negative",
+            "usable (why not)",
+        ),
+    ],
+)
+def test_a_run_that_accepts_nothing_ends_and_says_what_was_said(
+    world: World, tmp_path: Path, call: Call, answer: Any, counted: str, helps: str
+) -> None:
+    with ScriptedEndpoint(answer(world.answer)) as endpoint:
+        config = world.config(tmp_path / "config.yaml", endpoint.url)
+        run = ("--config", config, *EVERY, *to(tmp_path, "run"), "--concurrency", 8)
+        ended = call(generate, *run)
+        assert ended.code == 1
+        assert "no example was made of 50 sources" in ended.error
+        assert all(told in ended.error for told in (counted, helps, "--give_up_after"))
+        assert "next:" not in ended.out
+        assert len(provenance(tmp_path, "run")) == 50
+        before = len(endpoint.seen)
+        assert call(generate, *run, "--give_up_after", 64).code == 1
+        assert len(provenance(tmp_path, "run")) == 64
+        assert not endpoint.repeated()
+        assert len(endpoint.seen) > before
+
+        few = call(generate, "--config", config, *EVERY, *to(tmp_path, "few"), "--max_attempts", 20)
+        assert few.code == 1
+        assert "no example was made of 20 sources" in few.error
+        assert "20 sources were tried" in few.error
+        assert "next:" not in few.out
+
+
+def test_an_ablation_without_an_entity_ends(world: World, tmp_path: Path, call: Call) -> None:
+    with ScriptedEndpoint(lambda *_: nothing()) as endpoint:
+        config = world.config(tmp_path / "config.yaml", endpoint.url)
+        ended = call(ablate, "--config", config, "--single", "diverse", "--output_file", tmp_path / "a.json")
+        assert ended.code == 1
+        assert "none of 50 sources has an entity; try another entity_extractor_model" in ended.error
+        assert len(endpoint.seen) <= 50 + 16
+
+
 # Configurations and keys
 
 
