@@ -1186,3 +1186,11 @@ def test_tokens_that_are_not_told_are_estimated(cache: Path) -> None:
     assert summary["replies_without_usage"] == 1
     assert summary["tokens_in"] > 300
     assert summary["cost"] is None
+
+
+def test_a_refused_key_names_the_account_that_goes_with_it(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-somebody-else")
+    with ScriptedEndpoint(canned, keys=["another"]) as endpoint:
+        (error,) = use(endpoint, cache, extract_all([ROMANS]))
+    assert isinstance(error, RunError)
+    assert "fix openai_setting.api_key, or OPENAI_ORG_ID in the environment" in str(error)

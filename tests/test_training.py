@@ -274,15 +274,21 @@ def test_two_processes(reference: tuple[Path, Path], still_model: Path, tmp_path
 def test_processes_are_counted(
     monkeypatch: pytest.MonkeyPatch, visible: int, num_gpus: int | None, processes: int
 ) -> None:
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for name in launch.LAUNCHERS_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
     assert launch.count_processes(num_gpus) == processes
-    monkeypatch.setenv("LOCAL_RANK", "1")  # one of a launcher's processes launches no more
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(cli.InputError, match="unset them"):  # left over from something else
+        launch.count_processes(2)
+    for name in launch.LAUNCHERS_VARIABLES:
+        monkeypatch.setenv(name, "1")  # one of a launcher's processes launches no more
     assert launch.count_processes(num_gpus) == 1
 
 
 def test_more_gpus_than_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for name in launch.LAUNCHERS_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(cli.InputError, match="--num_gpus 3"):
         launch.count_processes(3)
@@ -417,6 +423,11 @@ BAD_INPUTS = {
     "two precisions": (["--fp16", "--bf16"], "only one of --fp16, --bf16"),
     "groups too large": (["--train_group_size", "99"], "too few passages to fill groups of 99"),
     "ZeRO's stage 3": (["--use_deepspeed", "--ds_config", "{zero3}"], "zero_optimization.stage must be 0, 1 or 2"),
+    "DeepSpeed's numbers as texts": (
+        ["--use_deepspeed", "--ds_config", "{texts}"],
+        'gradient_accumulation_steps must be "auto" or a number, not "8"',
+    ),
+    "DeepSpeed without a batch": (["--use_deepspeed", "--ds_config", "{bare}"], 'train_batch_size must be "auto"'),
     "resumed over a finished model": (
         ["--output_dir", "{finished}", "--resume"],
         "a finished model and no",
@@ -439,11 +450,14 @@ def test_bad_input_is_one_line_and_exit_2(
     full.mkdir()
     (full / "model.safetensors").write_text("precious")
     bad = write_rows(tmp_path / "bad.jsonl", [{"pos": ["a"], "neg": ["b"]}])
-    (tmp_path / "zero3.json").write_text('{"zero_optimization": {"stage": 3}}')
+    batches = '"train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto"'
+    (tmp_path / "zero3.json").write_text(f'{{{batches}, "zero_optimization": {{"stage": 3}}}}')
+    (tmp_path / "texts.json").write_text(f'{{{batches}, "gradient_accumulation_steps": "8"}}')
+    (tmp_path / "bare.json").write_text('{"zero_optimization": {"stage": 0}}')
     finished = Path(shutil.copytree(tiny_reranker, tmp_path / "finished"))
     (finished / "README.md").write_text("a model card")
     names = {"data": examples_file, "bad": bad, "full": full, "model": tiny_reranker, "finished": finished}
-    names["zero3"] = tmp_path / "zero3.json"
+    names |= {name: tmp_path / f"{name}.json" for name in ("zero3", "texts", "bare")}
     flags, expected = BAD_INPUTS[case]
     argv = ["--model_path", str(tiny_reranker), "--train_data", str(examples_file)]
     argv += [flag.format(**names) for flag in flags]

@@ -278,6 +278,8 @@ class Client:
             refused, fix = "the API key is refused", f"fix {settings.section}.{number}"
             if fault.status == 403:
                 refused, fix = "it gives no access", f"{fix} or {settings.model_key}"
+            if accounts := _named("OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+                fix = f"{fix}, or {accounts} in the environment, which goes with each request"
             said = f"; it says: {fault.text}" if fault.text else ""
             raise self._end(settings, f"{refused} ({fault.status}); {fix}{said}")
         if fault.kind is Kind.MODEL and not line.answered_with:

@@ -105,7 +105,9 @@ class ReplyCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._open()
         except (sqlite3.Error, OSError) as error:
-            raise InputError(f"{path} cannot be used as a cache of replies ({error}): move it away") from None
+            raise InputError(
+                f"{path} cannot be used as a cache of replies ({error}): end what holds it, or move it away"
+            ) from None
 
     def _open(self) -> None:
         self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
@@ -198,4 +200,4 @@ class ReplyCache:
         try:
             return self._db.execute(statement, values).fetchall()
         except sqlite3.Error as error:
-            raise RunError(f"the cache of replies {self.path} failed ({error}); mend that and run again") from None
+            raise RunError(f"the cache of replies {self.path} failed ({error}); fix that and run again") from None

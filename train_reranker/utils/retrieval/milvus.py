@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -163,6 +164,7 @@ def connect(uri: str, token: str | None = None) -> Any:
     Raises:
         InputError: pymilvus is not installed, the file cannot be used, or nothing answers.
     """
+    os.environ.pop("MILVUS_URI", None)  # pymilvus reads it as it is imported, and fails at a file's name
     try:
         from pymilvus import MilvusClient
         from pymilvus.exceptions import MilvusException

@@ -215,6 +215,11 @@ def _has_wandb_key() -> bool:
         return False
 
 
+# What DeepSpeed compares with the flags, and fails at where it is no number; of these, what it will not do without.
+DS_COUNTS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+DS_REQUIRED = ("train_batch_size", "train_micro_batch_size_per_gpu")
+
+
 def _find_ds_config(settings: TrainingSettings) -> Path:
     """Return DeepSpeed's configuration file, once it can be used here and DeepSpeed is installed."""
     if importlib.util.find_spec("deepspeed") is None:
@@ -224,7 +229,12 @@ def _find_ds_config(settings: TrainingSettings) -> Path:
         "DeepSpeed configuration",
         "name one with --ds_config, as train_reranker/ds_stage0.json",
     )
-    zero = _read_json(path).get("zero_optimization", {})
+    config = _read_json(path)
+    for name in DS_COUNTS:
+        value = config.get(name, "auto" if name not in DS_REQUIRED else None)
+        if value != "auto" and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise InputError(f'{path}: {name} must be "auto" or a number, not {json.dumps(value)}')
+    zero = config.get("zero_optimization", {})
     # Stage 3 spreads the weights themselves: each forward pass is then one of all processes together, which chunks and
     # an evaluation in shares are not. A reranker's weights fit on one device.
     if not isinstance(zero, dict) or zero.get("stage", 0) not in (0, 1, 2):

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from utils.cli import InputError, RunError
 
+LAUNCHERS_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
 
 def is_main_process() -> bool:
     """Tell whether this process is the one that writes and prints."""
@@ -28,8 +30,14 @@ def count_processes(num_gpus: int | None) -> int:
     those already, and trains.
 
     Raises:
-        InputError: more GPUs are wanted than are visible.
+        InputError: more GPUs are wanted than are visible, or the environment holds a part of what launchers set.
     """
+    there = [name for name in LAUNCHERS_VARIABLES if name in os.environ]
+    if {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & {*there} and len(there) < len(LAUNCHERS_VARIABLES):
+        raise InputError(
+            f"the environment has {', '.join(there)}, but not all of {', '.join(LAUNCHERS_VARIABLES)}, as launchers "
+            "set them: unset them, or start under torchrun"
+        )
     if "LOCAL_RANK" in os.environ or num_gpus == 1:
         return 1
     import torch
@@ -90,6 +98,7 @@ def environment(deepspeed: bool) -> Iterator[None]:
     import torch
 
     before = dict(os.environ)
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # left over from a launcher; the flag decides
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         if deepspeed:
