@@ -290,6 +290,17 @@ def test_a_trained_folder_holds_the_bases_own_files(
     assert open_reranker(tmp_path / "out", half=False).score(PAIRS) == pytest.approx(alone, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["Llama without a padding token", "GPT-2 with a padding token beyond its table"])
+def test_a_trained_folder_says_how_to_pad_where_its_base_does_not(
+    architecture: Callable[[str], Path], examples_file: Path, tmp_path: Path, name: str
+) -> None:
+    from sentence_transformers import CrossEncoder
+
+    assert train(architecture(name), examples_file, tmp_path / "out") == 0
+    theirs = CrossEncoder(str(tmp_path / "out"), device="cpu", activation_fn=torch.nn.Identity()).predict(PAIRS)
+    assert theirs == pytest.approx(scored_alone(tmp_path / "out"), abs=1e-5)
+
+
 def test_shared_weights_resume(architecture: Callable[[str], Path], examples_file: Path, tmp_path: Path) -> None:
     base, out = architecture("T5, without a limit"), tmp_path / "out"
     assert train(base, examples_file, out, "--save_steps", "2") == 0
@@ -460,6 +471,14 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown architecture": (edit_config(model_type="unheard"), "cannot be loaded (The checkpoint you are trying"),
     "code of its own": (edit_config(**CUSTOM), "needs code of its own (auto_map in its config.json)"),
     "quantized weights": (edit_config(quantization_config={"quant_method": "gptq"}), "is quantized (gptq)"),
+    "weights in 8 bits": (
+        edit_weights(lambda w: w.update({name: (values * 50).to(torch.int8) for name, values in w.items()})),
+        "is quantized (model.safetensors holds I8)",
+    ),
+    "weights in an 8-bit float": (
+        edit_weights(lambda w: w.update({name: values.to(torch.float8_e4m3fn) for name, values in w.items()})),
+        "is quantized (model.safetensors holds F8_E4M3)",
+    ),
     "an LFS pointer": (only_weights("model.safetensors", POINTER), "has a Git LFS pointer in place of model.safe"),
     "an LFS pointer to .bin": (only_weights("pytorch_model.bin", POINTER), "in place of pytorch_model.bin: run git"),
     "an LFS pointer to words": (lambda m: (m / "tokenizer.json").write_bytes(POINTER), "in place of tokenizer.json"),

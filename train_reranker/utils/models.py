@@ -96,7 +96,7 @@ def check_files(folder: Path) -> None:
 
 def _find_fault(folder: Path) -> str | None:
     if not folder.is_dir():
-        return "is a file: give the folder that it is in"
+        return "is a file: give the folder that it is in" if folder.exists() else "was not found: download it again"
     if (folder / "adapter_config.json").is_file():
         return "is an adapter (adapter_config.json): merge it into its base (peft: merge_and_unload), give that folder"
     missing = [what for what, names in PARTS.items() if not _files(folder, names)]
@@ -117,8 +117,11 @@ def _find_fault(folder: Path) -> str | None:
         with file.open("rb") as content:
             if content.read(len(LFS_POINTER)) == LFS_POINTER:
                 return f"has a Git LFS pointer in place of {file.name}: run git lfs pull, or download it again"
-        if file.suffix == ".safetensors" and not is_whole_safetensors(file):
-            return f"has a truncated {file.name}: download it again"
+        if file.suffix == ".safetensors":
+            if (types := stored_types(file)) is None:
+                return f"has a truncated {file.name}: download it again"
+            if coarse := sorted(kind for kind in types if kind == "I8" or kind.startswith(("F4", "F6", "F8"))):
+                return f"is quantized ({file.name} holds {coarse[0]}): give its weights in half or full precision"
         if file.suffix == ".json" and "vocab" not in file.name:
             read_object(folder, file.name)
     return None
@@ -128,16 +131,18 @@ def _files(folder: Path, names: Iterable[str]) -> list[Path]:
     return sorted({file for name in names for file in folder.glob(name) if file.is_file()})
 
 
-def is_whole_safetensors(file: Path) -> bool:
-    """Tell whether a file is as long as its header promises."""
+def stored_types(file: Path) -> set[str] | None:
+    """Return the number types in a safetensors file, as it names them; None where it is shorter than it promises."""
     with file.open("rb") as content:
         size = int.from_bytes(content.read(8), "little")
         try:
             header = json.loads(content.read(size))
-            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-        except (ValueError, OverflowError, MemoryError, AttributeError, KeyError, TypeError):
-            return False
-    return file.stat().st_size == 8 + size + max(ends, default=0)
+            tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+            end = max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+            types = {str(tensor["dtype"]) for tensor in tensors}
+        except (ValueError, OverflowError, MemoryError, AttributeError, LookupError, TypeError):
+            return None
+    return types if file.stat().st_size == 8 + size + end else None
 
 
 def read_object(folder: Path, name: str) -> dict[str, Any]:
@@ -250,13 +255,21 @@ def load_model(folder: Path, task: str, *, pooler: bool = False) -> Loaded:
         InputError: the folder holds no such model, or one whose outputs would not be its own.
     """
     import torch
-    from transformers import AutoModel, AutoModelForSequenceClassification
+    from transformers import (
+        MODEL_FOR_TEXT_ENCODING_MAPPING,
+        AutoModel,
+        AutoModelForSequenceClassification,
+        AutoModelForTextEncoding,
+    )
     from transformers.utils import logging
 
     check_files(folder)
-    tokenizer, _ = load_tokenizer(folder)
+    tokenizer, config = load_tokenizer(folder)
     logging.disable_progress_bar()  # loading takes a second; the bars that matter are our own
-    auto, options = (AutoModel, {}) if task == ENCODER else (AutoModelForSequenceClassification, {"num_labels": 1})
+    auto: Any = AutoModel if task == ENCODER else AutoModelForSequenceClassification
+    options = {} if task == ENCODER else {"num_labels": 1}
+    if task == ENCODER and config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        auto = AutoModelForTextEncoding  # T5's encoder alone: embeddings have no use for its decoder
     try:
         model, found = auto.from_pretrained(
             folder, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,
@@ -422,7 +435,7 @@ def position_limit(config: Mapping[str, Any]) -> int | None:
 def weights_fingerprint(path: Path) -> str:
     """Return a hash over the files of a model folder that its outputs depend on."""
     digest = hashlib.sha256()
-    for file in sorted(path.iterdir()):
+    for file in sorted(file for file in path.iterdir() if file.is_file()):
         if file.suffix in (".safetensors", ".bin", ".txt", ".model") or file.name in (
             "config.json",
             "tokenizer.json",
