@@ -458,7 +458,7 @@ CUSTOM = {"model_type": "unheard", "auto_map": {"AutoConfig": "c.C", "AutoModelF
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file": (a_file, "is a file: give the folder"),
     "an adapter": (lambda m: (m / "config.json").rename(m / "adapter_config.json"), "is an adapter (adapter_config"),
-    "ONNX alone": (only_weights("model.onnx", b"\x08"), "has no weights: give the folder of a whole model"),
+    "ONNX alone": (only_weights("model.onnx", b"\x08"), "has no weights: give the folder of a complete model"),
     "no tokenizer": (lambda m: (m / "tokenizer.json").unlink(), "has no tokenizer"),
     "a hub's cache": (moved_to("snapshots/0a1b"), "has no config.json and no weights and no tokenizer: give /"),
     "checkpoints alone": (moved_to("checkpoint-20"), "model/checkpoint-20"),

@@ -198,7 +198,7 @@ def test_custom_module_is_told(st_folder: Make) -> None:
 def test_damaged_file_is_told(st_folder: Make, file: str, content: str) -> None:
     folder = st_folder()
     (folder / file).write_text(content)
-    assert_told(folder, re.escape(file))
+    assert_told(folder, f"has a {re.escape(Path(file).name)} that is not")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def find_model(path: str | Path) -> Path:
             f"(hf download {repository} --local-dir {folder}) and name its folder"
         )
     check_files(found)
-    architecture = str((read_object(found, "config.json").get("architectures") or [""])[0])
+    architecture = str((read_json(found / "config.json").get("architectures") or [""])[0])
     if architecture.endswith(("ForCausalLM", "GPT2LMHeadModel")):
         raise InputError(
             f"model {found} is a language model ({architecture}), not a reranker with one score: give one saved "
@@ -103,13 +103,13 @@ def _find_fault(folder: Path) -> str | None:
     if missing:
         inner = [file.parent for at in ("*", "snapshots/*") for file in folder.glob(f"{at}/config.json")]
         whole = [place for place in inner if _files(place, PARTS["weights"])]
-        remedy = "the folder of a whole model, with *.safetensors or pytorch_model.bin"
+        remedy = "the folder of a complete model, with *.safetensors or pytorch_model.bin"
         if (folder / "modules.json").is_file():
             remedy = "what SentenceTransformer(folder).save(other) makes of it"
         elif whole:
             remedy = str(max(whole, key=lambda place: (len(place.name), place.name)))
         return f"has no {' and no '.join(missing)}: give {remedy}"
-    if method := read_object(folder, "config.json").get("quantization_config"):
+    if method := read_json(folder / "config.json").get("quantization_config"):
         kind = method.get("quant_method") if isinstance(method, dict) else method
         return f"is quantized ({kind}): give its weights in half or full precision"
     weights = next(found for name in PARTS["weights"] if (found := _files(folder, [name])))
@@ -123,7 +123,7 @@ def _find_fault(folder: Path) -> str | None:
             if coarse := sorted(kind for kind in types if kind == "I8" or kind.startswith(("F4", "F6", "F8"))):
                 return f"is quantized ({file.name} holds {coarse[0]}): give its weights in half or full precision"
         if file.suffix == ".json" and "vocab" not in file.name:
-            read_object(folder, file.name)
+            read_json(file)
     return None
 
 
@@ -145,18 +145,20 @@ def stored_types(file: Path) -> set[str] | None:
     return types if file.stat().st_size == 8 + size + end else None
 
 
-def read_object(folder: Path, name: str) -> dict[str, Any]:
-    """Return what one of a model's JSON files says.
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Return the JSON object, or the list of objects, in a file of a model.
 
     Raises:
-        InputError: it is not a JSON object.
+        InputError: it holds none.
     """
+    told = f"model {path.parent} has a {path.name} that is not"
     try:
-        value = json.loads((folder / name).read_bytes())
-    except ValueError as error:
-        raise InputError(f"model {folder} has a {name} that is not valid JSON ({error}): download it again") from None
-    if not isinstance(value, dict):
-        raise InputError(f"model {folder} has a {name} that is not a JSON object: download it again")
+        value: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{told} valid JSON ({error}): download it again") from None
+    items = value if isinstance(value, list) else []
+    if not isinstance(value, kind) or not all(isinstance(item, dict) for item in items):
+        raise InputError(f"{told} a JSON {'object' if kind is dict else 'list of objects'}: download it again")
     return value
 
 

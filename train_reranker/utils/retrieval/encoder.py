@@ -17,11 +17,12 @@ from utils.models import (
     half_precision,
     length_limit,
     load_model,
+    read_json,
     token_batches,
     visible_devices,
     weights_fingerprint,
 )
-from utils.retrieval.recipe import read_json, read_recipe
+from utils.retrieval.recipe import read_recipe
 
 if TYPE_CHECKING:
     import torch

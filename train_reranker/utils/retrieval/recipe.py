@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.cli import InputError, log
+from utils.models import read_json
 
 BGE_ENGLISH = "Represent this sentence for searching relevant passages: "
 BGE_CHINESE = "为这个句子生成表示以用于检索相关文章："
@@ -224,19 +224,3 @@ def read_value(config: dict[str, Any], key: str, kind: type | tuple[type, ...], 
     if value is None or isinstance(value, kind):
         return value
     raise InputError(f"{path}: {key} cannot be {value!r}: download the model again")
-
-
-def read_json(path: Path, kind: type = dict) -> Any:
-    """Return the JSON object, or the list of objects, of a model's file.
-
-    Raises:
-        InputError: it holds none.
-    """
-    try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): download the model again") from None
-    items = value if isinstance(value, list) else []
-    if not isinstance(value, kind) or not all(isinstance(item, dict) for item in items):
-        raise InputError(f"{path} holds no JSON {'object' if kind is dict else 'list'}: download the model again")
-    return value
