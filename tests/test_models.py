@@ -147,6 +147,7 @@ ARCHITECTURES: dict[str, Callable[[Path], None]] = {
     "BERT": bert_like,
     "BERT padded on the left": lambda folder: bert_like(folder, padding_side="left"),
     "BERT in half precision": lambda folder: bert_like(folder, dtype=torch.float16),
+    "BERT in double precision": lambda folder: bert_like(folder, dtype=torch.float64),
     "XLNet, on the left and without a limit": xlnet,
     "T5, without a limit": t5,
     "Qwen3": qwen3,

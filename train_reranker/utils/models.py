@@ -120,7 +120,7 @@ def _find_fault(folder: Path) -> str | None:
         if file.suffix == ".safetensors":
             if (types := stored_types(file)) is None:
                 return f"has a truncated {file.name}: download it again"
-            if coarse := sorted(kind for kind in types if kind == "I8" or kind.startswith(("F4", "F6", "F8"))):
+            if coarse := sorted(kind for kind in types if kind == "I8" or kind.startswith(("F4", "F6_", "F8"))):
                 return f"is quantized ({file.name} holds {coarse[0]}): give its weights in half or full precision"
         if file.suffix == ".json" and "vocab" not in file.name:
             read_json(file)
