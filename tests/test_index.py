@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 from collections.abc import Callable
@@ -143,7 +144,7 @@ def test_type_that_cannot_be_built_is_told(retriever: Retriever, tmp_path: Path,
     assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("factory", ["Flatt", "IVF91,Flat", "PQ7", ""])
+@pytest.mark.parametrize("factory", ["Flatt", "IVF91,Flat", "PQ7", "", "HNSW8,PQ8x4", "IDMap,Flat"])
 def test_type_that_cannot_be_built_is_told_before_encoding(
     retriever: Retriever, tmp_path: Path, encoded: list[int], factory: str
 ) -> None:
@@ -291,6 +292,28 @@ def test_single_vector_that_is_not_of_length_1_is_told(
     assert_refused(corpus, encoder, tmp_path / "an.index", r"row (1777 is not|from \d+ to \d+).*normalised")
 
 
+@pytest.mark.parametrize(
+    ("factory", "factor"),
+    [*itertools.product(["SQ8", "SQfp16", "PQ16x4", "IVF4,SQ8"], [3.0, 0.0]), ("IVF4,PQ8x4fs", 3.0)],
+)
+def test_approximations_of_vectors_that_are_not_of_length_1_are_told(
+    many: tuple[Corpus, Encoder, np.ndarray], tmp_path: Path, factory: str, factor: float
+) -> None:
+    corpus, encoder, vectors = many
+    problem = r"row \d+ is not of length 1.*normalised" if factor else "460 of 460 vectors are not those"
+    path = write_foreign(vectors * np.float32(factor), tmp_path / "an.index", factory)
+    assert_refused(corpus, encoder, path, problem)
+
+
+def test_approximations_of_two_documents_that_changed_places_are_told(tiny_encoder: Path, tmp_path: Path) -> None:
+    jsonl.write(tmp_path / "two.jsonl", ({"id": n, "contents": WORDS[n]} for n in range(2)))
+    corpus, encoder = Corpus(tmp_path / "two.jsonl"), Encoder(tiny_encoder, method="tiny", half=False)
+    vectors = encoder.encode([document.text for document in corpus], PASSAGE)
+    open_index(corpus, encoder, write_foreign(vectors, tmp_path / "good.index", "SQ8"))
+    path = write_foreign(vectors[::-1].copy(), tmp_path / "bad.index", "SQ8")
+    assert_refused(corpus, encoder, path, "2 of 2 vectors are not those of their documents")
+
+
 @pytest.mark.parametrize("other", [{"pooling": "cls"}, {"pooling": "max"}, {"passage_instruction": "lake: "}])
 @pytest.mark.parametrize("factory", ["Flat", "HNSW8", "IVF4,Flat"])
 def test_foreign_index_of_another_pooling_or_instruction_is_refused(
@@ -339,7 +362,9 @@ def test_cut_index_is_told(retriever: Retriever, tmp_path: Path, factory: str) -
     path = tmp_path / "an.index"
     open_index(retriever.corpus, retriever.encoder, path, factory)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match=r"an\.index is no FAISS index, or cut short: delete it") as told:
+    with pytest.raises(
+        InputError, match=r"an\.index is no FAISS index of floats, or is truncated: name another"
+    ) as told:
         open_index(retriever.corpus, retriever.encoder, path, factory)
     assert "\n" not in str(told.value)
     path.unlink()

@@ -180,6 +180,8 @@ def test_file_that_cannot_be_used_is_told(retriever: Retriever, tmp_path: Path) 
             connect(str(tmp_path / name))
     with pytest.raises(InputError, match=r"milvus_uri .*: .*; name a folder that can be written"):
         connect(str(tmp_path / "old.db" / "vectors.db"))
+    with pytest.raises(InputError, match=r"milvus_uri .*: Milvus Lite cannot open it \(.*too long"):
+        connect(str(tmp_path / f"{'n' * 300}.db"))
     for address in (f"unix:{tmp_path}/none.sock", "ftp://host", "http://127.0.0.1:port"):
         with pytest.raises(InputError, match="cannot be opened") as told:
             connect(address)

@@ -147,6 +147,7 @@ ARCHITECTURES: dict[str, Callable[[Path], None]] = {
     "BERT": bert_like,
     "BERT padded on the left": lambda folder: bert_like(folder, padding_side="left"),
     "BERT in half precision": lambda folder: bert_like(folder, dtype=torch.float16),
+    "BERT in double precision": lambda folder: bert_like(folder, dtype=torch.float64),
     "XLNet, on the left and without a limit": xlnet,
     "T5, without a limit": t5,
     "Qwen3": qwen3,
@@ -288,6 +289,17 @@ def test_a_trained_folder_holds_the_bases_own_files(
     alone = scored_alone(tmp_path / "out")
     assert alone != pytest.approx(scored_alone(base), abs=1e-3)
     assert open_reranker(tmp_path / "out", half=False).score(PAIRS) == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Llama without a padding token", "GPT-2 with a padding token beyond its table"])
+def test_a_trained_folder_says_how_to_pad_where_its_base_does_not(
+    architecture: Callable[[str], Path], examples_file: Path, tmp_path: Path, name: str
+) -> None:
+    from sentence_transformers import CrossEncoder
+
+    assert train(architecture(name), examples_file, tmp_path / "out") == 0
+    theirs = CrossEncoder(str(tmp_path / "out"), device="cpu", activation_fn=torch.nn.Identity()).predict(PAIRS)
+    assert theirs == pytest.approx(scored_alone(tmp_path / "out"), abs=1e-5)
 
 
 def test_shared_weights_resume(architecture: Callable[[str], Path], examples_file: Path, tmp_path: Path) -> None:
@@ -447,7 +459,7 @@ CUSTOM = {"model_type": "unheard", "auto_map": {"AutoConfig": "c.C", "AutoModelF
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file": (a_file, "is a file: give the folder"),
     "an adapter": (lambda m: (m / "config.json").rename(m / "adapter_config.json"), "is an adapter (adapter_config"),
-    "ONNX alone": (only_weights("model.onnx", b"\x08"), "has no weights: give the folder of a whole model"),
+    "ONNX alone": (only_weights("model.onnx", b"\x08"), "has no weights: give the folder of a complete model"),
     "no tokenizer": (lambda m: (m / "tokenizer.json").unlink(), "has no tokenizer"),
     "a hub's cache": (moved_to("snapshots/0a1b"), "has no config.json and no weights and no tokenizer: give /"),
     "checkpoints alone": (moved_to("checkpoint-20"), "model/checkpoint-20"),
@@ -460,6 +472,14 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown architecture": (edit_config(model_type="unheard"), "cannot be loaded (The checkpoint you are trying"),
     "code of its own": (edit_config(**CUSTOM), "needs code of its own (auto_map in its config.json)"),
     "quantized weights": (edit_config(quantization_config={"quant_method": "gptq"}), "is quantized (gptq)"),
+    "weights in 8 bits": (
+        edit_weights(lambda w: w.update({name: (values * 50).to(torch.int8) for name, values in w.items()})),
+        "is quantized (model.safetensors holds I8)",
+    ),
+    "weights in an 8-bit float": (
+        edit_weights(lambda w: w.update({name: values.to(torch.float8_e4m3fn) for name, values in w.items()})),
+        "is quantized (model.safetensors holds F8_E4M3)",
+    ),
     "an LFS pointer": (only_weights("model.safetensors", POINTER), "has a Git LFS pointer in place of model.safe"),
     "an LFS pointer to .bin": (only_weights("pytorch_model.bin", POINTER), "in place of pytorch_model.bin: run git"),
     "an LFS pointer to words": (lambda m: (m / "tokenizer.json").write_bytes(POINTER), "in place of tokenizer.json"),

@@ -198,7 +198,53 @@ def test_custom_module_is_told(st_folder: Make) -> None:
 def test_damaged_file_is_told(st_folder: Make, file: str, content: str) -> None:
     folder = st_folder()
     (folder / file).write_text(content)
-    assert_told(folder, re.escape(file))
+    assert_told(folder, f"has a {re.escape(Path(file).name)} that is not")
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("1_Pooling/config.json", "pooling_mode", 3),
+        ("sentence_bert_config.json", "max_seq_length", "512"),
+        ("sentence_bert_config.json", "max_seq_length", [1]),
+        ("config_sentence_transformers.json", "prompts", ["query: "]),
+        ("config_sentence_transformers.json", "prompts", "query: "),
+        ("config_sentence_transformers.json", "default_prompt_name", ["query"]),
+    ],
+)
+def test_value_of_another_kind_is_told(st_folder: Make, file: str, key: str, value: Any) -> None:
+    folder = st_folder()
+    write(folder / file, {key: value})
+    assert_told(folder, f"{re.escape(file)}: {key} cannot be {re.escape(repr(value))}")
+
+
+def test_prompt_that_is_no_text_is_told(st_folder: Make) -> None:
+    assert_told(st_folder(prompts={"prompts": {"query": 5}}), "query cannot be 5")
+
+
+def test_layer_for_another_pooling_is_told(st_folder: Make) -> None:
+    from safetensors.torch import save_file
+    from torch.nn import Linear
+
+    folder = st_folder({"pooling_mode": ["cls", "mean"]}, modules=("Transformer", "Pooling", "Dense"))
+    write(folder / "2_Dense" / "config.json", {"in_features": 32, "out_features": 16})
+    save_file({f"linear.{k}": v for k, v in Linear(32, 16).state_dict().items()}, folder / "2_Dense/model.safetensors")
+    assert_told(folder, r"takes 32 numbers, but cls\+mean pooling gives 64")
+
+
+def test_missing_transformer_is_told(st_folder: Make) -> None:
+    folder = st_folder()
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    write(folder / "modules.json", modules)
+    assert_told(folder, "0_Transformer was not found: download it again")
+
+
+def test_what_is_no_file_has_no_part_in_the_fingerprint(tiny_encoder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_encoder, tmp_path / "model"))
+    (folder / "pytorch_model.bin").symlink_to("nothing")
+    (folder / "openvino.bin").mkdir()
+    assert Encoder(folder, half=False).fingerprint == Encoder(tiny_encoder, half=False).fingerprint
 
 
 @pytest.mark.parametrize("weights", [None, b"cut"])
@@ -246,6 +292,9 @@ def assert_told(folder: Path, problem: str) -> None:
         ("gte-Qwen2-7B-instruct", "last", E5_TASK, ""),
         ("contriever-msmarco", "mean", "", ""),
         ("nomic-embed-text-v1.5", "mean", "search_query: ", "search_document: "),
+        ("snowflake-arctic-embed-m-v1.5", "cls", BGE_ENGLISH, ""),
+        ("Snowflake/snowflake-arctic-embed-l-v2.0", "cls", "query: ", ""),
+        ("mxbai-embed-large-v1", "cls", BGE_ENGLISH, ""),
     ],
 )
 def test_family_is_told_by_the_folder_s_name(
@@ -269,6 +318,8 @@ def test_names_go_from_the_card_to_the_configuration(tmp_path: Path) -> None:
     (folder / "README.md").write_text("---\nlanguage: en\n---\n\n# gte-base\n")
     assert read_recipe(folder, "e5").pooling == "mean"
     (folder / "README.md").write_text("---\nmodel-index:\n- name: bge-base-en\n---\n# gte-base\n")
+    assert read_recipe(folder, "e5").query == BGE_ENGLISH
+    (folder / "README.md").write_text("\ufeff---\n# for e5\ndate: 2024-13-45\n---\n# bge-base-en\n", encoding="utf-8")
     assert read_recipe(folder, "e5").query == BGE_ENGLISH
     (folder / "README.md").write_text("---\na: [\n---\n```python\n# for e5, add this\n```\n# e5\n")
     assert read_recipe(folder, "e5").query == BGE_CHINESE
@@ -384,6 +435,23 @@ def test_unknown_pooling_is_told(tiny_encoder: Path, pooling: str) -> None:
         return
     with pytest.raises(InputError, match=r"pooling of e5: '(median|pooler)' is unknown; let model2pooling"):
         Encoder(tiny_encoder, method="e5", pooling=pooling)
+
+
+def test_encoder_of_t5_is_used_without_its_decoder(tmp_path: Path) -> None:
+    from transformers import T5Config, T5Model
+
+    from test_models import t5
+
+    t5(tmp_path / "t5")
+    T5Model(T5Config.from_pretrained(tmp_path / "t5")).save_pretrained(tmp_path / "t5")
+    write(tmp_path / "t5" / "1_Pooling" / "config.json", {"pooling_mode": "mean", "word_embedding_dimension": 32})
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    listed = [
+        {"idx": i, "name": str(i), "path": p, "type": f"sentence_transformers.models.{m}"}
+        for i, (p, m) in enumerate(modules)
+    ]
+    write(tmp_path / "t5" / "modules.json", listed)
+    assert_like_sentence_transformers(tmp_path / "t5")
 
 
 def test_pooler_that_is_missing_is_told(tiny_encoder: Path) -> None:

@@ -137,7 +137,7 @@ def find(path: str | Path) -> Path | None:
     """
     for base in (Path.cwd(), SCRIPTS, ROOT):
         candidate = base / path
-        if candidate.exists():
+        if os.path.exists(candidate):  # unlike pathlib, it takes a name that is too long for one that is not there
             return candidate.resolve()
     return None
 

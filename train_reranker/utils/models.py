@@ -75,7 +75,7 @@ def find_model(path: str | Path) -> Path:
             f"(hf download {repository} --local-dir {folder}) and name its folder"
         )
     check_files(found)
-    architecture = str((read_object(found, "config.json").get("architectures") or [""])[0])
+    architecture = str((read_json(found / "config.json").get("architectures") or [""])[0])
     if architecture.endswith(("ForCausalLM", "GPT2LMHeadModel")):
         raise InputError(
             f"model {found} is a language model ({architecture}), not a reranker with one score: give one saved "
@@ -96,20 +96,20 @@ def check_files(folder: Path) -> None:
 
 def _find_fault(folder: Path) -> str | None:
     if not folder.is_dir():
-        return "is a file: give the folder that it is in"
+        return "is a file: give the folder that it is in" if folder.exists() else "was not found: download it again"
     if (folder / "adapter_config.json").is_file():
         return "is an adapter (adapter_config.json): merge it into its base (peft: merge_and_unload), give that folder"
     missing = [what for what, names in PARTS.items() if not _files(folder, names)]
     if missing:
         inner = [file.parent for at in ("*", "snapshots/*") for file in folder.glob(f"{at}/config.json")]
         whole = [place for place in inner if _files(place, PARTS["weights"])]
-        remedy = "the folder of a whole model, with *.safetensors or pytorch_model.bin"
+        remedy = "the folder of a complete model, with *.safetensors or pytorch_model.bin"
         if (folder / "modules.json").is_file():
             remedy = "what SentenceTransformer(folder).save(other) makes of it"
         elif whole:
             remedy = str(max(whole, key=lambda place: (len(place.name), place.name)))
         return f"has no {' and no '.join(missing)}: give {remedy}"
-    if method := read_object(folder, "config.json").get("quantization_config"):
+    if method := read_json(folder / "config.json").get("quantization_config"):
         kind = method.get("quant_method") if isinstance(method, dict) else method
         return f"is quantized ({kind}): give its weights in half or full precision"
     weights = next(found for name in PARTS["weights"] if (found := _files(folder, [name])))
@@ -117,10 +117,13 @@ def _find_fault(folder: Path) -> str | None:
         with file.open("rb") as content:
             if content.read(len(LFS_POINTER)) == LFS_POINTER:
                 return f"has a Git LFS pointer in place of {file.name}: run git lfs pull, or download it again"
-        if file.suffix == ".safetensors" and not is_whole_safetensors(file):
-            return f"has a truncated {file.name}: download it again"
+        if file.suffix == ".safetensors":
+            if (types := stored_types(file)) is None:
+                return f"has a truncated {file.name}: download it again"
+            if coarse := sorted(kind for kind in types if kind == "I8" or kind.startswith(("F4", "F6_", "F8"))):
+                return f"is quantized ({file.name} holds {coarse[0]}): give its weights in half or full precision"
         if file.suffix == ".json" and "vocab" not in file.name:
-            read_object(folder, file.name)
+            read_json(file)
     return None
 
 
@@ -128,30 +131,34 @@ def _files(folder: Path, names: Iterable[str]) -> list[Path]:
     return sorted({file for name in names for file in folder.glob(name) if file.is_file()})
 
 
-def is_whole_safetensors(file: Path) -> bool:
-    """Tell whether a file is as long as its header promises."""
+def stored_types(file: Path) -> set[str] | None:
+    """Return the number types in a safetensors file, as it names them; None where it is shorter than it promises."""
     with file.open("rb") as content:
         size = int.from_bytes(content.read(8), "little")
         try:
             header = json.loads(content.read(size))
-            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-        except (ValueError, OverflowError, MemoryError, AttributeError, KeyError, TypeError):
-            return False
-    return file.stat().st_size == 8 + size + max(ends, default=0)
+            tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+            end = max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+            types = {str(tensor["dtype"]) for tensor in tensors}
+        except (ValueError, OverflowError, MemoryError, AttributeError, LookupError, TypeError):
+            return None
+    return types if file.stat().st_size == 8 + size + end else None
 
 
-def read_object(folder: Path, name: str) -> dict[str, Any]:
-    """Return what one of a model's JSON files says.
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Return the JSON object, or the list of objects, in a file of a model.
 
     Raises:
-        InputError: it is not a JSON object.
+        InputError: it holds none.
     """
+    told = f"model {path.parent} has a {path.name} that is not"
     try:
-        value = json.loads((folder / name).read_bytes())
-    except ValueError as error:
-        raise InputError(f"model {folder} has a {name} that is not valid JSON ({error}): download it again") from None
-    if not isinstance(value, dict):
-        raise InputError(f"model {folder} has a {name} that is not a JSON object: download it again")
+        value: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{told} valid JSON ({error}): download it again") from None
+    items = value if isinstance(value, list) else []
+    if not isinstance(value, kind) or not all(isinstance(item, dict) for item in items):
+        raise InputError(f"{told} a JSON {'object' if kind is dict else 'list of objects'}: download it again")
     return value
 
 
@@ -250,13 +257,21 @@ def load_model(folder: Path, task: str, *, pooler: bool = False) -> Loaded:
         InputError: the folder holds no such model, or one whose outputs would not be its own.
     """
     import torch
-    from transformers import AutoModel, AutoModelForSequenceClassification
+    from transformers import (
+        MODEL_FOR_TEXT_ENCODING_MAPPING,
+        AutoModel,
+        AutoModelForSequenceClassification,
+        AutoModelForTextEncoding,
+    )
     from transformers.utils import logging
 
     check_files(folder)
-    tokenizer, _ = load_tokenizer(folder)
+    tokenizer, config = load_tokenizer(folder)
     logging.disable_progress_bar()  # loading takes a second; the bars that matter are our own
-    auto, options = (AutoModel, {}) if task == ENCODER else (AutoModelForSequenceClassification, {"num_labels": 1})
+    auto: Any = AutoModel if task == ENCODER else AutoModelForSequenceClassification
+    options = {} if task == ENCODER else {"num_labels": 1}
+    if task == ENCODER and config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        auto = AutoModelForTextEncoding  # T5's encoder alone: embeddings have no use for its decoder
     try:
         model, found = auto.from_pretrained(
             folder, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,
@@ -422,7 +437,7 @@ def position_limit(config: Mapping[str, Any]) -> int | None:
 def weights_fingerprint(path: Path) -> str:
     """Return a hash over the files of a model folder that its outputs depend on."""
     digest = hashlib.sha256()
-    for file in sorted(path.iterdir()):
+    for file in sorted(file for file in path.iterdir() if file.is_file()):
         if file.suffix in (".safetensors", ".bin", ".txt", ".model") or file.name in (
             "config.json",
             "tokenizer.json",

@@ -128,7 +128,7 @@ class Reranker:
                     scores[[window[i] for i in batch]] = self._logits(features, batch).float().cpu().numpy()
                     bar.update(len(batch))
         if not np.isfinite(scores).all():  # which no order follows from
-            raise InputError(f"reranker {self.path} gives scores that are not finite: train it anew, or get it anew")
+            raise InputError(f"reranker {self.path} gives scores that are not finite: train or download it again")
         return 1 / (1 + np.exp(-scores)) if self.normalize else scores
 
     def _logits(self, features: Mapping[str, list[list[int]]], batch: Sequence[int]) -> torch.Tensor:

@@ -17,11 +17,12 @@ from utils.models import (
     half_precision,
     length_limit,
     load_model,
+    read_json,
     token_batches,
     visible_devices,
     weights_fingerprint,
 )
-from utils.retrieval.recipe import read_json, read_recipe
+from utils.retrieval.recipe import read_recipe
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +60,7 @@ POOLER = "pooler"  # the model's own, which is no function of the token vectors
 
 
 class Encoder:
-    """A transformers encoder. ``fingerprint`` names all that its vectors depend on."""
+    """A transformers encoder. ``fingerprint`` names all that its vectors of length ``dimension`` depend on."""
 
     def __init__(
         self,
@@ -124,10 +125,18 @@ class Encoder:
         budget = batch_size * 128
         self.batch_tokens = min(budget, CPU_BATCH_TOKENS) if self.device == "cpu" else budget
         self._steps: list[Any] = [open_dense(step).to(self.device) if step else unit_length for step in folder.steps]
+        self.dimension = int(model.config.hidden_size) * len(self._poolings)
+        for dense in (step[0] for step in self._steps if step is not unit_length):
+            if dense.in_features != self.dimension:
+                raise InputError(
+                    f"{self.path}: a dense layer takes {dense.in_features} numbers, but {self.recipe.pooling} pooling "
+                    f"gives {self.dimension}: let model2pooling name another, or download the model again"
+                )
+            self.dimension = dense.out_features
         self._lower = folder.lower_case and self.tokenizer.tokenize(LETTERS) != self.tokenizer.tokenize(LETTERS.lower())
         self.prefixes = {QUERY: self.recipe.query, PASSAGE: self.recipe.passage}
         limits = (folder.max_length, length_limit(model.config, self.tokenizer))
-        self.max_length = min(max_length, *filter(None, limits))
+        self.max_length = min([max_length, *filter(None, limits)])
         taken = {kind: self._count(text) for kind, text in self.prefixes.items()}
         if self.max_length <= max(taken.values()):
             raise InputError(
@@ -154,12 +163,6 @@ class Encoder:
 
     def _as_read(self, text: str) -> str:
         return text.lower() if self._lower else text
-
-    @property
-    def dimension(self) -> int:
-        """The length of a vector."""
-        dense = [step[0].out_features for step in self._steps if step is not unit_length]
-        return int([self.model.config.hidden_size * len(self._poolings), *dense][-1])
 
     def encode(self, texts: Sequence[str], kind: str, done: Callable[[int], object] | None = None) -> np.ndarray:
         """Return the vectors of texts, float32 of shape (texts, dimension), each of length 1.

@@ -28,6 +28,7 @@ PROBED = 460
 ELSE = "name an index of normalised vectors in method2index, or move this one away, and one is built"
 SEARCH_PARAMETER = re.compile(r"\w+=0*[1-9]\d*(\.\d+)?")
 SAME = 0.99  # cosine of one text's vectors in half and in full precision, at least
+LONGEST = 1.5  # inner product of a vector of length 1 and its approximation, at most
 
 
 class Index(Protocol):
@@ -243,7 +244,10 @@ def read_index(path: Path, corpus: Corpus, encoder: Encoder) -> Any:
     try:
         index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError:
-        raise InputError(f"{path} is no FAISS index, or cut short: delete it, and it is built again") from None
+        raise InputError(
+            f"{path} is no FAISS index of floats, or is truncated: name another in method2index, or move this one "
+            "away, and one is built"
+        ) from None
     if (index.ntotal, index.d) != (len(corpus), encoder.dimension):
         raise InputError(
             f"{path} holds {index.ntotal} vectors of {index.d} dimensions, but {corpus.path} has {len(corpus)} "
@@ -269,7 +273,7 @@ def check_vectors(index: FaissIndex, encode: Callable[[Rows], np.ndarray], path:
     """Compare the vectors of an index that does not say what it was built from with those of the corpus's documents.
 
     All that it keeps must be of length 1, and those of ``PROBED`` documents must be what the encoder gives. Where it
-    keeps approximations, those of a document must be nearer to it than to most others.
+    keeps approximations, those of a document must be about as long, and nearer to it than to most others.
 
     Raises:
         InputError: they are not; names a row and what may be the reason.
@@ -291,7 +295,15 @@ def check_vectors(index: FaissIndex, encode: Callable[[Rows], np.ndarray], path:
     own = similarity.diagonal()
     # To a coarse approximation some texts may be nearer than its own; to another's vector half of them are: of those
     # in a wrong place three in four are found.
-    bad = own < SAME if index.exact else (similarity > own + 1 - SAME).sum(0) > max(2, len(rows) / 4)
+    bad = own < SAME
+    if not index.exact:
+        if (long := own > LONGEST).any():
+            raise InputError(
+                f"{path}: the vector of row {rows[long][0]} is not of length 1 (inner product with its document's: "
+                f"{own[long][0]:.2f}): {ELSE}"
+            )
+        # Zeros are no more like one text than another.
+        bad = ((similarity > own + 1 - SAME).sum(0) > len(rows) / 4) | ~(np.abs(own) > 0)
     if bad.any():
         row = rows[np.argmin(np.where(bad, own, np.inf))]
         raise InputError(
@@ -302,12 +314,11 @@ def check_vectors(index: FaissIndex, encode: Callable[[Rows], np.ndarray], path:
 
 
 def probe(index: Any, rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Return the similarity of each of ``vectors``, (R, D), to what an index holds in each of ``rows``, (R, R)."""
+    """Return the inner product of each of ``vectors``, (R, D), with what an index holds in each of ``rows``, (R, R)."""
     import faiss
 
     if keeps_vectors(index) or not (ivf := inverted_file(index)):
-        held = index.reconstruct_batch(rows)
-        return vectors @ (held / np.maximum(np.linalg.norm(held, axis=1, keepdims=True), 1e-9)).T
+        return vectors @ index.reconstruct_batch(rows).T
     # FAISS 1.15 crashes where a fast-scan index that was read is to reconstruct: search all lists for these rows alone.
     of_ivf: Any = faiss.SearchParametersIVF
     of_transformed: Any = faiss.SearchParametersPreTransform
@@ -324,7 +335,8 @@ def make_empty(factory: str, dimension: int, documents: int) -> Any:
     """Return an index of a type that is yet to be trained.
 
     Raises:
-        InputError: FAISS does not know the type, or it has more inverted lists than there are documents.
+        InputError: FAISS does not know the type, it has more inverted lists than there are documents, or it does not
+            take vectors in order and compare them by inner product.
     """
     import faiss
 
@@ -332,6 +344,10 @@ def make_empty(factory: str, dimension: int, documents: int) -> Any:
         index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
         if (lists := inverted_lists(index)) > documents:
             raise RuntimeError(f": {lists} lists are more than there are vectors")
+        if index.metric_type != faiss.METRIC_INNER_PRODUCT:  # which FAISS does not ask for in all types
+            raise RuntimeError(": it compares by distance")
+        if isinstance(index, faiss.IndexIDMap):
+            raise RuntimeError(": it takes ids of its own")
     except RuntimeError as error:
         raise _cannot_be_built(factory, documents, dimension, error) from None
     return index

@@ -175,7 +175,7 @@ def connect(uri: str, token: str | None = None) -> Any:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     is_file = "://" not in uri and not uri.startswith("unix:")
     if is_file:
-        if not uri.endswith(".db") or Path(uri).is_file():
+        if not uri.endswith(".db") or os.path.isfile(uri):
             raise InputError(
                 f"milvus_uri {uri}: Milvus Lite keeps its vectors in a folder of its own, whose name ends in .db: name "
                 "one that is not a file, as vectors.db, or a server's address, as http://localhost:19530"

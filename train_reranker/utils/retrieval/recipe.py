@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.cli import InputError, log
+from utils.models import read_json
 
 BGE_ENGLISH = "Represent this sentence for searching relevant passages: "
 BGE_CHINESE = "为这个句子生成表示以用于检索相关文章："
@@ -28,7 +28,8 @@ class Family(NamedTuple):
 
 
 # The first whose words all stand in a name counts. e5: Wang et al., arXiv 2212.03533 and 2401.00368; bge: Xiao et al.,
-# arXiv 2309.07597; gte: Li et al., arXiv 2308.03281; contriever: Izacard et al., arXiv 2112.09118.
+# arXiv 2309.07597; gte: Li et al., arXiv 2308.03281; contriever: Izacard et al., arXiv 2112.09118; arctic: Merrick et
+# al., arXiv 2405.05374 and 2412.04506.
 FAMILIES = (
     Family(frozenset({"e5", "mistral"}), "last", E5_TASK),
     Family(frozenset({"e5", "instruct"}), "mean", E5_TASK),
@@ -44,6 +45,9 @@ FAMILIES = (
     Family(frozenset({"gte"}), "mean"),
     Family(frozenset({"contriever"}), "mean"),
     Family(frozenset({"nomic"}), "mean", "search_query: ", "search_document: "),
+    Family(frozenset({"arctic", "embed", "v2"}), "cls", "query: "),
+    Family(frozenset({"arctic", "embed"}), "cls", BGE_ENGLISH),
+    Family(frozenset({"mxbai", "embed"}), "cls", BGE_ENGLISH),
 )
 UNKNOWN = Family(frozenset(), "mean")
 
@@ -142,9 +146,9 @@ def names(path: Path, method: str) -> Iterator[str]:
 
     card = path / "README.md"
     if card.is_file():
-        text = card.read_text(encoding="utf-8", errors="replace")
+        text = card.read_text(encoding="utf-8-sig", errors="replace")
         front, body = text.split("\n---", 1) if text.startswith("---\n") and "\n---" in text[4:] else ("", text)
-        with suppress(yaml.YAMLError, LookupError, TypeError):  # not every card has results
+        with suppress(yaml.YAMLError, ValueError, LookupError, TypeError):  # not every card has results
             yield str(yaml.safe_load(front.removeprefix("---\n"))["model-index"][0]["name"])
         # Later lines that look like a heading may be a comment in code, and name other models.
         if heading := re.search(r"^# +(.+)$", body.split("```")[0], re.MULTILINE):
@@ -181,26 +185,28 @@ def read_folder(path: Path) -> Folder:
     said: dict[str, Any] = {"transformer": transformer, "steps": tuple(steps)}
     if (pooling_folder / "config.json").exists():
         pooling = read_json(pooling_folder / "config.json")
-        modes: Any = (
-            pooling.get("pooling_mode") or [mode for flag, mode in FLAGS.items() if pooling.get(flag)] or ["mean"]
-        )
-        said["pooling"] = ours(modes if isinstance(modes, str) else "+".join(map(str, modes or ["mean"])))
+        modes = read_value(pooling, "pooling_mode", (str, list), pooling_folder / "config.json")
+        modes = modes or [mode for flag, mode in FLAGS.items() if pooling.get(flag)] or ["mean"]
+        said["pooling"] = ours(modes if isinstance(modes, str) else "+".join(map(str, modes)))
         said["pools_prompt"] = pooling.get("include_prompt", True)
     for file in sorted(transformer.glob("sentence_*_config.json")):
         lengths = read_json(file)
-        said["max_length"], said["lower_case"] = lengths.get("max_seq_length"), bool(lengths.get("do_lower_case"))
+        said["max_length"] = read_value(lengths, "max_seq_length", int, file)
+        said["lower_case"] = bool(lengths.get("do_lower_case"))
     if (path / "config_sentence_transformers.json").exists():
-        said |= _prompts(read_json(path / "config_sentence_transformers.json"))
+        said |= _read_prompts(path / "config_sentence_transformers.json")
     return Folder(**said)
 
 
-def _prompts(config: dict[str, Any]) -> dict[str, str]:
+def _read_prompts(path: Path) -> dict[str, str]:
     """Return the prompts of queries and passages, or nothing where there are none.
 
     An empty prompt says nothing: sentence-transformers writes those of queries and documents unasked.
     """
-    prompts = {name: text for name, text in (config.get("prompts") or {}).items() if text}
-    default = config.get("default_prompt_name")
+    config = read_json(path)
+    named = read_value(config, "prompts", dict, path) or {}
+    prompts = {name: text for name in named if (text := read_value(named, name, str, path))}
+    default = read_value(config, "default_prompt_name", str, path)
     found = {}
     for role, own, other in (("query", QUERIES, PASSAGES), ("passage", PASSAGES, QUERIES)):
         tried = [*own, *([] if default in other else [default])]
@@ -208,17 +214,13 @@ def _prompts(config: dict[str, Any]) -> dict[str, str]:
     return found if any(found.values()) else {}
 
 
-def read_json(path: Path, kind: type = dict) -> Any:
-    """Return the JSON object, or the list of objects, of a model's file.
+def read_value(config: dict[str, Any], key: str, kind: type | tuple[type, ...], path: Path) -> Any:
+    """Return what a model's file says under a key, None where it says nothing.
 
     Raises:
-        InputError: it holds none.
+        InputError: it is of another kind.
     """
-    try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): download the model again") from None
-    items = value if isinstance(value, list) else []
-    if not isinstance(value, kind) or not all(isinstance(item, dict) for item in items):
-        raise InputError(f"{path} holds no JSON {'object' if kind is dict else 'list'}: download the model again")
-    return value
+    value = config.get(key)
+    if value is None or isinstance(value, kind):
+        return value
+    raise InputError(f"{path}: {key} cannot be {value!r}: download the model again")

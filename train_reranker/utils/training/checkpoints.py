@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 from utils.cli import InputError, log
-from utils.models import is_whole_safetensors
+from utils.models import stored_types
 
 # A name that neither the resumption nor transformers takes for a checkpoint.
 STAGING = ".unfinished"
@@ -64,7 +64,7 @@ def find_fault(checkpoint: Path) -> str | None:
     if not any(checkpoint.glob("optimizer.*")) and not any(checkpoint.glob("global_step*/*.pt")):
         return "it has no optimizer's state"
     for file in sorted(checkpoint.rglob("*")):
-        if (file.suffix == ".safetensors" and not is_whole_safetensors(file)) or (
+        if (file.suffix == ".safetensors" and stored_types(file) is None) or (
             file.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(file)
         ):
             return f"{file.relative_to(checkpoint)} is cut"

@@ -30,7 +30,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from utils import cli, jsonl
 from utils.cli import InputError, RunError, log
-from utils.models import BASE, RERANKER, first_not_finite, load_model, read_object, tokenizer_files
+from utils.models import BASE, RERANKER, first_not_finite, load_model, load_tokenizer, read_json, tokenizer_files
 from utils.training import checkpoints, evaluation, launch
 from utils.training.chunks import ChunkedScorer, Memory
 from utils.training.evaluation import History
@@ -190,10 +190,21 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         jsonl.write_json(Path(folder) / "config.json", self.trained_config())
         for file in tokenizer_files(self.job.model, self.train_dataset.tokenizer):
             shutil.copy(file, folder)
+        if self.padding:
+            settings = Path(folder) / "tokenizer_config.json"
+            own = read_json(settings) if settings.exists() else {}
+            jsonl.write_json(settings, own | self.padding)
+
+    @functools.cached_property
+    def padding(self) -> dict[str, str]:
+        """How batches must be padded, where the base's tokenizer says nothing of it or what changes scores."""
+        (base, _), trained = load_tokenizer(self.job.model), self.train_dataset.tokenizer
+        chosen = {name: getattr(trained, name) for name in ("padding_side", "pad_token")}
+        return {name: value for name, value in chosen.items() if getattr(base, name) != value}
 
     def trained_config(self) -> dict[str, Any]:
         """Return the base model's own ``config.json``, with no more than what the training has changed."""
-        config, model = read_object(self.job.model, "config.json"), self.model.model
+        config, model = read_json(self.job.model / "config.json"), self.model.model
         config["architectures"] = [type(model).__name__]
         config |= {key: "float32" for key in ("dtype", "torch_dtype") if key in config}
         if len(config.get("id2label") or ()) != 1:
