@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from utils import cli, examples, jsonl
 from utils.cli import InputError, log
 from utils.examples import Split
-from utils.models import find_model, length_limit, load_tokenizer
+from utils.models import find_model, length_limit, load_tokenizer, weights_fingerprint
 from utils.schema import ContrastiveExample
 from utils.training import checkpoints, evaluation, launch
 from utils.training.groups import Lengths
@@ -138,8 +138,8 @@ def _read_rows(settings: TrainingSettings) -> tuple[list[ContrastiveExample], li
         held_out = examples.read_examples(settings.eval_data, "evaluation data", notes.append)
         if not any(row.neg for row in held_out):
             raise InputError(f"evaluation data {', '.join(settings.eval_data)}: no row has a negative to rank against")
-        texts = {text for row in held_out for text in (row.query, *row.passages)}
-        overlap = sum(not texts.isdisjoint((row.query, *row.passages)) for row in rows)
+        texts = {examples.canonical(text) for row in held_out for text in (row.query, *row.passages)}
+        overlap = sum(any(examples.canonical(text) in texts for text in (row.query, *row.passages)) for row in rows)
         if overlap:
             notes.append(f"{overlap} rows share a query or passage with --eval_data: it will flatter the model")
         split = Split(rows, held_out, 0, 0, 0, 0)
@@ -317,7 +317,8 @@ def begun_with(job: TrainingJob) -> dict[str, Any]:
     half = [name for name, chosen in precision(job.settings).items() if chosen]
     devices = {"processes": launch.world_size(job.settings.num_gpus), "precision": half[0] if half else "fp32"}
     devices |= {"DeepSpeed configuration": None if job.ds_config is None else _read_json(job.ds_config)}
-    return kept | digests | devices | {"lengths": list(job.lengths), "model": str(job.model)}
+    # Not its path: a model may be moved, or replaced by another in its place.
+    return kept | digests | devices | {"lengths": list(job.lengths), "model with the digest": weights_fingerprint(job.model)}
 
 
 def _choose_lengths(settings: TrainingSettings, model: Path) -> Lengths:
