@@ -72,7 +72,7 @@ def shortfall(split: Split) -> str | None:
         return None
     ranking = sum(bool(row.neg) for row in (*split.train, *split.test))
     if split.wanted < FEWEST_QUERIES:
-        reason = f"{split.wanted} held-out queries would be too few to show anything, which takes {FEWEST_QUERIES}"
+        reason = f"too few rows to show anything would be held out ({split.wanted}, and {FEWEST_QUERIES} are needed)"
     elif ranking < split.wanted:
         reason = f"only {ranking} rows have a negative to rank against"
     else:
