@@ -135,6 +135,14 @@ def test_few_rows_are_all_trained_on() -> None:
     assert "would be held out (10, and 20 are needed)" in str(evaluation.shortfall(split))
 
 
+@pytest.mark.parametrize("count", [21, 24, 100])
+def test_some_row_is_left_to_train_on(count: int) -> None:
+    split = evaluation.hold_out(apart(count), 0.999, seed=1)
+    assert (len(split.train), len(split.test)) == (1, count - 1)
+    shared = [row._replace(pos=["shared"]) for row in apart(count)]
+    assert evaluation.hold_out(shared, 0.95, seed=1).train
+
+
 def test_rows_that_rank_nothing_are_not_held_out() -> None:
     bare = [row._replace(neg=[], neg_scores=None) for row in rows(300)]
     assert evaluation.hold_out(bare, 0.1, seed=1) == (bare, [], 0, 0, 0, 30)

@@ -281,14 +281,6 @@ def test_failed_start_does_not_stand_in_the_way(tiny_reranker: Path, tmp_path: P
         prepare(settings)
 
 
-def test_fraction_that_leaves_nothing_to_train_on_is_told(tiny_reranker: Path, tmp_path: Path) -> None:
-    data = tmp_path / "rows.jsonl"
-    data.write_bytes(lines(*(row(f"{i}") for i in range(24))))
-    settings = TrainingSettings(str(tiny_reranker), [str(data)], str(tmp_path / "out"), eval_fraction=0.99)
-    with pytest.raises(InputError, match=r"--eval_fraction 0.99 leaves no row to train on"):
-        prepare(settings)
-
-
 @pytest.mark.parametrize(("count", "told"), [(1, True), (2, False)])
 def test_training_of_nothing_but_warm_up_is_told(
     count: int, told: bool, tiny_reranker: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture

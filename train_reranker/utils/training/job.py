@@ -149,8 +149,6 @@ def _read_rows(settings: TrainingSettings) -> tuple[list[ContrastiveExample], li
         split = evaluation.hold_out(rows, settings.eval_fraction, settings.seed, keep_negatives)
         if short_of := evaluation.shortfall(split):
             notes.append(short_of)
-    if not split.train:
-        raise InputError(f"--eval_fraction {settings.eval_fraction} leaves no row to train on: lower it")
     trained, short = _complete_groups(split.train, settings)
     digests = _digest(rows), _digest(split.test)
     return trained, split.test, Facts(*digests, len(rows), short, split.dropped, split.pruned, split.thinned, notes)
