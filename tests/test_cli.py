@@ -217,7 +217,7 @@ def test_several_baselines_and_trec_files(examples_file: Path, tiny_reranker: Pa
     assert "MRR" in Path("r.html").read_text()
 
 
-def test_sampled_ids_are_the_sources(config_file: Path) -> None:
+def test_sampled_ids_are_the_sources(config_file: Path, corpus_file: Path, caplog: pytest.LogCaptureFixture) -> None:
     sample = ["--config", config_file, "--num", "5", "--min_length", "0", "--seed", "3"]
     assert run("sample_doc_ids", *sample) == 0
     ids = Path("sampled_doc_ids.txt").read_text().split()
@@ -228,9 +228,13 @@ def test_sampled_ids_are_the_sources(config_file: Path) -> None:
     assert run("sample_doc_ids", *sample, "--overwrite") == 0
     assert Path("sampled_doc_ids.txt").read_text().split() == ids
     ablate = ["--config", config_file, "--candidates", "3", "--single", "diverse", "--output_file", "a.json"]
+    with corpus_file.open("a") as corpus, Path("sampled_doc_ids.txt").open("a") as listed:
+        corpus.write('{"id": "bare", "contents": "nothing has a name here"}\n')
+        listed.write("bare\n")
     assert run("rerank_ablation_test", *ablate, "--doc_ids", "sampled_doc_ids.txt") == 0
     sources = [row["source"] for row in json.loads(Path("a.json").read_text())["sources"]]
     assert sources == [i for i in ids if i in sources]
+    assert f"{6 - len(sources)} of 6 sources have no entity" in caplog.text
 
 
 def test_worse_model_fails_on_regression(tiny_reranker: Path, caplog: pytest.LogCaptureFixture) -> None:

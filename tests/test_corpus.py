@@ -51,6 +51,8 @@ def test_ids_are_read_as_they_are_written_anywhere(tmp_path: Path) -> None:
     ids = tmp_path / "ids.txt"
     ids.write_bytes("\ufeffa\ufffd\r\n  b c \r\n\r\na\ufffd\r\n".encode())  # as an editor on Windows saves it
     assert read_ids(str(ids)) == ["a\ufffd", "b c"]
+    ids.write_bytes("a\n\ufeffb\n".encode())  # two such files, put together
+    assert read_ids(str(ids)) == ["a", "b"]
     ids.write_bytes("a\n".encode("utf-16"))
     with pytest.raises(InputError, match="UTF-8"):
         read_ids(str(ids))
@@ -60,6 +62,9 @@ def test_sources_come_in_the_order_of_the_file(corpus_file: Path, tmp_path: Path
     ids = tmp_path / "ids.txt"
     ids.write_text("5\n\n3\n")
     assert [d.id for d in sources_of(Corpus(corpus_file), str(ids), random.Random(), 0)] == ["5", "3"]
+    ids.write_text("5\nnone/such\n")
+    with pytest.raises(InputError, match=r'ids.txt: .* has no document with id "none/such"; sample_doc_ids.py writes'):
+        sources_of(Corpus(corpus_file), str(ids), random.Random(), 0)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +181,7 @@ def test_unusable_corpus_is_told_with_file_and_line(tmp_path: Path, lines: list[
         ("c.jsonl.bz2", bz2.compress(b"{}"), "bunzip2"),
         ("c.jsonl.xz", lzma.compress(b"{}"), "unxz"),
         ("c.zip", b"PK\x03\x04 and so on", "unzip"),
+        ("c.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         ("c.parquet", b"PAR1\x15\x04 and so on", "JSON Lines"),
         ("c.jsonl", '{"id": "1", "contents": "x"}\n'.encode("utf-16"), "save it in UTF-8"),
         ("c.jsonl", '{"id": "1", "contents": "\u00e9"}\n'.encode("latin-1"), "line 1: not JSON"),
@@ -189,6 +195,12 @@ def test_what_is_no_text_is_told_with_its_remedy(tmp_path: Path, name: str, cont
     assert str(error.value).startswith(str(tmp_path / name))
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_stands_between_lines_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"id": 1, "contents": "a"}\n\x0c\n\ufeff\n{"id": 2, "contents": "b"}\n\x0b \n', encoding="utf-8")
+    assert [document.contents for document in Corpus(path)] == ["a", "b"]
 
 
 def test_folder_is_told(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from utils.examples import canonical
 from utils.schema import ContrastiveExample
 from utils.training import evaluation
 from utils.training.evaluation import BETTER, NO_DIFFERENCE, WORSE, History
@@ -108,12 +109,16 @@ def test_whole_components_go_first() -> None:
     assert all(row in topics for row in split.test)
 
 
-def test_texts_that_differ_in_white_space_are_the_same() -> None:
-    data = apart(400)
-    data += [row._replace(query=f" {row.query}", pos=[f"{row.pos[0]}\n"], neg=[f"{i}"]) for i, row in enumerate(data)]
+def test_texts_that_differ_in_white_space_case_or_normal_form_are_the_same() -> None:
+    data = [row._replace(pos=[f"caf\u00e9 {row.pos[0]}"]) for row in apart(400)]
+    data += [
+        row._replace(query=f" {row.query}".upper(), pos=[f"Cafe\u0301{row.pos[0][4:]}\n"], neg=[f"{i}"])
+        for i, row in enumerate(data)
+    ]
     split = evaluation.hold_out(data, 0.1, seed=1)
     assert len(split.test) == 80
-    assert not {text.strip() for text in texts(split.train)} & {text.strip() for text in texts(split.test)}
+    assert not set(map(canonical, texts(split.train))) & set(map(canonical, texts(split.test)))
+    assert canonical(data[0].pos[0]) == canonical(data[400].pos[0]) == f"caf\u00e9 {data[0].pos[0][5:]}"
 
 
 def test_rows_to_distil_from_keep_a_negative() -> None:
@@ -127,12 +132,22 @@ def test_rows_to_distil_from_keep_a_negative() -> None:
 def test_few_rows_are_all_trained_on() -> None:
     split = evaluation.hold_out(rows(100), 0.1, seed=1)
     assert split == (rows(100), [], 0, 0, 0, 10)
-    assert "so few rows can spare 10 queries" in str(evaluation.shortfall(split))
+    assert "would be held out (10, and 20 are needed)" in str(evaluation.shortfall(split))
+
+
+@pytest.mark.parametrize("count", [21, 24, 100])
+def test_some_row_is_left_to_train_on(count: int) -> None:
+    split = evaluation.hold_out(apart(count), 0.999, seed=1)
+    assert (len(split.train), len(split.test)) == (1, count - 1)
+    shared = [row._replace(pos=["shared"]) for row in apart(count)]
+    assert evaluation.hold_out(shared, 0.95, seed=1).train
 
 
 def test_rows_that_rank_nothing_are_not_held_out() -> None:
     bare = [row._replace(neg=[], neg_scores=None) for row in rows(300)]
     assert evaluation.hold_out(bare, 0.1, seed=1) == (bare, [], 0, 0, 0, 30)
+    told = evaluation.shortfall(evaluation.hold_out([*bare, *rows(2)], 0.1, seed=1))
+    assert "only 2 rows have a negative to rank against" in str(told)
     mixed = [row._replace(neg=[], neg_scores=None) if i % 4 == 0 else row for i, row in enumerate(rows(600))]
     split = evaluation.hold_out(mixed, 0.1, seed=1)
     assert len(split.test) >= 40

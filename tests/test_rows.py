@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
+import lzma
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +55,46 @@ def test_folder_is_read_whole_and_what_is_not_is_named(tmp_path: Path) -> None:
     assert "not more/e.csv, more/f.parquet, more/g.txt and 2 more" in told[0]
 
 
+def test_links_are_followed_once_and_dangling_ones_are_told(tmp_path: Path) -> None:
+    folder, elsewhere, told = tmp_path / "data", tmp_path / "elsewhere", []
+    folder.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "a.jsonl").write_bytes(lines(row("a")))
+    (folder / "b.jsonl").write_bytes(lines(row("b")))
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "circle").symlink_to(folder)
+    assert queries(folder, told) == ["b", "a"]
+    assert told == []
+    (folder / "c.jsonl").symlink_to(tmp_path / "removed.jsonl")
+    with pytest.raises(InputError, match=r"c\.jsonl cannot be read: No such file"):
+        queries(folder, told)
+
+
+def test_subfolder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.jsonl").write_bytes(lines(row("a")))
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match="closed cannot be read: Permission denied"):
+        queries(tmp_path, [])
+
+
+def test_pipe_is_told_instead_of_being_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(InputError, match=r"pipe\.jsonl is not a file"):
+        queries(tmp_path / "pipe.jsonl", [])
+
+
 READABLE = {
     "a mark at the start": codecs.BOM_UTF8 + lines(row("a"), row("b")),
     "lines as Windows ends them": lines(row("a"), row("b")).replace(b"\n", b"\r\n"),
+    "a mark on a line of its own": lines(row("a")) + codecs.BOM_UTF8 + b"\n" + codecs.BOM_UTF8 + lines(row("b")),
     "blank lines": b"\n" + lines(row("a")) + b"  \n" + lines(row("b")) + b"\n",
     "no end of the last line": lines(row("a"), row("b")).rstrip(),
     "compressed": gzip.compress(lines(row("a"), row("b"))),
@@ -74,6 +113,11 @@ def test_readable_file(kind: str, tmp_path: Path) -> None:
 
 UNREADABLE = {
     "UTF-16": (lines(row("a")).decode().encode("utf-16"), "is in UTF-16: save it in UTF-8"),
+    "zip": (b"PK\x03\x04 and so on", "unpack it first (unzip rows.jsonl)"),
+    "xz": (lzma.compress(lines(row("a"))), "unpack it first (unxz rows.jsonl)"),
+    "compressed twice": (gzip.compress(gzip.compress(lines(row("a")))), "unpack it first (gunzip rows.jsonl)"),
+    "Parquet": (b"PAR1\x15\x04 and so on", "write it as JSON Lines"),
+    "LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     "array": (b"[\n" + lines(row("a")) + b"]", "one JSON object a line is wanted"),
     "array in a line": (json.dumps([row("a")]).encode(), "one JSON object a line is wanted"),
     "indented": (json.dumps(row("a"), indent=2).encode(), "one JSON object a line is wanted"),
@@ -235,6 +279,19 @@ def test_failed_start_does_not_stand_in_the_way(tiny_reranker: Path, tmp_path: P
     (folder / "model.safetensors").write_text("precious")
     with pytest.raises(InputError, match="is not empty"):
         prepare(settings)
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, True), (2, False)])
+def test_training_of_nothing_but_warm_up_is_told(
+    count: int, told: bool, tiny_reranker: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_bytes(lines(*(row(f"{i}") for i in range(count))))
+    flags = ["--batch_size", "1", "--epochs", "1", "--negative_fill", "repeat", "--report_to", "none"]
+    flags += ["--query_max_len", "8", "--passage_max_len", "8", "--num_gpus", "1"]
+    folders = ["--model_path", str(tiny_reranker), "--train_data", str(data), "--output_dir", str(tmp_path / "out")]
+    assert train_reranker.main([*folders, *flags]) == 0
+    assert ("the only steps are warm-up" in caplog.text) == told
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])

@@ -21,6 +21,7 @@ import train_reranker
 from conftest import free_port
 from utils import cli
 from utils.training import evaluation
+from utils.training.checkpoints import find_fault
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FLAGS = ["--query_max_len", "16", "--passage_max_len", "16", "--batch_size", "16", "--epochs", "1", "--num_gpus", "1"]
@@ -232,6 +233,37 @@ def test_resuming_with_what_changes_the_training_is_refused(
 ) -> None:
     with pytest.raises(cli.InputError, match=f"was begun with .*{told}"):
         train(tiny_reranker, data, begun, "--no_mixed_precision", "--resume", *flags, *UNDO.get(flags[0], ()))
+
+
+def test_model_is_held_by_what_it_is_and_not_by_where_it_is(
+    tiny_reranker: Path, data: Path, begun: Path, tmp_path: Path
+) -> None:
+    model, output = Path(shutil.copytree(tiny_reranker, tmp_path / "moved")), shutil.copytree(begun, tmp_path / "out")
+    flags = ["--no_mixed_precision", "--resume", "--dry_run"]
+    assert train(model, data, output, *flags) == 0
+    with (model / "tokenizer.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(cli.InputError, match="was begun with model with the digest"):
+        train(model, data, output, *flags)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("scheduler.pt", None, "it has no state of the optimizer and the scheduler"),
+        ("trainer_state.json", "[]", "trainer_state.json is cut"),
+        ("trainer_state.json", "{}", "trainer_state.json is cut"),
+    ],
+)
+def test_checkpoint_that_transformers_would_pass_over_is_told(
+    file: str, content: str | None, told: str, begun: Path, tmp_path: Path
+) -> None:
+    checkpoint = Path(shutil.copytree(begun / "checkpoint-8", tmp_path / "checkpoint-8"))
+    assert find_fault(checkpoint) is None
+    (checkpoint / file).unlink()
+    if content is not None:
+        (checkpoint / file).write_text(content)
+    assert find_fault(checkpoint) == told
 
 
 # --bf16 and --no_mixed_precision exclude each other.

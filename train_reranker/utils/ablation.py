@@ -148,6 +148,9 @@ async def compare_arms(
         known = f" that is not excluded by its query ({len(met)} are)" if met else ""
         helps = REMEDIES["no entity"] if tried else "lower --min_length, or exclude less"
         raise RunError(f"none of {tried} sources has an entity{known}; {helps}")
+    without = tried - len(results) - len(met)
+    if without and len(results) < num:
+        log.info("%d of %d sources have no entity", without, tried)
     if excluded.queries and not met:
         log.warning(
             "no source was known by a question of the data to exclude: were they asked by this teacher and model? "

@@ -133,12 +133,13 @@ def check_output(path: str | Path) -> Path:
 def find(path: str | Path) -> Path | None:
     """Return where something to read is: looked up from here, from ``train_reranker/``, from the repository root.
 
-    Returns None where none of the three has it. Absolute paths are taken as they are.
+    Returns None where none of the three has it, or the path is empty. Absolute paths are taken as they are.
     """
-    for base in (Path.cwd(), SCRIPTS, ROOT):
+    for base in (Path.cwd(), SCRIPTS, ROOT) if path != "" else ():
         candidate = base / path
         if os.path.exists(candidate):  # unlike pathlib, it takes a name that is too long for one that is not there
-            return candidate.resolve()
+            resolved = candidate.resolve()
+            return resolved if resolved.exists() else candidate  # a shell's <(…) has no other name
     return None
 
 

@@ -156,7 +156,7 @@ def read_ids(ids_file: str) -> list[str]:
     """
     path = find_input(ids_file, "document ids", "write one with sample_doc_ids.py")
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip().removeprefix("\ufeff") for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} cannot be read as text in UTF-8 ({error}): name a file of ids, one on each line"
@@ -199,4 +199,7 @@ def sources_of(corpus: Corpus, ids_file: str | None, rng: random.Random, min_len
     """
     if ids_file is None:
         return corpus.sample(rng, min_length)
-    return iter([corpus.get(document_id) for document_id in read_ids(ids_file)])
+    try:
+        return iter([corpus.get(document_id) for document_id in read_ids(ids_file)])
+    except InputError as error:
+        raise InputError(f"document ids {ids_file}: {error}; sample_doc_ids.py writes those of a corpus") from None

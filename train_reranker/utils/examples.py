@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import random
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from utils import jsonl, splitting
 from utils.cli import InputError, find_input, log
@@ -77,12 +79,25 @@ def read_examples(
 
 
 def _data_files(folder: Path, tell: Callable[[str], object]) -> list[Path]:
-    """Return the data files of a folder and its subfolders; hidden ones are no data."""
-    files = [
-        file
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    ]
+    """Return the data files of a folder and its subfolders, links followed; hidden ones are no data.
+
+    Raises:
+        InputError: a subfolder cannot be read.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}")
+
+    files, seen = [], set()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link to where the walk has been: it may lead in a circle
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+    files.sort()
     read = [file for file in files if file.name.lower().endswith(READ)]
     others = [str(file.relative_to(folder)) for file in files if file not in set(read)]
     if others:
@@ -102,10 +117,10 @@ def _consistent(
     positives = _positives_by_query([example for _, example in placed])
     kept, thinned, left_out = [], [], 0
     for where, example in placed:
-        wrong = positives[squeeze(example.query)]
-        if any(squeeze(text) in wrong for text in example.neg):
+        wrong = positives[canonical(example.query)]
+        if any(canonical(text) in wrong for text in example.neg):
             thinned.append(where)
-            good = [squeeze(text) not in wrong for text in example.neg]
+            good = [canonical(text) not in wrong for text in example.neg]
             scores = example.neg_scores and list(itertools.compress(example.neg_scores, good))
             example = example._replace(neg=list(itertools.compress(example.neg, good)), neg_scores=scores)
             if not example.neg:
@@ -124,10 +139,10 @@ def _consistent(
 
 
 def _positives_by_query(examples: Iterable[ContrastiveExample]) -> dict[str, set[str]]:
-    """Return the positives of each query in whatever row, both as :func:`squeeze` makes them."""
+    """Return the positives of each query in whatever row, both as :func:`canonical` makes them."""
     positives: dict[str, set[str]] = {}
     for example in examples:
-        positives.setdefault(squeeze(example.query), set()).update(map(squeeze, example.pos))
+        positives.setdefault(canonical(example.query), set()).update(map(canonical, example.pos))
     return positives
 
 
@@ -146,11 +161,11 @@ def fill_negatives(examples: Sequence[ContrastiveExample], wanted: int, rng: ran
     passages: dict[str, str] = {}
     for example in examples:
         for passage in example.passages:
-            passages.setdefault(squeeze(passage), passage)
+            passages.setdefault(canonical(passage), passage)
     texts, positives = list(passages), _positives_by_query(examples)
 
     def complete(example: ContrastiveExample) -> ContrastiveExample:
-        own = positives[squeeze(example.query)] | set(map(squeeze, example.neg))
+        own = positives[canonical(example.query)] | set(map(canonical, example.neg))
         missing = wanted - len(example.neg)
         # The own passages that a draw can hit are few: this many draws hold enough others, if there are any.
         drawn = rng.sample(texts, min(len(texts), missing + len(own)))
@@ -192,18 +207,18 @@ def split_examples(
     ``test_fraction`` of them are held out, all with a negative, chosen so that little is linked to them. What both
     sides have is taken out of the training examples, or of the test pools where a training example stands on it: a
     source or a positive. At most ``MOST_LOST`` of all examples (of fewer than 20: two) are lost to both sides, and no
-    more than are held out; where that cannot be, fewer are held out, or none. Texts that differ in white space alone
-    are the same text. ``keep_negatives`` counts a training example as lost that keeps no negative.
+    more than are held out; where that cannot be, fewer are held out, or none. Texts that :func:`canonical`
+    makes the same are one text. ``keep_negatives`` counts a training example as lost that keeps no negative.
     """
     ids: dict[str, int] = {}  # of texts as they are, so that a long one is looked at once
 
     def key(text: str) -> int:
         if text not in ids:
-            ids[text] = ids.setdefault(squeeze(text), len(ids))
+            ids[text] = ids.setdefault(canonical(text), len(ids))
         return ids[text]
 
     def links(one: Labelled) -> Links:
-        needed = frozenset((key(one.source), key(one.example.query), key(f"\0 {one.entity.casefold()}")))
+        needed = frozenset((key(one.source), key(one.example.query), key(f"\0 {one.entity}")))
         positives, negatives = (frozenset(map(key, texts)) for texts in (one.example.pos, one.example.neg))
         return Links(needed, positives, negatives - needed - positives)
 
@@ -225,9 +240,9 @@ def split_examples(
     return Split(train, test, len(rows) - len(train) - len(test), pruned, thinned, wanted)
 
 
-def squeeze(text: str) -> str:
-    """Return a text with every run of white space as one blank, and none at the ends."""
-    return " ".join(text.split())
+def canonical(text: str) -> str:
+    """Return what texts have in common that differ in white space, case or Unicode's normal form alone."""
+    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())
 
 
 def without(example: ContrastiveExample, unwanted: Callable[[str], bool]) -> ContrastiveExample:

@@ -15,7 +15,19 @@ from typing import IO, Any
 
 from utils.cli import InputError
 
-_GZIP = b"\x1f\x8b"  # what a compressed file begins with
+_GZIP = b"\x1f\x8b"
+# What a file begins with that is no text in UTF-8, what it is then, and how to make one of it.
+_FOREIGN = {
+    _GZIP: "is compressed: unpack it first (gunzip {name})",
+    b"BZh": "is compressed: unpack it first (bunzip2 {name})",
+    b"\xfd7zXZ": "is compressed: unpack it first (unxz {name})",
+    b"\x28\xb5\x2f\xfd": "is compressed: unpack it first (unzstd {name})",
+    b"PK\x03\x04": "is compressed: unpack it first (unzip {name})",
+    b"PAR1": 'is in Parquet: write it as JSON Lines (pandas: to_json(…, orient="records", lines=True))',
+    codecs.BOM_UTF16_LE: "is in UTF-16: save it in UTF-8",
+    codecs.BOM_UTF16_BE: "is in UTF-16: save it in UTF-8",
+    b"version https://git-lfs": "is a Git LFS pointer: fetch the file itself (git lfs pull)",
+}
 
 # What a lone surrogate looks like in JSON: an escape, or the three bytes that a careless writer made of it.
 _MAY_HOLD_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
@@ -59,14 +71,15 @@ def parse(line: bytes | str, path: Path, number: int) -> dict[str, Any]:
     """Return the object on line ``number`` (1-based) of ``path``.
 
     Raises:
-        InputError: the line is no JSON object; names file and line.
+        InputError: the line is no JSON object; names file and line, or what else the file is.
     """
     remedy = "fix or remove the line" if number > 1 else "one JSON object a line is wanted, as `jq -c` writes them"
     try:
         row = loads(line)
     except ValueError as error:  # also a UnicodeDecodeError
-        if line[:2] == _GZIP:
-            raise InputError(f"{path} is compressed: unpack it first (gunzip {path.name})") from None
+        for start, told in _FOREIGN.items():
+            if number == 1 and isinstance(line, bytes) and line.startswith(start):
+                raise InputError(f"{path} {told.format(name=path.name)}") from None
         raise InputError(f"{path}, line {number}: not JSON ({error}); {remedy}") from None
     if not isinstance(row, dict):
         raise InputError(f"{path}, line {number}: a JSON object is wanted, not {type(row).__name__}; {remedy}")
@@ -84,7 +97,7 @@ def read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with _open(path) as lines:
             for number, line in enumerate(lines, 1):
-                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
                     yield number, parse(line, path, number)
     except (OSError, EOFError, zlib.error) as error:  # the latter two of a compressed file that is cut or broken
@@ -93,10 +106,10 @@ def read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
     """Open a file of lines to be read, unpacked if it is compressed."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a file: save the rows to one, since they are read more than once")
     with path.open("rb") as file:
         start = file.read(2)
-    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise InputError(f"{path} is in UTF-16: save it in UTF-8")
     return gzip.open(path) if start == _GZIP else path.open("rb")
 
 

@@ -22,17 +22,6 @@ from utils.schema import Document, parse_document
 
 VERSION = 2
 HEADER_BYTES = 4096
-# What a file begins with that is no text in UTF-8, what it is then, and how to make one of it.
-FOREIGN = {
-    b"\x1f\x8b": "is compressed: unpack it first (gunzip {name})",
-    b"BZh": "is compressed: unpack it first (bunzip2 {name})",
-    b"\xfd7zXZ": "is compressed: unpack it first (unxz {name})",
-    b"\x28\xb5\x2f\xfd": "is compressed: unpack it first (unzstd {name})",
-    b"PK\x03\x04": "is compressed: unpack it first (unzip {name})",
-    b"PAR1": 'is in Parquet: write it as JSON Lines (pandas: to_json(…, orient="records", lines=True))',
-    b"\xff\xfe": "is in UTF-16: save it in UTF-8",
-    b"\xfe\xff": "is in UTF-16: save it in UTF-8",
-}
 # In a container, a user may have no home; the path then stays as it is.
 _HOME = os.path.expanduser("~/.cache")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or (_HOME if _HOME[0] != "~" else gettempdir())) / "rerank-forge"
@@ -149,13 +138,13 @@ def _first_rows(hashes: array[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_document(path: Path, line: bytes, row: int) -> Document:
-    """Return the document of a line that was checked when the table was built.
+    """Return the document of a line that was checked when the table was built; what follows the line is left alone.
 
     Raises:
         InputError: it is another line by now.
     """
     try:
-        value = jsonl.loads(line)
+        value = jsonl.loads(line.partition(b"\n")[0])
     except ValueError:
         value = None
     if not isinstance(value, dict):
@@ -170,9 +159,6 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         bar = progress_bar(desc="indexing the corpus", total=path.stat().st_size, unit="B", unit_scale=True)
         with path.open("rb") as lines, bar:
             for number, line in enumerate(lines, 1):
-                remedy = next((FOREIGN[kind] for kind in FOREIGN if number == 1 and line.startswith(kind)), None)
-                if remedy:
-                    raise InputError(f"{path} {remedy.format(name=path.name)}")
                 yield number, start, line
                 start += len(line)
                 bar.update(len(line))

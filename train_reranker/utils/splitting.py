@@ -163,7 +163,7 @@ class _Grown(NamedTuple):
 def _grow(
     rows: Sequence[Links], place: Sequence[int], wanted: int, most_lost: int, rng: random.Random, keep_negatives: bool
 ) -> _Grown:
-    """Hold rows out one after the other; returns the best that there was on the way."""
+    """Hold rows out one after the other; returns the best that there was on the way and leaves a row to train on."""
     found = HeldOut(rows, keep_negatives)
     heap = [(place[i], *found.cost(i), rng.random(), i) for i in range(len(rows)) if rows[i].negatives]
     heapq.heapify(heap)
@@ -178,7 +178,7 @@ def _grow(
                 at = -1 if other in found.lost else place[other]
                 heapq.heappush(heap, (at, *found.cost(other), rng.random(), other))
         value = (found.ranking - found.wasted, found.ranking)
-        if found.wasted <= most_lost and value > best:
+        if found.wasted <= most_lost and value > best and len(found.order) + len(found.lost) < len(rows):
             best, length = value, len(found.order)
     return _Grown(best, found.order[:length])
 

@@ -56,13 +56,15 @@ def find_fault(checkpoint: Path) -> str | None:
     if not (checkpoint / "trainer_state.json").is_file():
         return "trainer_state.json is missing"
     try:
-        json.loads((checkpoint / "trainer_state.json").read_bytes())
-    except ValueError:
+        json.loads((checkpoint / "trainer_state.json").read_bytes())["global_step"]
+    except (ValueError, TypeError, KeyError):
         return "trainer_state.json is cut"
     if not any(checkpoint.glob("*.safetensors")):
         return "it has no weights (*.safetensors)"
-    if not any(checkpoint.glob("optimizer.*")) and not any(checkpoint.glob("global_step*/*.pt")):
-        return "it has no optimizer's state"
+    # Without both of the first two, transformers goes on with fresh ones and says nothing; DeepSpeed has its own.
+    kept = ("optimizer.*", "scheduler.pt"), ("global_step*/*.pt",)
+    if not any(all(any(checkpoint.glob(name)) for name in names) for names in kept):
+        return "it has no state of the optimizer and the scheduler"
     for file in sorted(checkpoint.rglob("*")):
         if (file.suffix == ".safetensors" and stored_types(file) is None) or (
             file.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(file)

@@ -70,8 +70,11 @@ def shortfall(split: Split) -> str | None:
     """Say why far fewer rows are held out than wanted, what that means, and what to do; None if they are not."""
     if len(split.test) >= 0.9 * split.wanted:
         return None
+    ranking = sum(bool(row.neg) for row in (*split.train, *split.test))
     if split.wanted < FEWEST_QUERIES:
-        reason = f"so few rows can spare {split.wanted} queries, and {FEWEST_QUERIES} are needed to show anything"
+        reason = f"too few rows to show anything would be held out ({split.wanted}, and {FEWEST_QUERIES} are needed)"
+    elif ranking < split.wanted:
+        reason = f"only {ranking} rows have a negative to rank against"
     else:
         reason = f"holding out {split.wanted} would lose too many others, which share queries, positives or negatives"
     if split.test:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from utils import cli, examples, jsonl
 from utils.cli import InputError, log
 from utils.examples import Split
-from utils.models import find_model, length_limit, load_tokenizer
+from utils.models import find_model, length_limit, load_tokenizer, weights_fingerprint
 from utils.schema import ContrastiveExample
 from utils.training import checkpoints, evaluation, launch
 from utils.training.groups import Lengths
@@ -138,8 +138,8 @@ def _read_rows(settings: TrainingSettings) -> tuple[list[ContrastiveExample], li
         held_out = examples.read_examples(settings.eval_data, "evaluation data", notes.append)
         if not any(row.neg for row in held_out):
             raise InputError(f"evaluation data {', '.join(settings.eval_data)}: no row has a negative to rank against")
-        texts = {text for row in held_out for text in (row.query, *row.passages)}
-        overlap = sum(not texts.isdisjoint((row.query, *row.passages)) for row in rows)
+        texts = {examples.canonical(text) for row in held_out for text in (row.query, *row.passages)}
+        overlap = sum(any(examples.canonical(text) in texts for text in (row.query, *row.passages)) for row in rows)
         if overlap:
             notes.append(f"{overlap} rows share a query or passage with --eval_data: it will flatter the model")
         split = Split(rows, held_out, 0, 0, 0, 0)
@@ -180,12 +180,15 @@ def _check_settings(settings: TrainingSettings) -> None:
     least |= {"passage_max_len": _SHORTEST_PASSAGE, "num_gpus": 1, "pad_to_multiple_of": 0, "save_steps": 0}
     least |= {"save_total_limit": 1, "weight_decay": 0, "eval_steps": 1, "patience": 1, "max_tokens_per_chunk": 1}
     values = vars(settings)
-    wrong = [f"--{k} must be at least {v}" for k, v in least.items() if values[k] is not None and values[k] < v]
+    given = {k: v for k, v in least.items() if values[k] is not None}
+    wrong = [f"--{k} must be at least {v}" for k, v in given.items() if not v <= values[k] < math.inf]
     wrong += [f"--{k} must be above 0" for k in ("epochs", "learning_rate") if not 0 < values[k] < math.inf]
     if not 0 <= settings.warmup_ratio < 1:
         wrong.append("--warmup_ratio must be at least 0 and below 1")
     if not 0 <= settings.eval_fraction < 1:
         wrong.append("--eval_fraction must be at least 0 and below 1")
+    if not settings.output_dir:
+        wrong.append("--output_dir must name a folder")
     if settings.negative_fill not in NEGATIVE_FILLS:
         wrong.append(f"--negative_fill must be one of {', '.join(NEGATIVE_FILLS)}")
     if settings.resume and settings.overwrite_output_dir:
@@ -307,7 +310,7 @@ def _find_resume(job: TrainingJob) -> Path | None:
     if begun.is_file():
         before, now = _read_json(begun), begun_with(job)
         # What an older version did not note yet is not held against the run.
-        different = [f"{k} {before[k]}, not {now[k]}" for k in now if k in before and before[k] != now[k]]
+        different = [f"{k} {before[k]!s:.40}, not {now[k]!s:.40}" for k in now if k in before and before[k] != now[k]]
         if different:
             raise InputError(
                 f"{found.parent} was begun with {'; '.join(different)}: resume with the same, "
@@ -327,7 +330,9 @@ def begun_with(job: TrainingJob) -> dict[str, Any]:
     half = [name for name, chosen in precision(job.settings).items() if chosen]
     devices = {"processes": launch.world_size(job.settings.num_gpus), "precision": half[0] if half else "fp32"}
     devices |= {"DeepSpeed configuration": None if job.ds_config is None else _read_json(job.ds_config)}
-    return kept | digests | devices | {"lengths": list(job.lengths), "model": str(job.model)}
+    # A model may be moved, or replaced by another in its place: its path says nothing.
+    digests["model with the digest"] = weights_fingerprint(job.model)
+    return kept | digests | devices | {"lengths": list(job.lengths)}
 
 
 def _choose_lengths(settings: TrainingSettings, model: Path) -> Lengths:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from utils import jsonl
 from utils.cli import InputError, RunError, log
 from utils.models import is_out_of_memory
-from utils.training import checkpoints, evaluation, launch, model_card
+from utils.training import checkpoints, dry_run, evaluation, launch, model_card
 from utils.training.evaluation import Difference, History
 from utils.training.job import BEGUN, TrainingJob, TrainingSettings, begun_with, prepare
 
@@ -102,6 +102,9 @@ def _tell(job: TrainingJob, arguments: Any) -> None:
         )  # fmt: skip
     for note in facts.notes:
         log.warning("%s", note)
+    steps = dry_run.count_steps(job, arguments.world_size)
+    if steps.warmup >= steps.total:
+        log.warning("the only steps are warm-up, the first at a learning rate of 0: give more rows or --warmup_ratio 0")
     if job.resume:
         log.info("going on from %s", job.resume)
     batch = settings.batch_size * settings.gradient_accumulation_steps * arguments.world_size
