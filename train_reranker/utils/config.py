@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -61,6 +62,20 @@ IGNORED = frozenset(
         "seed_list",
         "disable_save",
         "silent_retrieval",
+    ]
+)
+
+# What counts texts, tokens or windows.
+_COUNTS = frozenset(
+    [
+        "retrieval_query_max_length",
+        "retrieval_batch_size",
+        "query_max_length",
+        "passage_max_length",
+        "reranker_batch_size",
+        "rerank_pool_factor",
+        "max_document_tokens",
+        "max_document_windows",
     ]
 )
 
@@ -179,7 +194,7 @@ def load_config(path: str | Path = DEFAULT_CONFIG) -> Config:
 
     Raises:
         InputError: no such file, no YAML mapping, an unknown key (the nearest known one is offered), a value of the
-            wrong type, or a variable that is not set.
+            wrong type or out of range, or a variable that is not set.
     """
     import yaml
 
@@ -188,11 +203,12 @@ def load_config(path: str | Path = DEFAULT_CONFIG) -> Config:
         values = yaml.safe_load(found.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{found} cannot be read ({error.strerror}); name a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         # The error's own text quotes the line, which may hold a key.
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{found}{line}: not YAML ({problem or 'no text in UTF-8'}); mend the line") from None
+        problem = problem or "nested too deeply, or not in UTF-8"
+        raise InputError(f"{found}{line}: not YAML ({problem}); fix the line") from None
     if not isinstance(values, dict):
         raise InputError(f"{found}: a YAML mapping of keys to values is wanted; see config_lib/example_config.yaml")
     settings = {k: v or {} for k, v in values.items() if str(k).endswith("_setting") and k not in IGNORED}
@@ -201,8 +217,11 @@ def load_config(path: str | Path = DEFAULT_CONFIG) -> Config:
     known = {k: v for k, v in values.items() if k not in IGNORED and k not in settings}
     _refuse_unknown(known, found)
     typed = {key: _typed(found, key, value) for key, value in known.items() if value is not None}
-    if typed.get("rerank_pool_factor", 1) < 1:
-        raise InputError(f"{found}: rerank_pool_factor must be at least 1")
+    for key, value in typed.items():
+        if type(value) is int and key in _COUNTS and value < 1:
+            raise InputError(f"{found}: {key} must be at least 1, not {value}")
+        if type(value) is float and not math.isfinite(value):
+            raise InputError(f"{found}: {key} must be a finite number, not {value}")
     return Config(path=found, settings=MappingProxyType(settings), **typed)
 
 
@@ -254,7 +273,7 @@ def _typed(path: Path, key: str, value: Any) -> Any:
     for name, types in checks.items():
         if name in wanted:
             if not isinstance(value, types) or (isinstance(value, bool) and name != "bool"):
-                raise InputError(f"{path}: {key} must be a {name.lower()}, not {value!r}")
+                raise InputError(f"{path}: {key} must be of type {name.lower()}, not {value!r}")
             break
     if isinstance(value, dict):
         return MappingProxyType(value)
