@@ -218,3 +218,21 @@ def test_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_token_never_shows(config_file: Path) -> None:
     config_file.write_text(config_file.read_text() + "milvus_token: root:secret\n")
     assert "secret" not in repr(load_config(config_file))
+
+
+def test_an_index_that_is_still_being_written_is_loaded_once_it_is_whole() -> None:
+    from pymilvus.exceptions import MilvusException
+
+    from utils.retrieval import milvus
+
+    class Busy:
+        loads = 0
+
+        def load_collection(self, name: str, timeout: float) -> None:
+            self.loads += 1
+            if self.loads < 3:
+                raise MilvusException(message="Failed to read all data for array (file seems not fully written?)")
+
+    client = Busy()
+    milvus._open(client, "corpus")
+    assert client.loads == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -125,7 +126,7 @@ def open_milvus(
         _try(client, f"{name}_trial", encoder.dimension, index, search_params)
         _create(client, name, encoder.dimension, index)
     _load(client, name, corpus, encoder)
-    _asked(client.load_collection, name, timeout=LONG_PATIENCE)
+    _open(client, name)
     opened = MilvusIndex(client, name, index, search_params)
     _accepts(opened, encoder.dimension)
     return opened
@@ -235,7 +236,7 @@ def _try(
         _asked(client.upsert, name, [{ROW: 0, VECTOR: [1.0] + [0.0] * (dimension - 1)}])
         _asked(client.flush, name)
         _asked(client.release_collection, name)
-        _asked(client.load_collection, name)
+        _open(client, name)
     except RunError as error:
         raise InputError(
             f"milvus_index {dict(index)} cannot be built ({_first_line(error.__cause__)}): name another, as "
@@ -275,6 +276,18 @@ def _load(client: Any, name: str, corpus: Corpus, encoder: Encoder) -> None:
         for start in range(0, len(entities), INSERTED_AT_ONCE):
             _asked(client.upsert, name, entities[start : start + INSERTED_AT_ONCE], timeout=LONG_PATIENCE)
     _asked(client.flush, name, timeout=LONG_PATIENCE)
+
+
+def _open(client: Any, name: str) -> None:
+    """Load a collection, trying again: Milvus Lite builds indexes in the background and may read half of a file."""
+    for wait in (0.1, 0.3, 0.9, None):
+        try:
+            _asked(client.load_collection, name, timeout=LONG_PATIENCE)
+            return
+        except RunError:
+            if wait is None:
+                raise
+            time.sleep(wait)
 
 
 def _asked(call: Any, *args: Any, timeout: float = PATIENCE, **kwargs: Any) -> Any:
