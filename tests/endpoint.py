@@ -358,8 +358,8 @@ def _unsupported(name: str) -> dict[str, Any]:
 
 
 def _head(status: int, length: int, headers: Mapping[str, str] | None = None) -> bytes:
-    lines = [f"HTTP/1.1 {status} Scripted", "Content-Type: application/json", f"Content-Length: {length}"]
-    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    headers = {"Content-Type": "application/json", "Content-Length": length, **(headers or {})}
+    lines = [f"HTTP/1.1 {status} Scripted", *(f"{name}: {value}" for name, value in headers.items())]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 

@@ -49,6 +49,11 @@ THOUGHTS = [
     ("<seed:think>", "</seed:think>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("< think >", "< / think >"),
+    ("&lt;think&gt;", "&lt;/think&gt;"),
+    ("<｜think｜>", "<｜/think｜>"),
+    ("<inner_monologue>", "</inner_monologue>"),
+    ("<|channel>thought\n", "<channel|>"),
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
     ("analysisWe need to see. ", "assistantfinal"),
 ]
@@ -84,6 +89,8 @@ def test_a_tag_in_an_answer_opens_no_thought() -> None:
         {"valid": False},
         NO | {"valid": "false"},
         NO | {"valid": "No."},
+        NO | {"valid": 0},
+        NO | {"valid": 0.0},
         NO | {"sub_questions": HOPS},
         NO | {"reason": 7, "bridge_connection": [], "sub_questions": "none"},
         '{"Valid": false, "Reason": "x"}',
@@ -112,6 +119,9 @@ def test_what_does_not_matter_may_be_wrong(content: str | dict[str, Any]) -> Non
         json.dumps({"answer": yes}),
         f"```\n{json.dumps(yes)}\n```",
         YES | {"valid": "Yes"},
+        YES | {"valid": 1.0},
+        yes.replace("sub_questions", "subQuestions"),
+        yes.replace("sub_questions", "Sub-Questions").replace('"valid"', "\" 'valid'\""),
         YES | {"sub_questions": json.dumps(HOPS)},
         YES | {"sub_questions": [HOPS[0] | {"document": "Document A"}, HOPS[1] | {"document": "doc_b"}]},
         YES | {"sub_questions": [HOPS[0] | {"document": "a"}, HOPS[1] | {"document": "(B)", "answer": 1912}]},
@@ -136,6 +146,8 @@ def test_a_usable_verdict_is_repaired(content: str | dict[str, Any]) -> None:
         "null",
         {"valid": None},
         {"valid": "partly"},
+        {"valid": 0.5},
+        {"valid": 2},
         {"valid": "true or false"},
         {"valid": [False]},
         {"reason": "no"},
@@ -184,8 +196,12 @@ def test_what_is_cut_off_may_have_said_the_contrary(content: str) -> None:
         outcome(content)
 
 
-@pytest.mark.parametrize("name", ["", None, "none", "N/A", "null", "No entity.", "no suitable entity found", "-", "无"])
-def test_no_entity_has_many_names(name: str | None) -> None:
+NO_ENTITIES = ["", None, "none", "N/A", "null", "No entity.", "no suitable entity found", "-", "无"]
+NO_ENTITIES += [[], False, "nil", "Not found", "None of these", "There is no other named entity in it"]
+
+
+@pytest.mark.parametrize("name", NO_ENTITIES)
+def test_no_entity_has_many_names(name: Any) -> None:
     assert entity({"entity": name, "type": None, "segment": None, "query": None}) is None
     assert entity({"entity": name}) is None
 
@@ -195,6 +211,7 @@ def test_an_entity_needs_what_is_asked_of_it_and_no_more() -> None:
     for content in (BRANDT, {"bridge_entity": BRANDT}, {"entity": BRANDT}, [BRANDT], repr(BRANDT), json.dumps(BRANDT)):
         assert entity(content if isinstance(content, str) else json.dumps(content)) == found
     assert entity(BRANDT | {"type": None}) == found._replace(type="")
+    assert entity(BRANDT | {"entity": "**Ida Brandt**"}) == found
 
 
 @pytest.mark.parametrize(

@@ -604,12 +604,23 @@ WHOLE = completion_of(content=ANSWER)
         completion_of(content=GOOD),
         completion_of(content=[{"type": "thinking", "thinking": [{"text": "hm"}]}, {"type": "text", "text": ANSWER}]),
         completion_of(tool_calls=[{"type": "function", "function": {"name": "answer", "arguments": ANSWER}}]),
+        completion_of(content=[{"type": "reasoning", "text": "{} or"}, {"type": "text", "text": ANSWER}]),
         completion_of(tool_calls=[{"function": {"arguments": GOOD}}]),
         completion_of(function_call={"name": "answer", "arguments": ANSWER}),
         json.dumps({"choices": [{"text": ANSWER, "finish_reason": "stop"}]}).encode(),
         WHOLE.replace(b'"usage": {', b'"usage": [], "was": {'),
         b": waiting\n\n"
         + b"".join(b"data: " + completion_of(content=part).replace(b"message", b"delta") + b"\r\n" for part in ANSWER),
+        b"".join(
+            b"data: %s\n\n"
+            % completion_of(tool_calls=[{"function": {"arguments": part}}]).replace(b"message", b"delta")
+            for part in ANSWER
+        ),
+        b"".join(
+            b"data: %s\n\n" % completion_of(content=part).replace(b"message", b"delta").replace(b'x": 0', b'x": %d' % n)
+            for part in ANSWER
+            for n in (0, 1)
+        ),
     ],
 )
 def test_a_reply_is_read_however_it_is_packed(body: bytes) -> None:
@@ -920,6 +931,15 @@ def test_a_body_that_cannot_be_unpacked_ends_the_run(cache: Path) -> None:
         (error,) = use(endpoint, cache, extract_all([ROMANS]))
     assert isinstance(error, RunError)
     assert "Content-Encoding" in str(error)
+
+
+def test_a_body_in_another_encoding_is_read_as_its_header_says(cache: Path) -> None:
+    endpoint = ScriptedEndpoint(lambda messages, name: canned(messages, name) | {"type": "Straße"})
+    endpoint.body = lambda body: json.dumps(json.loads(body), ensure_ascii=False).encode("latin-1")
+    endpoint.headers = {"Content-Type": "application/json; charset=ISO-8859-1"}
+    with endpoint:
+        entity = use(endpoint, cache, lambda t: t.extract(ROMANS))
+    assert entity.type == "Straße"
 
 
 # What does not pass

@@ -149,6 +149,12 @@ def test_fewer_tokens_than_words_tell_a_cut_prompt() -> None:
     assert not window.is_cut(question, Reply("{}", "stop", 500, 9))  # a count of something else
 
 
+def test_no_prompt_is_taken_for_cut_by_an_estimate_of_its_tokens(tmp_path: Path) -> None:
+    table = Document("1", "Table", "1 " * 5000 + "Tolmin")  # more words than characters by four
+    with ScriptedEndpoint(canned, usage=False) as endpoint:
+        assert judge(endpoint, tmp_path / "r.sqlite", table).outcome is Outcome.USABLE
+
+
 def test_a_reply_to_a_cut_prompt_is_no_verdict(tmp_path: Path) -> None:
     with Cutting(2048) as endpoint:
         verdict = judge(endpoint, tmp_path / "r.sqlite", Document("1", "Long", FILLER), max_document_tokens=6000)

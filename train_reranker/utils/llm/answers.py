@@ -44,7 +44,7 @@ def read_extraction(reply: Reply, document: Document, min_segment_words: int) ->
     """
     found = find_answers(_content(reply), "entity")
     fields = next((answer for answer in reversed(found) if answer.get("query")), found[-1])
-    name = _line(fields, "entity")
+    name = "" if fields["entity"] in ([], False) else _line(fields, "entity").strip("*` ")
     if _NO_ENTITY.fullmatch(_plain(name)):
         return None
     if missing := ", ".join(f'"{key}"' for key in ("segment", "query") if key not in fields):
@@ -129,10 +129,10 @@ class _Twice:
 
 
 def _without_doubt(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object's pairs, its keys in lower case, as models should have written them."""
+    """Return an object's pairs, with keys as models should have written them: ``sub_questions`` for "subQuestions"."""
     fields: dict[str, Any] = {}
     for key, value in pairs:
-        key = key.strip().lower()
+        key = re.sub(r"(?<=[a-z])(?=[A-Z])|[\s-]+", "_", key.strip(" \r\n\t\"'*`")).lower()
         fields[key] = _Twice() if key in fields and fields[key] != value else value
     return fields
 
@@ -217,10 +217,11 @@ def _holding(value: Any, key: str, depth: int = 4) -> Iterator[dict[str, Any]]:
 
 
 # Tags that models put around their thoughts, all of which name it: <think>, </thinking>, [THINK], ◁/think▷,
-# <seed:think>, <|begin_of_thought|>, <|END_THINKING|> and the like.
+# <seed:think>, <|begin_of_thought|>, <|END_THINKING|>, &lt;think&gt; and the like.
 _THOUGHT = re.compile(
-    r"[<\[◁]\|?(?P<end>/|end_(?:of_)?)?(?:start_|begin_(?:of_)?)?(?:\w+[:_])?"
-    r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)(?:\s[^<>\[\]]{0,80})?\|?[>\]▷]",
+    r"(?:[<\[◁]|&lt;)\s?[|｜]?(?P<end>/\s?|end_(?:of_)?)?(?:start_|begin_(?:of_)?)?(?:\w+[:_])?"
+    r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad|monologue|cot)"
+    r"(?:\s[^<>\[\]]{0,80})?[|｜]?(?:[>\]▷]|&gt;)",
     re.IGNORECASE,
 )
 # gpt-oss opens a channel for its thoughts and another for its answer; some servers swallow the marks around the names.
@@ -239,6 +240,7 @@ def _without_thoughts(text: str) -> str:
         *thoughts, text = _FINAL.split(text)
         if not thoughts:
             raise open_ended
+    text = text.replace("<|channel>thought", "<think>").replace("<channel|>", "</think>")  # as Gemma marks it
     said, at, depth = "", 0, 0
     for tag in _THOUGHT.finditer(text):
         if depth == 0:
@@ -274,14 +276,15 @@ def _content(reply: Reply) -> str:
 
 
 _NO_ENTITY = re.compile(
-    r"\W*|none|null|n a|nothing|not applicable|(?:there is )?no (?:\w+ )?entit(?:y|ies)\b.*|无|没有"
+    r"\W*|null|nil|n a|nothing|(?:not|none) (?:applicable|found|available)|none(?: of .*)?"
+    r"|(?:there is )?no (?:\w+ ){,3}entit(?:y|ies)\b.*|无|没有"
 )
-_DECISIONS = {True: ("true", "yes", "valid", "1"), False: ("false", "no", "invalid", "not valid", "0")}
+_DECISIONS = {True: ("true", "yes", "valid", "1", "1.0"), False: ("false", "no", "invalid", "not valid", "0", "0.0")}
 
 
 def _decision(value: Any) -> bool | None:
     """Return what a value of "valid" says, None where that is not clear."""
-    said = str(value).strip().strip(".").lower() if isinstance(value, bool | int | str) else ""
+    said = str(value).strip().strip(".").lower() if isinstance(value, bool | int | float | str) else ""
     return next((decision for decision, words in _DECISIONS.items() if said in words), None)
 
 

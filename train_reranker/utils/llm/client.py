@@ -243,7 +243,9 @@ class Client:
                 return fault
         if response.is_error:
             return status_fault(response.status_code, response.headers, response.text, self._scrub)
-        return read_completion(response.content, chars, self._scrub)
+        declared = response.charset_encoding or "utf-8"
+        content = response.content if declared.lower() in ("utf-8", "utf8") else response.text.encode()
+        return read_completion(content, chars, self._scrub)
 
     def _note(self, settings: EndpointSettings, line: _Line, key: int, completion: Completion) -> None:
         """Note that a model has answered; that it never says anything ends the run."""

@@ -374,13 +374,14 @@ def _join_stream(text: str) -> Any:
     chunks = [_object(jsonl.loads(event)) for event in events if event and event != "[DONE]"]
     if error := next((chunk for chunk in chunks if chunk.get("error")), None):
         return error
-    choices = [choice for chunk in chunks if (choice := _first(chunk.get("choices")))]
+    choices = [choice for chunk in chunks if (choice := _first(chunk.get("choices"))) and not choice.get("index")]
     finish = next((choice["finish_reason"] for choice in reversed(choices) if choice.get("finish_reason")), None)
     if "[DONE]" not in events and not finish:
         raise ValueError("the stream breaks off")
     deltas = [_object(choice.get("delta") or choice.get("message")) for choice in choices]
     keys = ("content", "reasoning_content", "reasoning", "refusal")
-    message = {key: "".join(_text(delta.get(key)) for delta in deltas) for key in keys}
+    message: dict[str, Any] = {key: "".join(_text(delta.get(key)) for delta in deltas) for key in keys}
+    message["function_call"] = {"arguments": "".join(map(_arguments, deltas))}
     usage = next((chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage")), None)
     return {"choices": [{"message": message, "finish_reason": finish}], "usage": usage}
 
@@ -396,7 +397,8 @@ def _first(choices: Any) -> dict[str, Any] | None:
 def _text(content: Any) -> str:
     """Return a message's content as text: some endpoints give it in parts, or as the object that the text should be."""
     if isinstance(content, list) and all(isinstance(part, str | dict) for part in content):
-        return "".join(part if isinstance(part, str) else _text(part.get("text")) for part in content)
+        said = [p for p in content if isinstance(p, str) or not re.search("reason|think|thought", str(p.get("type")))]
+        return "".join(part if isinstance(part, str) else _text(part.get("text")) for part in said)
     if isinstance(content, dict | list):
         return jsonl.dumps(content)
     return content if isinstance(content, str) else ""

@@ -91,7 +91,8 @@ def windows_anywhere(document: Document, seed: int, max_tokens: int, most: int) 
 def is_cut(question: prompts.Question, reply: Reply) -> bool:
     """Tell whether a reply reports fewer tokens than its prompt has words, of which each takes one at least."""
     told = reply.tokens_in
-    if told < SMALLEST_WINDOW:
+    estimated = sum(len(message["content"]) for message in question.messages) // CHARS_PER_TOKEN
+    if told < SMALLEST_WINDOW or told == estimated:  # which is filed where an endpoint reports none
         return False
     text = " ".join(message["content"] for message in question.messages)
     unspaced = len(_UNSPACED.findall(text))
