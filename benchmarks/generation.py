@@ -36,20 +36,20 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "train_reranker"), str(ROOT / "tests")]
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from conftest import save_tiny_bert  # noqa: E402
-from synthetic import write_corpus  # noqa: E402
-from utils import jsonl  # noqa: E402
-from utils.config import Config  # noqa: E402
-from utils.corpus import Corpus  # noqa: E402
-from utils.generation import ARM, Journal, Wanted, generate  # noqa: E402
-from utils.llm import prompts  # noqa: E402
-from utils.llm.answers import read_extraction, read_verdict  # noqa: E402
-from utils.llm.ledger import Ledger  # noqa: E402
-from utils.llm.replies import Reply  # noqa: E402
-from utils.report.text import table  # noqa: E402
-from utils.retrieval.arms import Lambdas, Retriever, open_retrieval  # noqa: E402
-from utils.schema import Document, Outcome  # noqa: E402
-from utils.teachers import open_teacher  # noqa: E402
+from miniature import save_tiny_bert, write_corpus
+from utils.config import Config
+from utils.corpus.documents import Corpus
+from utils.files import write_json
+from utils.labelling.generation import ARM, Journal, Target, generate
+from utils.report.text import table
+from utils.retrieval.mmr import Lambdas
+from utils.retrieval.retriever import Retriever, open_retrieval
+from utils.schema import Document, Outcome
+from utils.teachers import prompts
+from utils.teachers.ledger import Ledger
+from utils.teachers.parsing import read_extraction, read_verdict
+from utils.teachers.registry import open_teacher
+from utils.teachers.reply_cache import Reply
 
 RESULTS = ROOT / "benchmarks" / "results" / "generation.json"
 CALLS_PER_EXAMPLE = 6  # about, on this corpus; decides how many examples fill the time
@@ -103,7 +103,7 @@ class Bench(NamedTuple):
         ledger = Ledger()
         teacher = open_teacher(self.config, self.corpus, self.folder / f"{name}.sqlite", ledger)
         journal = Journal(self.folder / f"{name}.jsonl", {})
-        wanted = Wanted(examples, CANDIDATES)
+        wanted = Target(examples, CANDIDATES)
         began, cpu = time.perf_counter(), time.process_time()
         asyncio.run(generate(self.sources, teacher, self.retriever, wanted, journal, concurrency=concurrency))
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
@@ -193,7 +193,7 @@ def report(loop: Measured, runs: list[Measured], latency: float) -> None:
     print(f"an endpoint that takes {latency:g} s for a reply; load of this machine {os.getloadavg()[0]:.1f}")
     print(table(rows, headers))
     value = [dict(zip(headers, row, strict=True)) | run._asdict() for row, run in zip(rows, [loop, *runs], strict=True)]
-    jsonl.write_json(RESULTS, {"latency": latency, "load": os.getloadavg(), "cores": os.cpu_count(), "runs": value})
+    write_json(RESULTS, {"latency": latency, "load": os.getloadavg(), "cores": os.cpu_count(), "runs": value})
     print(f"results are in {RESULTS}")
 
 

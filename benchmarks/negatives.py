@@ -19,15 +19,16 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "train_reranker"))
 
-from utils import jsonl  # noqa: E402
-from utils.evidence.metrics import evaluate, pairs_of, pools_of  # noqa: E402
-from utils.evidence.statistics import bootstrap_mean  # noqa: E402
-from utils.examples import read_examples  # noqa: E402
-from utils.report.text import table  # noqa: E402
-from utils.reranker import open_reranker  # noqa: E402
-from utils.schema import ContrastiveExample  # noqa: E402
-from utils.training.job import NEGATIVE_FILLS, Facts, TrainingSettings, prepare  # noqa: E402
-from utils.training.run import run  # noqa: E402
+
+from utils.data.rows import read_examples
+from utils.evaluation.metrics import evaluate, pairs_of, pools_of
+from utils.evaluation.statistics import bootstrap_mean
+from utils.files import write_json
+from utils.report.text import table
+from utils.schema import ContrastiveExample
+from utils.scoring import open_reranker
+from utils.training.job import NEGATIVE_FILLS, DataStats, TrainingSettings, prepare
+from utils.training.run import run
 
 DATA = ROOT / "train_reranker" / "data"
 MAX_LENGTH = 160
@@ -52,7 +53,7 @@ def main() -> None:
     ends = f" [{interval.low:+.3f}, {interval.high:+.3f}]" if interval else ""
     print(f"{one} − {other}: {difference:+.3f}{ends}")
     value = {"short": facts.short, "rows": facts.rows, "ranks": ranks, "difference": difference, "interval": interval}
-    jsonl.write_json(ROOT / "benchmarks" / "results" / "negatives.json", value)
+    write_json(ROOT / "benchmarks" / "results" / "negatives.json", value)
 
 
 def parse_args() -> argparse.Namespace:
@@ -74,7 +75,7 @@ def settings(args: argparse.Namespace, fill: str, seed: int) -> TrainingSettings
     )  # fmt: skip
 
 
-def train_and_rank(settings: TrainingSettings, test: list[ContrastiveExample]) -> tuple[list[float], Facts]:
+def train_and_rank(settings: TrainingSettings, test: list[ContrastiveExample]) -> tuple[list[float], DataStats]:
     """Return each held-out query's reciprocal rank by a model trained so, and what became of the rows."""
     with tempfile.TemporaryDirectory() as folder:
         job = prepare(replace(settings, output_dir=folder))

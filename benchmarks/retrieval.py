@@ -32,15 +32,19 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "train_reranker"))
 
-from utils import cli, jsonl  # noqa: E402
-from utils.config import load_config  # noqa: E402
-from utils.corpus import Corpus  # noqa: E402
-from utils.pipeline import BLOCK  # noqa: E402
-from utils.report.text import table  # noqa: E402
-from utils.retrieval.arms import Lambdas, Retriever, open_retrieval  # noqa: E402
-from utils.retrieval.encoder import PASSAGE, QUERY, Encoder, half_precision  # noqa: E402
-from utils.retrieval.index import FaissIndex, finish_index  # noqa: E402
-from utils.schema import Document  # noqa: E402
+
+from utils import cli
+from utils.config import load_config
+from utils.corpus.documents import Corpus
+from utils.files import write_json
+from utils.labelling.scheduler import BLOCK
+from utils.models.devices import half_precision
+from utils.report.text import table
+from utils.retrieval.encoder import PASSAGE, QUERY, Encoder
+from utils.retrieval.faiss_store import FaissIndex, finish_index
+from utils.retrieval.mmr import Lambdas
+from utils.retrieval.retriever import Retriever, open_retrieval
+from utils.schema import Document
 
 DIMENSION, NEIGHBOURS, LOOKUPS = 64, 10, 2000
 
@@ -70,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     results["cores"] = os.cpu_count()
     for part in args.parts:
         results[part] = PARTS[part](args)
-        jsonl.write_json(args.output, results)
+        write_json(args.output, results)
     print(f"figures are in {args.output}")
 
 

@@ -25,11 +25,11 @@ from scipy.special import expit
 
 import shapes
 from shapes import BGE_M3, SMALL
-from utils.evidence.metrics import pairs_of, pools_of
-from utils.examples import parse_example, read_examples
+from utils.data.rows import parse_example, read_examples
+from utils.evaluation.metrics import pairs_of, pools_of
 from utils.report.text import percent, table
-from utils.reranker import open_reranker
 from utils.schema import ContrastiveExample
+from utils.scoring import open_reranker
 
 Scorer = Callable[[list[tuple[str, str]]], np.ndarray]
 OURS, OURS_FP32, FLAG, SENTENCE = "this project", "this project, fp32", "FlagReranker", "CrossEncoder"

@@ -14,20 +14,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "train_reranker"))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from utils import jsonl  # noqa: E402
-from utils.evidence import statistics  # noqa: E402
-from utils.evidence.statistics import (  # noqa: E402
-    Interval,
-    bootstrap_mean,
-    discordant,
-    mcnemar,
-    paired_permutation,
-    tango,
-    wilson,
-)
-from utils.report.text import percent, table  # noqa: E402
+from utils.evaluation import statistics
+from utils.evaluation.statistics import Interval, bootstrap_mean, discordant, mcnemar, paired_permutation, tango, wilson
+from utils.files import write_json
+from utils.report.text import percent, table
 
 SIMULATIONS = 1000
 RANKS = np.arange(1, 11)
@@ -79,7 +71,7 @@ def main() -> None:
     cells = [[name, *(percent(rows[sources][name]) for sources in rows)] for name in names]
     print(f"{SIMULATIONS} simulations: tests rejected under the null (first two), intervals covered the true value")
     print(table(cells, ["", *(f"{sources} sources" for sources in rows)]))
-    jsonl.write_json(ROOT / "benchmarks" / "results" / "simulations.json", rows)
+    write_json(ROOT / "benchmarks" / "results" / "simulations.json", rows)
 
 
 if __name__ == "__main__":

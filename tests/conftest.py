@@ -5,81 +5,25 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from utils import cli
-from utils.corpus import Corpus
-from utils.retrieval import encoding
-from utils.retrieval.arms import BASE, FINE_TUNED, Lambdas, Retriever
+from miniature import CORPUS, FACTS, TOWNS, WORDS, LengthReranker, save_tiny_bert
+from utils.corpus.documents import Corpus
+from utils.retrieval import vectors
+from utils.retrieval.arms import BASE, FINE_TUNED
 from utils.retrieval.encoder import PASSAGE, Encoder
-from utils.retrieval.index import open_index
+from utils.retrieval.faiss_store import open_index
+from utils.retrieval.mmr import Lambdas
+from utils.retrieval.retriever import Retriever
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
-
-CORPUS = Path(__file__).parent / "data" / "corpus.jsonl"
-TOWNS = ["Arden", "Belmont", "Corwen", "Dunmore", "Elgin", "Falmouth", "Girvan", "Harlech"]
-WORDS = [
-    "salt",
-    "slate",
-    "lake",
-    "harbour",
-    "lens",
-    "fair",
-    "ice",
-    "river",
-    "bridge",
-    "abbey",
-    "poem",
-    "kite",
-    "canal",
-    "comet",
-    "herring",
-    "wool",
-    "storm",
-    "tide",
-]
-FACTS = ["was founded by miners", "lies on a river", "holds a market each week"]
-
-
-def save_tiny_bert(folder: Path, head: bool, seed: int = 0) -> Path:
-    """Save a BERT with two layers of 32, random weights, a one-label head if asked for, and its tokenizer."""
-    import torch
-    from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizer
-
-    texts = [*TOWNS, *FACTS, CORPUS.read_text(encoding="utf-8")]
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,?!'-"
-    words = sorted({word for text in texts for word in re.findall(r"[a-z]+", text.lower())})
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters), *words]
-    vocab = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=len(vocab),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=512,
-        num_labels=1,
-        initializer_range=0.02 if head else 0.5,  # small weights would give all texts nearly the same vector
-    )
-    model = BertForSequenceClassification(config) if head else BertModel(config)
-    model.save_pretrained(folder)
-    BertTokenizer(vocab=vocab, model_max_length=512).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -156,17 +100,6 @@ def examples_file(tmp_path: Path) -> Path:
     return path
 
 
-class LengthReranker:
-    """Scores by a rule that a reader can check: how often the query's words stand in the passage, less its length."""
-
-    def __init__(self, sign: int) -> None:
-        self.sign = sign
-
-    def score(self, pairs: list[tuple[str, str]], desc: str | None = None) -> np.ndarray:
-        """One score a pair."""
-        return np.array([self.sign * (sum(p.count(w) for w in q.split()) - len(p) / 1000) for q, p in pairs])
-
-
 @pytest.fixture(scope="module")
 def retriever(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Retriever:
     """A corpus of 90 documents in 30 articles of one to five chunks, its index, and two rule-based rerankers."""
@@ -190,7 +123,7 @@ def retriever(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> R
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks even in a small corpus."""
-    monkeypatch.setattr(encoding, "BLOCK", 16)
+    monkeypatch.setattr(vectors, "BLOCK", 16)
 
 
 @pytest.fixture
@@ -206,49 +139,3 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Encoder, "encode", counted)
     return counts
-
-
-def free_port() -> int:
-    """Return a free port below those that systems hand out, which nobody else is given before it is used."""
-    for port in random.sample(range(10_000, 30_000), 100):
-        with socket.socket() as trial, suppress(OSError):
-            trial.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("100 ports are in use")
-
-
-# Builds an index or loads a collection in blocks of 16, says so after the third, and waits to be killed.
-KILLED = """
-import time
-from pathlib import Path
-
-from utils.retrieval import encoding
-from utils.corpus import Corpus
-from utils.retrieval.encoder import PASSAGE, Encoder
-from utils.retrieval.index import open_index
-from utils.retrieval.milvus import open_milvus
-
-encoding.BLOCK, encode, blocks = 16, Encoder.encode, 0
-
-def encode_three(*args):
-    global blocks
-    if blocks == 3:
-        print("three blocks", flush=True)
-        time.sleep(600)
-    blocks += 1
-    return encode(*args)
-
-Encoder.encode = encode_three
-corpus, encoder = Corpus(Path({corpus!r})), Encoder(Path({encoder!r}), method="tiny", half=False)
-{then}
-"""
-
-
-def kill_after_three_blocks(corpus: Path, encoder: Path, then: str) -> None:
-    """Run ``then`` with ``corpus`` and ``encoder`` in a process of its own and kill it in its fourth block."""
-    code = textwrap.dedent(KILLED).format(corpus=str(corpus), encoder=str(encoder), then=then)
-    environment = os.environ | {"PYTHONPATH": str(cli.SCRIPTS)}
-    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        assert process.stdout.readline() == "three blocks\n"
-        process.send_signal(signal.SIGKILL)

@@ -18,6 +18,7 @@ import asyncio
 import hashlib
 import importlib
 import json
+import random
 import re
 import socket
 import struct
@@ -26,8 +27,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from utils.teachers.protocol import EndpointSettings
+from utils.teachers.rate_limit import RetryPolicy
 
 Messages = list[dict[str, str]]
 Answer = Callable[[Messages, str], Mapping[str, Any] | str]  # a text is the content as it stands
@@ -71,7 +76,7 @@ def read_prompt(messages: Messages) -> Asked:
 
 
 class Request(NamedTuple):
-    """One request as it is logged. ``question`` is the same for all askings of one question, ``nth`` counts them."""
+    """One request as it is logged. ``question`` is the same for all attempts of one question, ``nth`` counts them."""
 
     body: str
     question: str
@@ -84,7 +89,7 @@ class Request(NamedTuple):
     note: bool
 
 
-Fault = Callable[[str, int], str | None]  # (hash of the question, how often it was asked before) -> kind of fault
+Failure = Callable[[str, int], str | None]  # (hash of the question, how often it was asked before) -> kind of fault
 
 
 def storm(
@@ -93,7 +98,7 @@ def storm(
     *,
     seed: int = 0,
     most: int = 2,
-) -> Fault:
+) -> Failure:
     """Return faults that hit ``rate`` of all requests, whatever order they come in; one question ``most`` times."""
     names = sorted(kinds)
 
@@ -131,7 +136,7 @@ class ScriptedEndpoint:
         self,
         answer: Answer,
         *,
-        fault: Fault | None = None,
+        fault: Failure | None = None,
         latency: float = 0.0,
         retry_after: str | None = "0.05",
         hang: float = 60.0,
@@ -248,7 +253,7 @@ class ScriptedEndpoint:
             await asyncio.sleep(0.001)
         return self._reply(asked, request, writer)
 
-    def _log(self, asked: Mapping[str, Any], body: bytes, key: str, fault: Fault | None) -> Request:
+    def _log(self, asked: Mapping[str, Any], body: bytes, key: str, fault: Failure | None) -> Request:
         prompt, note = read_prompt(asked["messages"]), NOTE in asked["messages"][-1]["content"]
         question = hashlib.sha256(f"{asked['model']} {prompt}".encode()).hexdigest()
         nth = self._asked[question]
@@ -400,9 +405,9 @@ def canned(messages: Messages, schema_name: str) -> Mapping[str, Any]:
 
 def offline(corpus: Path) -> Answer:
     """Answer as the offline teacher of a corpus would."""
-    from utils.corpus import Corpus
+    from utils.corpus.documents import Corpus
     from utils.schema import BridgeEntity, Document, Outcome
-    from utils.teacher import OfflineTeacher
+    from utils.teachers.offline import OfflineTeacher
 
     teacher = OfflineTeacher(Corpus(corpus))
 
@@ -451,3 +456,21 @@ def main(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def free_port() -> int:
+    """Return a free port below those that systems hand out, which nobody else is given before it is used."""
+    for port in random.sample(range(10_000, 30_000), 100):
+        with socket.socket() as trial, suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("100 ports are in use")
+
+
+KEY = "sk-proj-Zq8vNw3XyLr7TbKc"
+QUICK = RetryPolicy(tries=6, first_wait=0.01, longest_wait=0.05, connect_tries=2)
+
+
+def settings_for(url: str, **changes: Any) -> EndpointSettings:
+    given = {"provider": "openai", "base_url": url, "model": "small", "api_keys": (KEY,), "timeout": 60.0}
+    return EndpointSettings(**(given | changes))

@@ -15,10 +15,12 @@ import pytest
 import yaml
 
 from utils import cli
-from utils.corpus import Corpus
+from utils.corpus.documents import Corpus
+from utils.errors import InputError
+from utils.files import SCRIPTS, check_output
 from utils.schema import Outcome, Verdict
 
-SCRIPTS = cli.SCRIPTS
+SCRIPTS = SCRIPTS
 NAMES = [
     "compare_runs",
     "contrastive_data_generator",
@@ -49,9 +51,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_output_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name in (tmp_path, tmp_path / "file" / "a.json", tmp_path / "a.html"):
-        with pytest.raises(cli.InputError, match="output file"):
-            cli.check_output(name)
-    assert cli.check_output(tmp_path / "new" / "a.json") == tmp_path / "new" / "a.json"
+        with pytest.raises(InputError, match="output file"):
+            check_output(name)
+    assert check_output(tmp_path / "new" / "a.json") == tmp_path / "new" / "a.json"
     assert not (tmp_path / "new").exists()
 
 
@@ -181,7 +183,7 @@ def test_run_without_an_answer_leaves_its_report_and_fails(
     async def judge(*_: object) -> Verdict:
         return Verdict(Outcome.ERROR, "no answer")
 
-    monkeypatch.setattr("utils.teacher.OfflineTeacher.judge", judge)
+    monkeypatch.setattr("utils.teachers.offline.OfflineTeacher.judge", judge)
     outputs = ["--single", "diverse", "--output_file", "a.json"]
     assert run("rerank_ablation_test", "--config", config_file, *ABLATE, *outputs) == 1
     printed = capsys.readouterr()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 
 from utils import cli
-from utils.cli import InputError
 from utils.config import DEFAULT_CONFIG, expand, load_config
+from utils.errors import InputError
+from utils.files import find
 
 
 def write(path: Path, text: str) -> Path:
@@ -118,17 +120,17 @@ def test_variables_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_user_s_gpus_win(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     cli.use_gpus("0")
-    assert cli.os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     cli.use_gpus("0")
-    assert cli.os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 def test_inputs_are_found_from_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.find("./config_lib/demo_config.yaml") == DEFAULT_CONFIG
-    assert cli.find("../config_lib/demo_config.yaml") == DEFAULT_CONFIG
+    assert find("./config_lib/demo_config.yaml") == DEFAULT_CONFIG
+    assert find("../config_lib/demo_config.yaml") == DEFAULT_CONFIG
     (tmp_path / "config_lib").mkdir()
     own = write(tmp_path / "config_lib" / "demo_config.yaml", "")
-    assert cli.find("config_lib/demo_config.yaml") == own
-    assert cli.find("config_lib/none.yaml") is None
+    assert find("config_lib/demo_config.yaml") == own
+    assert find("config_lib/none.yaml") is None

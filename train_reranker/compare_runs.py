@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 from datetime import datetime
 
-from utils import cli, jsonl
-from utils.evidence.comparison import evidence
-from utils.evidence.merging import merge
-from utils.evidence.trials import Run
+from utils import cli
+from utils.evaluation.arm_comparison import evidence
+from utils.evaluation.run_comparison import merge
+from utils.evaluation.runs import Run
+from utils.files import check_output, write_json
 from utils.report.page import write_ablation_page
 from utils.report.text import ablation_text, versions
 from utils.retrieval.arms import ARMS
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     """Compare the runs, then print and write what that shows."""
     args = parse_args(argv)
     name = args.output_file or f"./ablation_results/comparison_{datetime.now():%Y%m%d_%H%M%S}.json"
-    output = cli.check_output(name)
+    output = check_output(name)
     runs = [Run.read(file) for file in args.runs]
     merged = merge(runs, args.arms)
     result = {
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         "documents": {key: title for run in runs for key, title in run.documents.items()},
         "versions": versions(),
     }
-    jsonl.write_json(output, result)
+    write_json(output, result)
     print(f"{len(merged.sources)} sources that all runs share; {merged.other_queries} of them with different queries")
     for key, values in merged.settings.items():
         print(f"{key}: " + "; ".join(f"{value} in {name}" for name, value in values.items()))

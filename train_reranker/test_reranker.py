@@ -17,14 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from utils import cli, jsonl
-from utils.evidence.assessment import MODEL, assess
-from utils.evidence.metrics import Pool, pairs_of, pools_of, rankable, write_trec
-from utils.examples import read_examples
+from utils import cli
+from utils.data.rows import read_examples
+from utils.errors import EXIT_REGRESSION
+from utils.evaluation.metrics import Pool, pairs_of, pools_of, rankable, write_trec
+from utils.evaluation.model_comparison import MODEL, assess
+from utils.files import check_output, write_json
+from utils.progress import log
 from utils.report.page import write_test_page
 from utils.report.text import assessment_text, p_value, versions
-from utils.reranker import open_reranker
 from utils.schema import ContrastiveExample
+from utils.scoring import open_reranker
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -69,14 +72,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Score the pools, print and write the metrics and what they show."""
     args = parse_args(argv)
-    output = cli.check_output(args.output_file)
+    output = check_output(args.output_file)
     examples = read_examples([args.test_data], "test data")
     models = {MODEL: args.model_path} | name_baselines(args.baseline_model)
     pools = {name: pools_of(examples, score(args, path, examples)) for name, path in models.items()}
     warn_of_ties(models, pools)
     settings = models | {"test_data": args.test_data, "queries": len(examples), "max_length": args.max_length}
     result = {"settings": settings, **assess(examples, pools), "versions": versions()}
-    jsonl.write_json(output, result)
+    write_json(output, result)
     if args.trec_dir:
         write_trec(Path(args.trec_dir), pools)
     print(assessment_text(result))
@@ -102,7 +105,7 @@ def warn_of_ties(models: Mapping[str, str], pools: Mapping[str, Sequence[Pool]])
         ranked = rankable(pools[name])
         tied = sum(np.ptp(pool.scores) == 0 for pool in ranked)
         if tied:
-            cli.log.warning(
+            log.warning(
                 "%s gives all passages the same score in %d of %d pools: there its order is a random one",
                 path, tied, len(ranked),
             )  # fmt: skip
@@ -113,8 +116,8 @@ def regressions(result: Mapping[str, Any]) -> int:
     found = [row for row in result["comparisons"] if row["metric"] == "MRR" and row["regression"]]
     for row in found:
         told = f"MRR {row['difference']:+.3f} against {row['baseline']}, corrected p {p_value(row['p_corrected'])}"
-        cli.log.error("regression: %s", told)
-    return cli.EXIT_REGRESSION if found else 0
+        log.error("regression: %s", told)
+    return EXIT_REGRESSION if found else 0
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ import argparse
 import sys
 
 from utils import cli
+from utils.errors import EXIT_REGRESSION
+from utils.progress import log
 from utils.training import dry_run, launch
-from utils.training.evaluation import BETTER, WORSE
+from utils.training.held_out import BETTER, WORSE
 from utils.training.job import NEGATIVE_FILLS, REPORTERS, TrainingSettings, prepare
 from utils.training.run import Result, run
 
@@ -30,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.dry_run:
         print(dry_run.render(job, argv, processes))
         for note in job.facts.notes:
-            cli.log.warning("%s", note)
+            log.warning("%s", note)
         return 0
     if processes > 1:
         return launch.launch(__file__, argv, processes)
@@ -39,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     report(result)
     helped = result.difference is None or result.difference.verdict == BETTER
-    return cli.EXIT_REGRESSION if options.fail_on_regression and not helped else 0
+    return EXIT_REGRESSION if options.fail_on_regression and not helped else 0
 
 
 def parse_settings(argv: list[str]) -> tuple[TrainingSettings, argparse.Namespace]:
@@ -186,9 +188,7 @@ def report(result: Result) -> None:
     if result.summary:
         print(result.summary)
     if result.difference and result.difference.verdict == WORSE:
-        cli.log.warning(
-            "THE FINE-TUNED MODEL IS WORSE THAN ITS BASE: do not use it; lower --learning_rate or see the data"
-        )
+        log.warning("THE FINE-TUNED MODEL IS WORSE THAN ITS BASE: do not use it; lower --learning_rate or see the data")
     print(f"next: python test_reranker.py --model_path {folder} --test_data ./data/test_data.jsonl")
 
 

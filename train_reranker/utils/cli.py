@@ -1,4 +1,4 @@
-"""What all scripts share at their edge: errors and exit codes, flags, where inputs are looked for, progress."""
+"""What the scripts share at their edge: flags, signals, and how an outcome becomes an exit code."""
 
 from __future__ import annotations
 
@@ -11,35 +11,13 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterable
-from pathlib import Path
+from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
-SCRIPTS = Path(__file__).resolve().parents[1]
-ROOT = SCRIPTS.parent
+from utils.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNUSABLE_INPUT, InputError, Interrupted, RunError
+from utils.progress import log
 
-EXIT_FAILED, EXIT_UNUSABLE_INPUT, EXIT_REGRESSION, EXIT_INTERRUPTED = 1, 2, 3, 130
-
-log = logging.getLogger("reranker")
 T = TypeVar("T")
-
-
-class InputError(Exception):
-    """Input that cannot be used: one line that names the file, the line or key, and the mend."""
-
-    exit_code = EXIT_UNUSABLE_INPUT
-
-
-class RunError(Exception):
-    """A run that failed for a reason outside its input: one line that says what and what now."""
-
-    exit_code = EXIT_FAILED
-
-
-class Interrupted(RunError):
-    """A run that was asked to end (Ctrl-C, SIGTERM) and has put away what it had."""
-
-    exit_code = EXIT_INTERRUPTED
 
 
 class _Help(argparse.HelpFormatter):
@@ -113,49 +91,6 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
 def _say(message: object, code: int) -> NoReturn:
     sys.stderr.write(f"error: {message}\n")
     sys.exit(code)
-
-
-def check_output(path: str | Path) -> Path:
-    """Return where a result goes, once it is sure that it can be written there.
-
-    Raises:
-        InputError: it is a folder or a page, or its folder cannot be made or written.
-    """
-    path = Path(path)
-    if path.suffix == ".html":
-        raise InputError(f"output file {path} is for the JSON result, beside which the page comes: end it in .json")
-    place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    if path.is_dir() or not (place == path.absolute() or place.is_dir()) or not os.access(place, os.W_OK):
-        raise InputError(f"output file {path} cannot be written: name another")
-    return path
-
-
-def find(path: str | Path) -> Path | None:
-    """Return where something to read is: looked up from here, from ``train_reranker/``, from the repository root.
-
-    Returns None where none of the three has it, or the path is empty. Absolute paths are taken as they are.
-    """
-    for base in (Path.cwd(), SCRIPTS, ROOT) if path != "" else ():
-        candidate = base / path
-        if os.path.exists(candidate):  # unlike pathlib, it takes a name that is too long for one that is not there
-            resolved = candidate.resolve()
-            return resolved if resolved.exists() else candidate  # a shell's <(…) has no other name
-    return None
-
-
-def find_input(path: str | Path, what: str, mend: str) -> Path:
-    """Like :func:`find`, but what is not there is an :class:`InputError` that says how to mend it."""
-    found = find(path)
-    if found is None:
-        raise InputError(f"{what} {path} is not there: {mend}")
-    return found
-
-
-def progress_bar(items: Iterable[T] | None = None, **options: Any) -> Any:
-    """Return a tqdm bar on stderr that stays quiet for what takes less than two seconds."""
-    from tqdm import tqdm
-
-    return tqdm(items, file=sys.stderr, dynamic_ncols=True, delay=2, **options)
 
 
 def add_teacher_flags(parser: argparse.ArgumentParser, cache: str) -> None:

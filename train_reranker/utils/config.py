@@ -12,7 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
-from utils.cli import ROOT, InputError, find_input
+from utils.errors import InputError
+from utils.files import ROOT, find_input
 
 DEFAULT_CONFIG = ROOT / "config_lib" / "demo_config.yaml"
 

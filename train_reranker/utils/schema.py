@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from utils.cli import InputError
+from utils.errors import InputError
 
 LONGEST_TITLE = 120  # characters of a first line that is taken for a title
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils import jsonl
+from utils.files import replacing
 from utils.report.plots import Plot, ablation_plots, assessment_plots
 from utils.report.text import (
     ARM_HEADERS,
@@ -131,7 +131,7 @@ def _write(template: str, output: Path, plots: Sequence[Plot], **values: Any) ->
     for plot in plots:
         plot.save(output.with_name(f"{name}_plots"))
     path = output.with_name(f"{name}.html")
-    with jsonl.replacing(path) as out:
+    with replacing(path) as out:
         out.write(page)
     return path
 

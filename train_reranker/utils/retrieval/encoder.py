@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.cli import InputError, RunError
-from utils.models import (
-    CPU_BATCH_TOKENS,
-    ENCODER,
-    check_devices,
-    half_precision,
-    length_limit,
-    load_model,
-    read_json,
-    token_batches,
-    visible_devices,
-    weights_fingerprint,
-)
+from utils.errors import InputError, RunError
+from utils.models.devices import CPU_BATCH_TOKENS, check_devices, half_precision, token_batches, visible_devices
+from utils.models.folders import read_json, weights_fingerprint
+from utils.models.lengths import length_limit
+from utils.models.loading import ENCODER, load_model
 from utils.retrieval.recipe import read_recipe
 
 if TYPE_CHECKING:

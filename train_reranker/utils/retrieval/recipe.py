@@ -8,8 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.cli import InputError, log
-from utils.models import read_json
+from utils.errors import InputError
+from utils.models.folders import read_json
+from utils.progress import log
 
 BGE_ENGLISH = "Represent this sentence for searching relevant passages: "
 BGE_CHINESE = "为这个句子生成表示以用于检索相关文章："

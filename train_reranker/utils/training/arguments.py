@@ -7,21 +7,21 @@ from typing import Any
 import torch
 from FlagEmbedding.abc.finetune.reranker import AbsRerankerTrainingArguments
 
-from utils.cli import InputError
-from utils.models import best_device, half_precision
-from utils.training.chunks import Memory
+from utils.errors import InputError
+from utils.models.devices import best_device, half_precision
 from utils.training.job import TrainingJob, TrainingSettings
+from utils.training.micro_batches import ChunkBudget
 
 EVALUATIONS = 0.2  # the share of all steps between two evaluations, if nothing is said
 # Padded tokens of a chunk, if nothing is said: more make a device no faster, and only take memory.
 CPU_CHUNK, GPU_CHUNK = 4096, 16384
 
 
-def chunk_memory(job: TrainingJob) -> Memory:
+def chunk_memory(job: TrainingJob) -> ChunkBudget:
     """Return what a step's chunks may take."""
     settings = job.settings
     tokens = settings.max_tokens_per_chunk or (GPU_CHUNK if torch.cuda.is_available() else CPU_CHUNK)
-    return Memory(tokens, keep=not recomputes(settings), multiple=max(1, settings.pad_to_multiple_of))
+    return ChunkBudget(tokens, keep=not recomputes(settings), multiple=max(1, settings.pad_to_multiple_of))
 
 
 def recomputes(settings: TrainingSettings) -> bool:

@@ -9,8 +9,9 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from utils.cli import InputError, log
-from utils.models import stored_types
+from utils.errors import InputError
+from utils.models.folders import stored_types
+from utils.progress import log
 
 # A name that neither the resumption nor transformers takes for a checkpoint.
 STAGING = ".unfinished"

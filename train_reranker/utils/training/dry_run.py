@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils import cli
-from utils.models import load_tokenizer
+from utils.files import SCRIPTS
+from utils.models.loading import load_tokenizer
 from utils.report.text import percent, table
 from utils.training.groups import draw_group, encode_pairs, plan_chunks, round_up
 from utils.training.job import TrainingJob
@@ -141,7 +141,7 @@ def count_weights(model: Path) -> int:
 
 def command(argv: Sequence[str], processes: int) -> str:
     """Return the command that does it, as a shell takes it."""
-    script = str(cli.SCRIPTS / "train_reranker.py")
+    script = str(SCRIPTS / "train_reranker.py")
     given = list(argv)
     for place in reversed([i for i, flag in enumerate(given) if flag.partition("=")[0] == "--dry_run"]):
         has_value = given[place + 1 : place + 2] in (["true"], ["True"], ["1"], ["yes"])

@@ -7,7 +7,8 @@ import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from utils.models import cut_text, token_batches
+from utils.models.devices import token_batches
+from utils.models.lengths import cut_text
 from utils.schema import ContrastiveExample
 
 

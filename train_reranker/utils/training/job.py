@@ -15,12 +15,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from utils import cli, examples, jsonl
-from utils.cli import InputError, log
-from utils.examples import Split
-from utils.models import find_model, length_limit, load_tokenizer, weights_fingerprint
+from utils.data.negatives import fill_negatives
+from utils.data.rows import read_examples
+from utils.data.split import Split, canonical
+from utils.errors import InputError
+from utils.files import dumps, find_input
+from utils.models.folders import find_model, weights_fingerprint
+from utils.models.lengths import length_limit
+from utils.models.loading import load_tokenizer
+from utils.progress import log
 from utils.schema import ContrastiveExample
-from utils.training import checkpoints, evaluation, launch
+from utils.training import checkpoints, held_out, launch
 from utils.training.groups import Lengths
 
 # What `--report_to` can name, and the package that each needs.
@@ -32,7 +37,7 @@ NEGATIVE_FILLS = ("other_rows", "repeat")
 BEGUN = "training.json"
 CARD = "README.md"  # the model card, which a run writes last
 # What a run leaves before it has a model or a checkpoint; "runs" are TensorBoard's logs.
-LEFTOVERS = (BEGUN, evaluation.FILE, evaluation.CURVE, "runs")
+LEFTOVERS = (BEGUN, held_out.FILE, held_out.CURVE, "runs")
 
 _SHORTEST_PASSAGE = 8  # room for the special tokens and some text
 
@@ -92,12 +97,12 @@ class TrainingJob(NamedTuple):
     examples: list[ContrastiveExample]
     held_out: list[ContrastiveExample]  # never trained on
     lengths: Lengths
-    facts: Facts
+    facts: DataStats
     ds_config: Path | None = None
     resume: Path | None = None
 
 
-class Facts(NamedTuple):
+class DataStats(NamedTuple):
     """What became of the rows that were read."""
 
     digest: str  # of all rows, SHA-256
@@ -128,35 +133,35 @@ def prepare(settings: TrainingSettings) -> TrainingJob:
     return job._replace(resume=_find_resume(job)) if settings.resume else job
 
 
-def _read_rows(settings: TrainingSettings) -> tuple[list[ContrastiveExample], list[ContrastiveExample], Facts]:
+def _read_rows(settings: TrainingSettings) -> tuple[list[ContrastiveExample], list[ContrastiveExample], DataStats]:
     """Return the rows to train on, with their groups' negatives, those to evaluate on, and what became of them."""
     notes: list[str] = []
-    rows = examples.read_examples(settings.train_data, tell=notes.append)
+    rows = read_examples(settings.train_data, tell=notes.append)
     if settings.knowledge_distillation:
         _check_teacher_scores(rows, settings)
     if settings.eval_data:
-        held_out = examples.read_examples(settings.eval_data, "evaluation data", notes.append)
-        if not any(row.neg for row in held_out):
+        unseen = read_examples(settings.eval_data, "evaluation data", notes.append)
+        if not any(row.neg for row in unseen):
             raise InputError(f"evaluation data {', '.join(settings.eval_data)}: no row has a negative to rank against")
-        texts = {examples.canonical(text) for row in held_out for text in (row.query, *row.passages)}
-        overlap = sum(any(examples.canonical(text) in texts for text in (row.query, *row.passages)) for row in rows)
+        texts = {canonical(text) for row in unseen for text in (row.query, *row.passages)}
+        overlap = sum(any(canonical(text) in texts for text in (row.query, *row.passages)) for row in rows)
         if overlap:
             notes.append(f"{overlap} rows share a query or passage with --eval_data: it will flatter the model")
-        split = Split(rows, held_out, 0, 0, 0, 0)
+        split = Split(rows, unseen, 0, 0, 0, 0)
     else:
         # What has no negative has no score to distil from.
         keep_negatives = settings.knowledge_distillation
-        split = evaluation.hold_out(rows, settings.eval_fraction, settings.seed, keep_negatives)
-        if short_of := evaluation.shortfall(split):
+        split = held_out.hold_out(rows, settings.eval_fraction, settings.seed, keep_negatives)
+        if short_of := held_out.shortfall(split):
             notes.append(short_of)
     trained, short = _complete_groups(split.train, settings)
     digests = _digest(rows), _digest(split.test)
-    return trained, split.test, Facts(*digests, len(rows), short, split.dropped, split.pruned, split.thinned, notes)
+    return trained, split.test, DataStats(*digests, len(rows), short, split.dropped, split.pruned, split.thinned, notes)
 
 
 def _digest(rows: Sequence[ContrastiveExample]) -> str:
     """Return the SHA-256 of rows as they stand in a data file."""
-    return hashlib.sha256(b"".join(jsonl.dumps(row.row()).encode() + b"\n" for row in rows)).hexdigest()
+    return hashlib.sha256(b"".join(dumps(row.row()).encode() + b"\n" for row in rows)).hexdigest()
 
 
 def fit_lengths(query: int, passage: int | None, limit: int | None, multiple: int = 1) -> Lengths:
@@ -227,7 +232,7 @@ def _find_ds_config(settings: TrainingSettings) -> Path:
     """Return DeepSpeed's configuration file, once it can be used here and DeepSpeed is installed."""
     if importlib.util.find_spec("deepspeed") is None:
         raise InputError("--use_deepspeed needs a package: pip install deepspeed")
-    path = cli.find_input(
+    path = find_input(
         settings.ds_config,
         "DeepSpeed configuration",
         "name one with --ds_config, as train_reranker/ds_stage0.json",
@@ -263,7 +268,7 @@ def _complete_groups(
     short = sum(len(row.neg) < wanted for row in rows)
     # What a row has none of cannot be repeated.
     drawn = 1 if settings.fill == "repeat" else wanted
-    return examples.fill_negatives(rows, drawn, random.Random(settings.seed)), short
+    return fill_negatives(rows, drawn, random.Random(settings.seed)), short
 
 
 def _check_teacher_scores(rows: Sequence[ContrastiveExample], settings: TrainingSettings) -> None:

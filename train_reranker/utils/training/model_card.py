@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from utils import jsonl
+from utils.files import replacing
 from utils.report.text import table
-from utils.training.evaluation import History
+from utils.training.held_out import History
 from utils.training.job import CARD, TrainingJob
 
 
 def write(job: TrainingJob, history: History | None) -> None:
     """Write the card into the output folder, atomically."""
-    with jsonl.replacing(job.output / CARD) as out:
+    with replacing(job.output / CARD) as out:
         out.write(render(job, history))
 
 

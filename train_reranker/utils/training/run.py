@@ -6,11 +6,12 @@ import atexit
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils import jsonl
-from utils.cli import InputError, RunError, log
-from utils.models import is_out_of_memory
-from utils.training import checkpoints, dry_run, evaluation, launch, model_card
-from utils.training.evaluation import Difference, History
+from utils.errors import InputError, RunError
+from utils.files import write_json
+from utils.models.devices import is_out_of_memory
+from utils.progress import log
+from utils.training import checkpoints, dry_run, held_out, launch, model_card
+from utils.training.held_out import Difference, History
 from utils.training.job import BEGUN, TrainingJob, TrainingSettings, begun_with, prepare
 
 
@@ -125,8 +126,8 @@ def _open_output(job: TrainingJob) -> None:
         job.output.mkdir(parents=True, exist_ok=True)
         if job.resume is None:
             checkpoints.remove_all(job.output)
-            for name in (evaluation.FILE, evaluation.CURVE):
+            for name in (held_out.FILE, held_out.CURVE):
                 (job.output / name).unlink(missing_ok=True)
-        jsonl.write_json(job.output / BEGUN, begun_with(job))
+        write_json(job.output / BEGUN, begun_with(job))
     except OSError as error:
         raise InputError(f"output folder {job.output} cannot be written: {error.strerror}") from None

@@ -28,14 +28,16 @@ from torch import Tensor
 from torch import distributed as dist
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from utils import cli, jsonl
-from utils.cli import InputError, RunError, log
-from utils.models import BASE, RERANKER, first_not_finite, load_model, load_tokenizer, read_json, tokenizer_files
-from utils.training import checkpoints, evaluation, launch
-from utils.training.chunks import ChunkedScorer, Memory
-from utils.training.evaluation import History
+from utils.errors import InputError, RunError
+from utils.files import write_json
+from utils.models.folders import read_json, tokenizer_files
+from utils.models.loading import BASE, RERANKER, first_not_finite, load_model, load_tokenizer
+from utils.progress import log, progress_bar
+from utils.training import checkpoints, held_out, launch
 from utils.training.groups import TrainingGroups, collate, encode_pairs
+from utils.training.held_out import History
 from utils.training.job import TrainingJob
+from utils.training.micro_batches import ChunkBudget, ChunkedScorer
 
 # Scores that differ by less in so many batches on end rank nothing any more.
 SAME_SCORES, PATIENCE_WITH_SAME_SCORES = 1e-6, 20
@@ -44,7 +46,7 @@ SAME_SCORES, PATIENCE_WITH_SAME_SCORES = 1e-6, 20
 class GroupedCrossEncoder(CrossEncoderModel):
     """FlagEmbedding's model over ragged batches of any number of groups, with a loss in full precision."""
 
-    def __init__(self, base_model: Any, tokenizer: Any, group_size: int, memory: Memory) -> None:
+    def __init__(self, base_model: Any, tokenizer: Any, group_size: int, memory: ChunkBudget) -> None:
         """Hold the model."""
         super().__init__(base_model, tokenizer=tokenizer)
         self.group_size = group_size
@@ -123,7 +125,7 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         if self.args.should_save:
             with self.writing("evaluation"):
                 self.history.write(self.job.output)
-                evaluation.draw_curve(self.history, self.job.output / evaluation.CURVE)
+                held_out.draw_curve(self.history, self.job.output / held_out.CURVE)
             log.info("step %d: MRR %.3f, nDCG@10 %.3f on held-out queries", step, point.MRR, point.nDCG_10)
         found = {"eval_MRR": point.MRR, "eval_nDCG@10": point.nDCG_10}
         self.log(dict(found))
@@ -187,13 +189,13 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
             shell = type(model)(copy.deepcopy(model.config)).float()
         shell.save_pretrained(folder, state_dict={name: w.float() for name, w in weights.items()})
         # What loads the base loads the trained model too, also older libraries than those that trained it.
-        jsonl.write_json(Path(folder) / "config.json", self.trained_config())
+        write_json(Path(folder) / "config.json", self.trained_config())
         for file in tokenizer_files(self.job.model, self.train_dataset.tokenizer):
             shutil.copy(file, folder)
         if self.padding:
             settings = Path(folder) / "tokenizer_config.json"
             own = read_json(settings) if settings.exists() else {}
-            jsonl.write_json(settings, own | self.padding)
+            write_json(settings, own | self.padding)
 
     @functools.cached_property
     def padding(self) -> dict[str, str]:
@@ -282,7 +284,7 @@ class Progress(ProgressCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar in the first process."""
         if state.is_world_process_zero:
-            self.training_bar = cli.progress_bar(
+            self.training_bar = progress_bar(
                 total=state.max_steps, initial=state.global_step, desc="training", unit="step"
             )
         self.current_step = state.global_step
@@ -293,7 +295,7 @@ class Progress(ProgressCallback):
             self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4f}")
 
 
-class Upkeep(TrainerCallback):
+class LastStepCallback(TrainerCallback):
     """Tells the dataset its epoch, evaluates the last step, and spares its checkpoint, which is the saved model."""
 
     def __init__(self, groups: TrainingGroups, evaluates: bool) -> None:
@@ -318,7 +320,7 @@ class Upkeep(TrainerCallback):
 class RerankerRunner(EncoderOnlyRerankerRunner):
     """FlagEmbedding's runner over a prepared job's rows, model and output folder."""
 
-    def __init__(self, job: TrainingJob, arguments: Any, memory: Memory) -> None:
+    def __init__(self, job: TrainingJob, arguments: Any, memory: ChunkBudget) -> None:
         """Load all that the training needs."""
         self.job, self.memory = job, memory
         self.history = History(job.held_out) if job.held_out else None
@@ -375,7 +377,7 @@ class RerankerRunner(EncoderOnlyRerankerRunner):
             train_dataset=self.train_dataset,
             eval_dataset=self.history and self.history.examples,
             data_collator=self.data_collator,
-            callbacks=[Upkeep(self.train_dataset, self.history is not None)],
+            callbacks=[LastStepCallback(self.train_dataset, self.history is not None)],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Progress())
@@ -398,7 +400,7 @@ class RerankerRunner(EncoderOnlyRerankerRunner):
         """Take over what the first process finds of an interrupted run's evaluations."""
         assert self.history is not None
         assert self.job.resume is not None
-        path = self.job.resume.parent / evaluation.FILE
+        path = self.job.resume.parent / held_out.FILE
         found = json.loads(path.read_bytes()) if self.training_args.should_save and path.is_file() else None
         found = gather(found)[0]
         if found is not None:

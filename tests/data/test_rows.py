@@ -1,0 +1,341 @@
+"""Rows as people have them: files of many kinds, texts that are odd, labels that contradict each other."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import lzma
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import test_reranker as script
+import train_reranker
+from utils.data.negatives import fill_negatives
+from utils.data.rows import parse_example, read_examples
+from utils.errors import InputError, RunError
+from utils.files import read_jsonl
+from utils.schema import ContrastiveExample
+from utils.training.job import REPORTERS, TrainingSettings, prepare
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def row(name: str, **more: Any) -> dict[str, Any]:
+    return {"query": name, "pos": [f"{name} is so"], "neg": [f"{name} is not"]} | more
+
+
+def lines(*rows: dict[str, Any]) -> bytes:
+    return b"".join(json.dumps(one).encode() + b"\n" for one in rows)
+
+
+def queries(path: Path, told: list[str]) -> list[str]:
+    return [example.query for example in read_examples([path], tell=told.append)]
+
+
+# --- files
+
+
+def test_folder_is_read_whole_and_what_is_not_is_named(tmp_path: Path) -> None:
+    folder, told = tmp_path / "data", []
+    (folder / "more" / "deep").mkdir(parents=True)
+    (folder / "a.JSONL").write_bytes(lines(row("a")))
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(lines(row("b"), row("c"))))
+    (folder / "more" / "deep" / "d.json").write_bytes(lines(row("d")))
+    for hidden in ("._a.JSONL", ".DS_Store", ".a.jsonl.swp", "more/._d.json"):
+        (folder / hidden).write_bytes(b"\x00\x05\x16\x07")
+    assert queries(folder, told) == ["a", "b", "c", "d"]
+    assert told == []
+    for other in ("e.csv", "f.parquet", "g.txt", "h.jsonl.zst", "i.jsonl~"):
+        (folder / "more" / other).write_bytes(b"?")
+    assert queries(folder, told) == ["a", "b", "c", "d"]
+    assert len(told) == 1
+    assert "not more/e.csv, more/f.parquet, more/g.txt and 2 more" in told[0]
+
+
+def test_links_are_followed_once_and_dangling_ones_are_told(tmp_path: Path) -> None:
+    folder, elsewhere, told = tmp_path / "data", tmp_path / "elsewhere", []
+    folder.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "a.jsonl").write_bytes(lines(row("a")))
+    (folder / "b.jsonl").write_bytes(lines(row("b")))
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "circle").symlink_to(folder)
+    assert queries(folder, told) == ["b", "a"]
+    assert told == []
+    (folder / "c.jsonl").symlink_to(tmp_path / "removed.jsonl")
+    with pytest.raises(InputError, match=r"c\.jsonl cannot be read: No such file"):
+        queries(folder, told)
+
+
+def test_subfolder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.jsonl").write_bytes(lines(row("a")))
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match="closed cannot be read: Permission denied"):
+        queries(tmp_path, [])
+
+
+def test_pipe_is_told_instead_of_being_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(InputError, match=r"pipe\.jsonl is not a file"):
+        queries(tmp_path / "pipe.jsonl", [])
+
+
+READABLE = {
+    "a mark at the start": codecs.BOM_UTF8 + lines(row("a"), row("b")),
+    "lines as Windows ends them": lines(row("a"), row("b")).replace(b"\n", b"\r\n"),
+    "a mark on a line of its own": lines(row("a")) + codecs.BOM_UTF8 + b"\n" + codecs.BOM_UTF8 + lines(row("b")),
+    "blank lines": b"\n" + lines(row("a")) + b"  \n" + lines(row("b")) + b"\n",
+    "no end of the last line": lines(row("a"), row("b")).rstrip(),
+    "compressed": gzip.compress(lines(row("a"), row("b"))),
+    "other keys": lines(row("a", id=7, prompt=None), row("b", type="?")),
+    "null for no negative": lines(row("a", neg=None), row("b")),
+}
+
+
+@pytest.mark.parametrize("kind", READABLE)
+def test_readable_file(kind: str, tmp_path: Path) -> None:
+    path, told = tmp_path / "rows.jsonl", []
+    path.write_bytes(READABLE[kind])
+    assert queries(path, told) == ["a", "b"]
+    assert told == []
+
+
+UNREADABLE = {
+    "UTF-16": (lines(row("a")).decode().encode("utf-16"), "is in UTF-16: save it in UTF-8"),
+    "zip": (b"PK\x03\x04 and so on", "unpack it first (unzip rows.jsonl)"),
+    "xz": (lzma.compress(lines(row("a"))), "unpack it first (unxz rows.jsonl)"),
+    "compressed twice": (gzip.compress(gzip.compress(lines(row("a")))), "unpack it first (gunzip rows.jsonl)"),
+    "Parquet": (b"PAR1\x15\x04 and so on", "write it as JSON Lines"),
+    "LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "array": (b"[\n" + lines(row("a")) + b"]", "one JSON object a line is wanted"),
+    "array in a line": (json.dumps([row("a")]).encode(), "one JSON object a line is wanted"),
+    "indented": (json.dumps(row("a"), indent=2).encode(), "one JSON object a line is wanted"),
+    "empty": (b"", "holds no row"),
+    "blank": (b"\n \n", "holds no row"),
+    "cut archive": (gzip.compress(lines(*map(row, "abcdefgh")))[:-20], "cannot be read"),
+    "broken archive": (b"\x1f\x8b" + b"\x00" * 40, "cannot be read"),
+    "Latin-1": ('{"query": "caf\xe9", "pos": ["p"]}'.encode("latin-1"), "line 1: not JSON"),
+    "text as pos": (lines(row("a"), row("b", pos="b")), 'line 2: "pos" must be a list'),
+    "empty text": (
+        lines(row("a"), row("b", neg=["x", " "])),
+        'line 2: "neg" must be a list of texts, none of them empty',
+    ),
+    "number": (lines(row("a"), row("b", neg=[3])), 'line 2: "neg" must be a list of texts'),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_unreadable_file_is_told(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    content, expected = UNREADABLE[kind]
+    path.write_bytes(content)
+    with pytest.raises(InputError) as told:
+        read_examples([path])
+    assert str(path) in str(told.value)
+    assert expected in str(told.value)
+
+
+def test_folder_without_data_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no row"):
+        read_examples([tmp_path])
+
+
+# --- scores
+
+
+@pytest.mark.parametrize("key", ["pos_scores", "neg_scores"])
+@pytest.mark.parametrize("score", ["NaN", "Infinity", "-Infinity", "true", '"0.5"', "null", "1e39", "1" + "0" * 400])
+def test_score_that_is_no_finite_number_is_told(key: str, score: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    scores = {"pos_scores": "1", "neg_scores": "-2.5"} | {key: score}
+    more = ", ".join(f'"{name}": [{value}]' for name, value in scores.items())
+    path.write_text(
+        '{"query": "a", "pos": ["b"], "neg": ["c"]}\n{"query": "a", "pos": ["b"], "neg": ["c"], ' + more + "}"
+    )
+    with pytest.raises(InputError, match=f'rows.jsonl, line 2: "{key}" must hold one number'):
+        read_examples([path])
+
+
+def test_scores_of_any_kind_of_number_are_read() -> None:
+    example = parse_example(row("a", pos_scores=[3], neg_scores=[-0.5]), "")
+    assert (example.pos_scores, example.neg_scores) == ([3], [-0.5])
+
+
+# --- contradictions
+
+
+def test_positive_among_the_negatives_is_left_out(tmp_path: Path) -> None:
+    path, told = tmp_path / "rows.jsonl", []
+    path.write_bytes(
+        lines(
+            row("a"),
+            row("b", neg=["b  is so", "wrong", "\tb is so\n"], neg_scores=[1.0, 2.0, 3.0]),
+            row("c", neg=["c is so"]),
+            row("d", pos=["one", "two"], neg=["other"]),
+            row("d", pos=["three"], neg=["two", "none"]),
+        )
+    )
+    found = {(one.query, one.pos[0]): one for one in read_examples([path], tell=told.append)}
+    assert [query for query, _ in found] == ["a", "b", "d", "d"]
+    assert found["b", "b is so"][2:] == (["wrong"], None, [2.0])
+    assert found["d", "three"].neg == ["none"]
+    assert len(told) == 1
+    assert (
+        f"3 of 5 rows have a text both as positive and as negative of the same query (first: {path}, line 2)" in told[0]
+    )
+    assert "with 1 rows that have no others" in told[0]
+
+
+def test_nothing_but_contradictions_is_told(tmp_path: Path, tiny_reranker: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(lines(*(row(name, pos=["so"], neg=["so", "so "]) for name in "abc")))
+    with pytest.raises(InputError, match=r"3 of 3 rows .* none has another negative.*line 1"):
+        prepare(TrainingSettings(str(tiny_reranker), [str(path)]))
+
+
+def test_filled_negatives_are_no_positives_of_the_query() -> None:
+    import random
+
+    rows = [ContrastiveExample("q", [f"p{i}"], []) for i in range(5)] + [ContrastiveExample("r", ["n0", "n1"], [])]
+    filled = fill_negatives(rows, 2, random.Random(0))
+    assert all(set(one.neg) == {"n0", "n1"} for one in filled[:5])
+    assert set(filled[5].neg) <= {f"p{i}" for i in range(5)}
+
+
+# --- odd texts, from the file to the report
+
+
+ODD = [
+    "half an emoji \ud83d",
+    "nothing \x00 between",
+    "a line\u2028or two\u2029",
+    "\x85 next \x0b line \x1b[31m",
+    "<b>&amp;",
+    "\ufeff",
+]
+
+
+def test_odd_texts_are_trained_on_and_tested(
+    tiny_reranker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    rows = [
+        {"query": f"{text} {i}", "pos": [f"{text} {i} so"], "neg": [f"not {i} {text}"]} for i, text in enumerate(ODD)
+    ]
+    data.write_bytes(lines(*rows))
+    folder = tmp_path / "out"
+    argv = ["--model_path", str(tiny_reranker), "--train_data", str(data), "--output_dir", str(folder), "--epochs", "1"]
+    argv += ["--train_group_size", "2", "--report_to", "none", "--num_gpus", "1", "--eval_data", str(data)]
+    assert train_reranker.main(argv) == 0
+    output, trec = tmp_path / "results.json", tmp_path / "trec"
+    flags = ["--test_data", str(data), "--output_file", str(output), "--trec_dir", str(trec)]
+    assert script.main(["--model_path", str(folder), *flags]) == 0
+    assert json.loads(output.read_text(encoding="utf-8"))["queries"] == len(ODD)
+    assert "half an emoji \ufffd 0" in {one["query"] for _, one in read_jsonl(data)}
+    assert "test_reranker.py" in capsys.readouterr().out
+    assert len((trec / "model.run").read_text().splitlines()) == 2 * len(ODD)
+
+
+def test_scores_that_are_all_alike_are_told(
+    tiny_reranker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import numpy as np
+
+    class Flat:
+        def score(self, pairs: list[tuple[str, str]], desc: str) -> Any:
+            return np.array([float(query == "a" and "not" in passage) for query, passage in pairs])
+
+    data = tmp_path / "rows.jsonl"
+    data.write_bytes(lines(*map(row, "abc")))
+    monkeypatch.setattr(script, "open_reranker", lambda *_, **__: Flat())
+    flags = ["--test_data", str(data), "--output_file", str(tmp_path / "results.json")]
+    assert script.main(["--model_path", str(tiny_reranker), *flags]) == 0
+    assert "gives all passages the same score in 2 of 3 pools" in caplog.text
+
+
+# --- starts that fail
+
+
+def test_failed_start_does_not_stand_in_the_way(tiny_reranker: Path, tmp_path: Path) -> None:
+    data, folder = tmp_path / "rows.jsonl", tmp_path / "out"
+    data.write_bytes(lines(*map(row, "abcd")))
+    folder.mkdir()
+    for left in ("training.json", "evaluation.json"):
+        (folder / left).write_text("{}")
+    (folder / "runs").mkdir()
+    settings = TrainingSettings(str(tiny_reranker), [str(data)], output_dir=str(folder))
+    assert prepare(settings).output == folder
+    (folder / "model.safetensors").write_text("precious")
+    with pytest.raises(InputError, match="is not empty"):
+        prepare(settings)
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, True), (2, False)])
+def test_training_of_nothing_but_warm_up_is_told(
+    count: int, told: bool, tiny_reranker: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_bytes(lines(*(row(f"{i}") for i in range(count))))
+    flags = ["--batch_size", "1", "--epochs", "1", "--negative_fill", "repeat", "--report_to", "none"]
+    flags += ["--query_max_len", "8", "--passage_max_len", "8", "--num_gpus", "1"]
+    folders = ["--model_path", str(tiny_reranker), "--train_data", str(data), "--output_dir", str(tmp_path / "out")]
+    assert train_reranker.main([*folders, *flags]) == 0
+    assert ("the only steps are warm-up" in caplog.text) == told
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seed_out_of_range_is_told(seed: int) -> None:
+    with pytest.raises(InputError, match="--seed must be from 0 to 4294967295"):
+        prepare(TrainingSettings(seed=seed))
+
+
+def test_wandb_without_a_key_is_told(
+    tiny_reranker: Path, examples_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from utils.training import job
+
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr(job.importlib.util, "find_spec", lambda _: True)
+    settings = TrainingSettings(
+        str(tiny_reranker), [str(examples_file)], report_to="wandb", output_dir=str(tmp_path / "out")
+    )
+    with pytest.raises(InputError, match="wandb needs a key"):
+        prepare(settings)
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password 0123\n")
+    assert prepare(settings)
+    (tmp_path / "netrc").unlink()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert prepare(settings)
+
+
+def test_reporter_that_fails_is_told(
+    tiny_reranker: Path, examples_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from utils.training import run
+
+    error = type("CommError", (Exception,), {"__module__": "mlflow.errors"})
+
+    def fail(job: object) -> Any:
+        raise error("no such server\nfor 30 s")
+
+    monkeypatch.setattr(run, "_fit", fail)
+    monkeypatch.setitem(REPORTERS, "mlflow", None)
+    settings = TrainingSettings(
+        str(tiny_reranker), [str(examples_file)], report_to="mlflow", output_dir=str(tmp_path / "o")
+    )
+    with pytest.raises(RunError, match="--report_to mlflow failed: no such server"):
+        run.run(prepare(settings))

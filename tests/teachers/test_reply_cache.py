@@ -1,0 +1,118 @@
+"""Which replies are found again: by model and question, wherever it is served; a reply that was cut, by its limit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from endpoint import ScriptedEndpoint, canned
+from utils.errors import RunError
+from utils.schema import BridgeEntity, Document
+from utils.teachers import prompts
+from utils.teachers.base import TeacherError
+from utils.teachers.language_model import HOPELESS, LLMTeacher
+from utils.teachers.ledger import Ledger
+from utils.teachers.protocol import EndpointSettings
+from utils.teachers.reply_cache import Reply, ReplyCache, request_key
+
+MILL = Document("1", "The mill", "It stood for two hundred years beside the bridge, built of oak by Adam Wirth")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "replies.sqlite"
+
+
+def extract(url: str, cache: Path, *documents: Document, **settings: Any) -> list[Any]:
+    """Extract from all documents at once; what is raised is among the results."""
+    role = EndpointSettings(**({"provider": "openai", "base_url": url, "model": "small", "timeout": 5.0} | settings))
+
+    async def work() -> list[Any]:
+        async with LLMTeacher(role, role, cache, Ledger()) as teacher:
+            return await asyncio.gather(*map(teacher.extract, documents or [MILL]), return_exceptions=True)
+
+    return asyncio.run(work())
+
+
+def test_neither_address_nor_limits_make_it_another_question(cache: Path) -> None:
+    with ScriptedEndpoint(canned) as one, ScriptedEndpoint(canned) as other:
+        first = extract(one.url, cache, params={"max_tokens": 300, "temperature": 0})
+        assert extract(other.url, cache, params={"max_new_tokens": 900, "temperature": 0}, timeout=9.0) == first
+        assert not other.seen
+        for number, change in enumerate(
+            ({"params": {"temperature": 1}}, {"model": "big"}, {"model_revision": "2"}, {"params": {"top_p": 0.5}}), 1
+        ):
+            extract(other.url, cache, **({"params": {"temperature": 0}} | change))
+            assert len(other.seen) == number
+
+
+def test_a_cut_reply_is_asked_for_again_with_another_limit_only(cache: Path) -> None:
+    with ScriptedEndpoint(canned, fault=lambda *_: "length") as endpoint:
+        for asked in (3, 3):
+            (error,) = extract(endpoint.url, cache, params={"max_tokens": 10})
+            assert len(endpoint.seen) == asked
+        assert isinstance(error, TeacherError)
+        assert "finish_reason length; raise generation_params.max_tokens" in str(error)
+        endpoint.fault = None
+        (entity,) = extract(endpoint.url, cache, params={"max_tokens": 20})
+        assert entity.name == "Wirth"
+        assert len(endpoint.seen) == 4
+        assert extract(endpoint.url, cache, params={"max_tokens": 10}) == [entity]  # a whole one serves any limit
+        assert len(endpoint.seen) == 4
+
+
+def test_replies_of_earlier_versions_are_found_where_they_were_asked(cache: Path) -> None:
+    question, params = prompts.extraction(MILL), {"max_tokens": 300}
+    reply = Reply(json.dumps(canned([dict(m) for m in question.messages], prompts.EXTRACTION)), "stop", 1, 1)
+    with ScriptedEndpoint(canned) as endpoint:
+        store = ReplyCache(cache)
+        store.put(request_key(endpoint.url, "small", question, params), "small", reply)
+        (entity,) = extract(endpoint.url, cache, params=params)
+        assert entity.name == "Wirth"
+        assert not endpoint.seen
+        extract(endpoint.url, cache, params=params, model_revision="2")  # which they could not tell
+        assert len(endpoint.seen) == 1
+
+
+def test_bytes_that_no_text_has_do_not_break_the_cache(cache: Path) -> None:
+    with ScriptedEndpoint(canned) as endpoint:
+        extract(endpoint.url, cache)
+        with sqlite3.connect(cache) as database:
+            database.execute("UPDATE replies SET content = CAST(X'7bff7d' AS TEXT)")
+        (entity,) = extract(endpoint.url, cache)
+        assert entity.name == "Wirth"  # by the second attempt
+        assert len(endpoint.seen) == 2
+
+
+def test_the_first_questions_without_a_usable_reply_end_all(cache: Path) -> None:
+    documents = [MILL._replace(id=str(n), contents=f"{MILL.contents}{n}") for n in range(40)]
+    with ScriptedEndpoint(lambda *_: "As a model I must not.") as endpoint:
+        errors = extract(endpoint.url, cache, *documents)
+        assert 3 * HOPELESS <= len(endpoint.seen) < 6 * HOPELESS  # others begin while the first are asked again
+    assert sum(isinstance(error, TeacherError) for error in errors) == HOPELESS - 1
+    assert sum(isinstance(error, RunError) for error in errors) == 40 - (HOPELESS - 1)
+    ends = {str(error) for error in errors if isinstance(error, RunError)}
+    (line,) = ends
+    assert "it said 'As a model I must not.'" in line
+    assert f"each of the first {HOPELESS} questions" in line
+    assert len(ReplyCache(cache)) == 0  # so that what was fixed is asked anew
+
+
+def test_one_usable_reply_opens_the_gate(cache: Path) -> None:
+    documents = [MILL._replace(id=str(n), contents=f"{MILL.contents}{n}") for n in range(40)]
+    broken = {"Wirth3", "Wirth5", "Wirth6", "Wirth7", "Wirth8", "Wirth9", "Wirth10"}
+
+    def answer(messages: list[dict[str, str]], kind: str) -> Any:
+        said = canned(messages, kind)
+        return said if said["entity"] not in broken else "no"
+
+    with ScriptedEndpoint(answer, latency=0.02) as endpoint:
+        results = extract(endpoint.url, cache, *documents)
+        assert endpoint.most_in_flight > 2 * HOPELESS
+    assert sum(isinstance(result, BridgeEntity) for result in results) == 33
+    assert sum(isinstance(result, TeacherError) for result in results) == 7

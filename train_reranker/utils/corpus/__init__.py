@@ -1,0 +1,1 @@
+"""The corpus: documents, their offset index, and samples."""

@@ -1,0 +1,252 @@
+"""Where each document of a corpus begins: a table beside the file, built in one pass and memory-mapped ever after."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import os
+import stat
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.files import loads, parse_line, replacing
+from utils.progress import log, progress_bar
+from utils.schema import Document, parse_document
+
+VERSION = 2
+HEADER_BYTES = 4096
+# In a container, a user may have no home; the path then stays as it is.
+_HOME = os.path.expanduser("~/.cache")
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or (_HOME if _HOME[0] != "~" else gettempdir())) / "rerank-forge"
+
+
+class Columns(NamedTuple):
+    """One entry a document, unsigned 64-bit; the last two sorted by hash, the others by row."""
+
+    offset: np.ndarray  # bytes from the start of the file
+    length: np.ndarray  # characters of the contents
+    article: np.ndarray  # the first row of its article
+    chunks: np.ndarray  # documents of its article, itself included
+    text: np.ndarray  # the first row with its text, up to white space
+    hash: np.ndarray  # of the ids, ascending
+    row: np.ndarray  # of the document that the hash belongs to
+
+
+class Offsets(NamedTuple):
+    """The table of one corpus file and the SHA-256 of the bytes that it was built from."""
+
+    columns: Columns
+    fingerprint: str
+
+    @property
+    def documents(self) -> int:
+        """How many there are."""
+        return len(self.columns.offset)
+
+    def rows(self, document_id: str) -> Iterator[int]:
+        """Yield the rows whose id has the hash of ``document_id``: nearly always one, the caller compares."""
+        wanted = id_hash(document_id)
+        position = bisect_left(self.columns.hash, wanted)
+        while position < self.documents and self.columns.hash[position] == wanted:
+            yield int(self.columns.row[position])
+            position += 1
+
+
+def id_hash(text: str) -> int:
+    """Return 64 bits that stand for an id, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def open_offsets(path: Path) -> Offsets:
+    """Map the table of a corpus file, building it where there is none or it is of other bytes.
+
+    The table lies beside the corpus, or in ``CACHE`` where nothing can be written there. Size and times of the file
+    tell whether it has changed; only where they have is it read again, and the table kept if the bytes are the same.
+
+    Raises:
+        InputError: the corpus cannot be used, as :func:`build` says.
+    """
+    stamp = _stamp(path)
+    for table in _places(path):
+        header = _read_header(table)
+        if header is None:
+            continue
+        if header["stamp"] != stamp:
+            if header["stamp"][0] != stamp[0] or header["fingerprint"] != fingerprint(path):
+                log.info("%s is not the offset index of %s as it is now: building it again", table, path)
+                continue
+            _restamp(table, header | {"stamp": stamp})
+        return _map(table, header)
+    return _write(path, stamp)
+
+
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def build(path: Path) -> Offsets:
+    """Read and check a whole corpus file.
+
+    Raises:
+        InputError: a line is no JSON object, lacks ``id`` or ``contents`` or repeats an id, or there is no line.
+    """
+    offsets, lengths, ids, articles, texts = (array("Q") for _ in range(5))
+    digest = hashlib.sha256()
+    for number, start, line in _lines(path):
+        digest.update(line)
+        if not line.removeprefix(codecs.BOM_UTF8).strip():
+            continue
+        document = parse_document(parse_line(line, path, number), f"{path}, line {number}")
+        offsets.append(start)
+        lengths.append(len(document.contents))
+        ids.append(id_hash(document.id))
+        articles.append(id_hash(document.article))
+        texts.append(id_hash(" ".join(document.text.split())))
+    if not offsets:
+        raise InputError(f"{path} holds no document; each line is a JSON object with id, title and contents")
+    hashes = np.frombuffer(ids, np.uint64)
+    order = np.argsort(hashes, kind="stable")
+    article, chunks = _first_rows(articles)
+    columns = Columns(
+        np.frombuffer(offsets, np.uint64),
+        np.frombuffer(lengths, np.uint64),
+        article,
+        chunks,
+        _first_rows(texts)[0],
+        hashes[order],
+        order.astype(np.uint64),
+    )
+    table = Offsets(columns, digest.hexdigest())
+    _refuse_repeated(path, table)
+    return table
+
+
+def _first_rows(hashes: array[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each row the first row with the same hash, and how many there are."""
+    values = np.frombuffer(hashes, np.uint64)
+    _, first, inverse, counts = np.unique(values, return_index=True, return_inverse=True, return_counts=True)
+    return first[inverse].astype(np.uint64), counts[inverse].astype(np.uint64)
+
+
+def read_document(path: Path, line: bytes, row: int) -> Document:
+    """Return the document of a line that was checked when the table was built; what follows the line is left alone.
+
+    Raises:
+        InputError: it is another line by now.
+    """
+    try:
+        value = loads(line.partition(b"\n")[0])
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} was changed while it is in use: start again")
+    return parse_document(value, f"{path}, row {row}")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Yield number, first byte and bytes of each line, with a progress bar."""
+    start = 0
+    try:
+        bar = progress_bar(desc="indexing the corpus", total=path.stat().st_size, unit="B", unit_scale=True)
+        with path.open("rb") as lines, bar:
+            for number, line in enumerate(lines, 1):
+                yield number, start, line
+                start += len(line)
+                bar.update(len(line))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _refuse_repeated(path: Path, table: Offsets) -> None:
+    """Raise where two documents have one id; equal hashes alone are no proof."""
+    columns = table.columns
+    suspects = columns.row[1:][columns.hash[1:] == columns.hash[:-1]]
+    for row in np.sort(suspects).tolist():
+        document_id = _read_id(path, table, row)
+        if any(_read_id(path, table, other) == document_id for other in table.rows(document_id) if other < row):
+            number = _line_number(path, int(columns.offset[row]))
+            raise InputError(f'{path}, line {number}: id "{document_id}" is used before; ids must be unique')
+
+
+def _read_id(path: Path, table: Offsets, row: int) -> str:
+    with path.open("rb") as file:
+        file.seek(int(table.columns.offset[row]))
+        return read_document(path, file.readline(), row).id
+
+
+def _line_number(path: Path, offset: int) -> int:
+    """Return the number, from 1, of the line that begins at a byte."""
+    return next(number for number, start, _ in _lines(path) if start == offset)
+
+
+def _stamp(path: Path) -> list[int]:
+    """Return what changes when a file does: its size, and the times of its contents and of its entry."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is not a file: name a JSONL file")
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _places(path: Path) -> tuple[Path, Path]:
+    """Return where the table may be: beside the corpus, and in the cache."""
+    name = f"{path.name}.offsets"
+    return path.with_name(name), CACHE / f"{id_hash(str(path.resolve())):016x}.{name}"
+
+
+def _read_header(table: Path) -> dict[str, Any] | None:
+    """Return what a table says of itself; None where it is not there, not of this version, or not whole."""
+    try:
+        with table.open("rb") as file:
+            header = json.loads(file.read(HEADER_BYTES))
+        whole = table.stat().st_size == HEADER_BYTES + len(Columns._fields) * 8 * header["documents"]
+        return header if whole and header["version"] == VERSION else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _header_bytes(header: dict[str, Any]) -> bytes:
+    return json.dumps(header).encode().ljust(HEADER_BYTES)
+
+
+def _restamp(table: Path, header: dict[str, Any]) -> None:
+    """Note a corpus's new times, so that it is not read again the next time; a table that is read-only stays as is."""
+    try:
+        with table.open("r+b") as file:
+            file.write(_header_bytes(header))
+    except OSError:
+        log.info("%s cannot be written: its corpus is read again at each start", table)
+
+
+def _map(table: Path, header: dict[str, Any]) -> Offsets:
+    shape = (len(Columns._fields), header["documents"])
+    mapped = np.asarray(np.memmap(table, np.uint64, "r", HEADER_BYTES, shape))
+    return Offsets(Columns(*mapped), header["fingerprint"])
+
+
+def _write(path: Path, stamp: list[int]) -> Offsets:
+    """Build the table and put it beside the corpus, else into the cache; in memory where neither can be written."""
+    built = build(path)
+    header = {"version": VERSION, "documents": built.documents, "fingerprint": built.fingerprint, "stamp": stamp}
+    for table in _places(path):
+        try:
+            with replacing(table, "wb") as out:
+                out.write(_header_bytes(header))
+                for column in built.columns:
+                    out.write(column.data)
+            return _map(table, header)
+        except OSError as error:
+            log.info("%s cannot be written (%s)", table, error.strerror)
+    return built

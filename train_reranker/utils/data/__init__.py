@@ -1,0 +1,1 @@
+"""Rows of query, pos and neg: read, completed with negatives, split."""

@@ -1,0 +1,191 @@
+"""Ranking metrics of a reranker on query/pos/neg pools, each beside what a random order would get."""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from utils.evaluation.statistics import Interval, bootstrap_mean
+from utils.files import replacing
+from utils.schema import ContrastiveExample
+
+
+class Pool(NamedTuple):
+    """One query's passages: how many are positive, and a score for each, positives first."""
+
+    positives: int
+    scores: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """How many passages there are."""
+        return len(self.scores)
+
+
+@functools.cache
+def harmonic(n: int) -> float:
+    """Return 1 + 1/2 + … + 1/n."""
+    return sum(1 / i for i in range(1, n + 1))
+
+
+@functools.cache
+def random_reciprocal_rank(positives: int, size: int) -> float:
+    """Return the expected 1/rank of the first positive when ``size`` passages stand in random order."""
+    expected, above = 0.0, 1.0  # above: the chance that no positive stands above rank r
+    for rank in range(1, size - positives + 2):
+        left = size - rank + 1
+        expected += above * positives / left / rank
+        above *= (left - positives) / left
+    return expected
+
+
+def random_average_precision(positives: int, size: int) -> float:
+    """Return the expected average precision of a random order.
+
+    A positive at rank r has, on average, (r − 1)(R − 1)/(n − 1) other positives above it.
+    """
+    if size == 1:
+        return 1.0
+    above = (positives - 1) / (size - 1)
+    return harmonic(size) / size + above * (1 - harmonic(size) / size)
+
+
+def random_ndcg(positives: int, size: int, cutoff: int) -> float:
+    """Return the expected nDCG at a cutoff of a random order, with gain 1 for positives."""
+
+    def discount(ranks: int) -> float:
+        return sum(1 / math.log2(rank + 1) for rank in range(1, ranks + 1))
+
+    return positives / size * discount(min(cutoff, size)) / discount(min(cutoff, positives))
+
+
+# The expected value of each metric, for R positives among n, in random order.
+RANDOM: dict[str, Callable[[int, int], float]] = {
+    "MRR": random_reciprocal_rank,
+    "nDCG@5": lambda positives, size: random_ndcg(positives, size, 5),
+    "nDCG@10": lambda positives, size: random_ndcg(positives, size, 10),
+    "MAP": random_average_precision,
+    "P@1": lambda positives, size: positives / size,
+    "pairwise accuracy": lambda positives, size: 0.5,
+}
+# As ir-measures writes them.
+MEASURES = {"MRR": "RR", "nDCG@5": "nDCG@5", "nDCG@10": "nDCG@10", "MAP": "AP", "P@1": "P@1"}
+
+
+class Row(NamedTuple):
+    """One metric: the models' means, by name, with intervals, and a random order's expected value on the same pools."""
+
+    metric: str
+    values: dict[str, float]
+    intervals: dict[str, Interval | None]
+    random: float
+
+
+def pairs_of(examples: Sequence[ContrastiveExample]) -> list[tuple[str, str]]:
+    """Return all (query, passage) pairs in order: each example's positives, then its negatives."""
+    return [(example.query, passage) for example in examples for passage in (*example.pos, *example.neg)]
+
+
+def pools_of(examples: Sequence[ContrastiveExample], scores: np.ndarray) -> list[Pool]:
+    """Cut the scores of :func:`pairs_of` into pools.
+
+    Args:
+        examples: each with at least one positive.
+        scores: shape (pairs,), in the order of ``pairs_of``.
+    """
+    ends = np.cumsum([len(example.pos) + len(example.neg) for example in examples])
+    cut = np.split(scores, ends[:-1])
+    return [Pool(len(example.pos), pool) for example, pool in zip(examples, cut, strict=True)]
+
+
+def evaluate(pools: Sequence[Pool], seed: int = 0) -> dict[str, list[float]]:
+    """Return each metric's value for each pool, in order; MRR, nDCG, MAP and P@1 come from ir-measures.
+
+    Passages with equal scores stand in an order drawn with ``seed``: trec_eval would break ties by document id, and a
+    model that gives all passages one score must not profit from how they are named.
+    """
+    import ir_measures
+
+    qrels, run = trec(pools, seed)
+    measures = {ir_measures.parse_measure(measure): metric for metric, measure in MEASURES.items()}
+    values: dict[str, list[float]] = {metric: [math.nan] * len(pools) for metric in MEASURES}
+    for value in ir_measures.iter_calc(list(measures), qrels, run):
+        values[measures[value.measure]][int(value.query_id)] = value.value
+    values["pairwise accuracy"] = [pairwise_accuracy(pool) for pool in pools]
+    return values
+
+
+def trec(pools: Sequence[Pool], seed: int = 0) -> tuple[list[Any], list[Any]]:
+    """Return ir-measures' ``Qrel`` and ``ScoredDoc`` records of all pools; ``seed`` decides how ties are broken."""
+    from ir_measures import Qrel, ScoredDoc
+
+    rng = random.Random(seed)
+    qrels, run = [], []
+    for query, pool in enumerate(pools):
+        names = [f"{i:06d}" for i in range(pool.size)]
+        rng.shuffle(names)
+        for i, (name, score) in enumerate(zip(names, pool.scores, strict=True)):
+            qrels.append(Qrel(str(query), name, int(i < pool.positives)))
+            run.append(ScoredDoc(str(query), name, float(score)))
+    return qrels, run
+
+
+def write_trec(folder: Path, models: Mapping[str, Sequence[Pool]]) -> None:
+    """Write ``qrels.txt`` and, for each model, ``<name>.run``, so that other tools can check the figures.
+
+    Queries are numbered from 0 in the data's order; those without a negative are not among them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, pools in models.items():
+        qrels, run = trec(rankable(pools))
+        with replacing(folder / "qrels.txt") as out:
+            out.writelines(f"{qrel.query_id} 0 {qrel.doc_id} {qrel.relevance}\n" for qrel in qrels)
+        ranked = sorted(run, key=lambda doc: (int(doc.query_id), -doc.score))
+        with replacing(folder / f"{name}.run") as out:
+            rank, query = 0, None
+            for doc in ranked:
+                rank, query = (rank + 1 if doc.query_id == query else 1), doc.query_id
+                out.write(f"{doc.query_id} Q0 {doc.doc_id} {rank} {doc.score!r} {name}\n")
+
+
+def rankable(pools: Sequence[Pool]) -> list[Pool]:
+    """Return the pools that have a negative: the others rank nothing, whatever the scores are."""
+    return [pool for pool in pools if pool.size > pool.positives]
+
+
+def pairwise_accuracy(pool: Pool) -> float:
+    """Return the share of (positive, negative) pairs whose positive scores higher; a tie counts half."""
+    positives, negatives = pool.scores[: pool.positives], pool.scores[pool.positives :]
+    if not len(negatives):
+        return math.nan
+    negatives = np.sort(negatives)
+    below, up_to = (np.searchsorted(negatives, positives, side) for side in ("left", "right"))
+    return float(np.mean(below + up_to) / 2 / len(negatives))
+
+
+def compare(models: Mapping[str, Sequence[Pool]]) -> list[Row]:
+    """Return a row for each metric: every model's mean over the pools, and a random order's.
+
+    Pools without a negative rank nothing and are left out.
+
+    Args:
+        models: pools by the model's name; the same pools for each.
+    """
+    values = {name: evaluate(rankable(pools)) for name, pools in models.items()}
+    shapes = [(pool.positives, pool.size) for pool in rankable(next(iter(models.values())))]
+    return [
+        Row(
+            metric,
+            {name: fmean(values[name][metric]) for name in models},
+            {name: bootstrap_mean(values[name][metric]) for name in models},
+            fmean(expected(*shape) for shape in shapes),
+        )
+        for metric, expected in RANDOM.items()
+    ]

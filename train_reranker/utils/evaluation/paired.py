@@ -1,0 +1,65 @@
+"""The one paired comparison: two methods on the same queries or sources, in one set of words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from utils.evaluation.statistics import CONFIDENCE, Interval, bootstrap_mean, holm, paired_permutation, pairs_for_mean
+
+ALPHA = 1 - CONFIDENCE
+BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference"
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Ours less theirs, pair by pair; what cannot be computed is None."""
+
+    pairs: int
+    difference: float | None  # of the means
+    interval: Interval | None  # bootstrap, of the difference
+    p: float  # of the permutation test
+    p_corrected: float
+    pairs_needed: int | None  # to detect such a difference with 80% power
+    lower_is_better: bool = False
+
+    @property
+    def outcome(self) -> str:
+        """``better`` or ``worse`` where the corrected p is below 5%, else ``no difference``."""
+        if not self.difference or self.p_corrected >= ALPHA:
+            return NO_DIFFERENCE
+        return BETTER if (self.difference < 0) == self.lower_is_better else WORSE
+
+
+def paired(
+    ours: ArrayLike, theirs: ArrayLike, *, tests: int = 1, lower_is_better: bool = False, confidence: float = CONFIDENCE
+) -> PairedDifference:
+    """Compare two methods by their values on the same pairs.
+
+    Args:
+        ours: shape (N,), in any unit.
+        theirs: the values that they are paired with, shape (N,).
+        tests: how many comparisons are made together: p is corrected by Bonferroni, or by :func:`correct`.
+        lower_is_better: as for costs.
+        confidence: of the interval, above 0, below 1.
+    """
+    differences = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
+    p = paired_permutation(differences, np.zeros(len(differences)))
+    return PairedDifference(
+        len(differences),
+        float(differences.mean()) if len(differences) else None,
+        bootstrap_mean(differences, confidence),
+        p,
+        min(1.0, p * max(1, tests)),
+        pairs_for_mean(differences, ALPHA / max(1, tests)),
+        lower_is_better,
+    )
+
+
+def correct(found: Sequence[PairedDifference]) -> list[PairedDifference]:
+    """Return comparisons that were made together with p-values corrected by Holm."""
+    corrected = holm([one.p for one in found])
+    return [replace(one, p_corrected=p) for one, p in zip(found, corrected, strict=True)]

@@ -1,1 +1,0 @@
-"""What was observed and what it shows: trials, metrics, statistics, comparisons."""

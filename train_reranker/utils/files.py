@@ -1,0 +1,189 @@
+"""Files: where inputs are looked for, JSON and JSON Lines, and writing that a kill cannot spoil."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from utils.errors import InputError
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+ROOT = SCRIPTS.parent
+
+
+def check_output(path: str | Path) -> Path:
+    """Return where a result goes, once it is sure that it can be written there.
+
+    Raises:
+        InputError: it is a folder or a page, or its folder cannot be made or written.
+    """
+    path = Path(path)
+    if path.suffix == ".html":
+        raise InputError(f"output file {path} is for the JSON result, beside which the page comes: end it in .json")
+    place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if path.is_dir() or not (place == path.absolute() or place.is_dir()) or not os.access(place, os.W_OK):
+        raise InputError(f"output file {path} cannot be written: name another")
+    return path
+
+
+def find(path: str | Path) -> Path | None:
+    """Return where something to read is: looked up from here, from ``train_reranker/``, from the repository root.
+
+    Returns None where none of the three has it, or the path is empty. Absolute paths are taken as they are.
+    """
+    for base in (Path.cwd(), SCRIPTS, ROOT) if path != "" else ():
+        candidate = base / path
+        if os.path.exists(candidate):  # unlike pathlib, it takes a name that is too long for one that is not there
+            resolved = candidate.resolve()
+            return resolved if resolved.exists() else candidate  # a shell's <(…) has no other name
+    return None
+
+
+def find_input(path: str | Path, what: str, mend: str) -> Path:
+    """Like :func:`find`, but what is not there is an :class:`InputError` that says how to mend it."""
+    found = find(path)
+    if found is None:
+        raise InputError(f"{what} {path} is not there: {mend}")
+    return found
+
+
+_GZIP = b"\x1f\x8b"
+# What a file begins with that is no text in UTF-8, what it is then, and how to make one of it.
+_FOREIGN = {
+    _GZIP: "is compressed: unpack it first (gunzip {name})",
+    b"BZh": "is compressed: unpack it first (bunzip2 {name})",
+    b"\xfd7zXZ": "is compressed: unpack it first (unxz {name})",
+    b"\x28\xb5\x2f\xfd": "is compressed: unpack it first (unzstd {name})",
+    b"PK\x03\x04": "is compressed: unpack it first (unzip {name})",
+    b"PAR1": 'is in Parquet: write it as JSON Lines (pandas: to_json(…, orient="records", lines=True))',
+    codecs.BOM_UTF16_LE: "is in UTF-16: save it in UTF-8",
+    codecs.BOM_UTF16_BE: "is in UTF-16: save it in UTF-8",
+    b"version https://git-lfs": "is a Git LFS pointer: fetch the file itself (git lfs pull)",
+}
+
+# What a lone surrogate looks like in JSON: an escape, or the three bytes that a careless writer made of it.
+_MAY_HOLD_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+
+
+def encodable(value: Any) -> Any:
+    """Return a JSON value in whose texts each lone surrogate, half of an emoji, is U+FFFD: no encoder takes it.
+
+    Python's ``json`` reads such a half without a word, and every file, socket and tokenizer then fails at it. So it is
+    replaced where text enters.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [encodable(item) for item in value]
+    if isinstance(value, dict):
+        return {encodable(key): encodable(item) for key, item in value.items()}
+    return value
+
+
+def loads(text: bytes | str) -> Any:
+    """Return the value of one JSON text, with every text in it :func:`encodable`.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply to be read.
+    """
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    try:
+        value = json.loads(text)
+        return encodable(value) if _MAY_HOLD_SURROGATE.search(raw) else value
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def dumps(value: Any) -> str:
+    """Return one line of JSON, the same bytes for the same value."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def parse_line(line: bytes | str, path: Path, number: int) -> dict[str, Any]:
+    """Return the object on line ``number`` (1-based) of ``path``.
+
+    Raises:
+        InputError: the line is no JSON object; names file and line, or what else the file is.
+    """
+    remedy = "fix or remove the line" if number > 1 else "one JSON object a line is wanted, as `jq -c` writes them"
+    try:
+        row = loads(line)
+    except ValueError as error:  # also a UnicodeDecodeError
+        for start, told in _FOREIGN.items():
+            if number == 1 and isinstance(line, bytes) and line.startswith(start):
+                raise InputError(f"{path} {told.format(name=path.name)}") from None
+        raise InputError(f"{path}, line {number}: not JSON ({error}); {remedy}") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{path}, line {number}: a JSON object is wanted, not {type(row).__name__}; {remedy}")
+    return row
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) for each line of ``path`` that is not blank.
+
+    A file that gzip has compressed is unpacked on the way.
+
+    Raises:
+        InputError: a line is no JSON object, or the file cannot be read.
+    """
+    try:
+        with _open(path) as lines:
+            for number, line in enumerate(lines, 1):
+                line = line.removeprefix(codecs.BOM_UTF8)
+                if line.strip():
+                    yield number, parse_line(line, path, number)
+    except (OSError, EOFError, zlib.error) as error:  # the latter two of a compressed file that is cut or broken
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
+    """Open a file of lines to be read, unpacked if it is compressed."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is not a file: save the rows to one, since they are read more than once")
+    with path.open("rb") as file:
+        start = file.read(2)
+    return gzip.open(path) if start == _GZIP else path.open("rb")
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a sibling of ``path`` for writing and put it in ``path``'s place once all is written and synced.
+
+    A run killed in between leaves the old file as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Replace ``path`` by one line of JSON a row, atomically."""
+    with replacing(path) as out:
+        out.writelines(dumps(row) + "\n" for row in rows)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` by one indented JSON value, atomically."""
+    with replacing(path) as out:
+        out.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def append_jsonl(out: IO[str], row: Any) -> None:
+    """Append one row to an open file and hand it to the operating system, so that a kill cannot lose it."""
+    out.write(dumps(row) + "\n")
+    out.flush()

@@ -1,0 +1,1 @@
+"""Models: their folders, how they are loaded, the devices and lengths that they run with."""

@@ -1,0 +1,82 @@
+"""The devices that models run on, their precision, and batches that fit into their memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from utils.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+# More tokens at once make a CPU no faster and only take memory.
+CPU_BATCH_TOKENS = 4096
+
+
+def visible_devices() -> list[str]:
+    """Return all visible GPUs, else the CPU."""
+    import torch
+
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def best_device() -> str:
+    """Return the device that models run on: the first visible GPU, else the CPU."""
+    return visible_devices()[0]
+
+
+def half_precision(device: str) -> torch.dtype | None:
+    """Return the half-precision type that ``device`` computes fast, or None where that is full precision.
+
+    bf16 where there is hardware for it (also AVX-512-BF16 or AMX on CPUs), fp16 on older GPUs.
+    """
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    capabilities = torch.cpu.get_capabilities()
+    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return torch.bfloat16 if fast else None
+
+
+def token_batches(lengths: Sequence[int], max_tokens: int, max_items: int) -> Iterator[list[int]]:
+    """Yield positions in batches of like length, longest first: at most ``max_items`` and ``max_tokens`` padded.
+
+    A single item longer than ``max_tokens`` is a batch of its own. Longest first: if a batch does not fit into
+    memory, it is the first.
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    batch: list[int] = []
+    for position in order:
+        if batch and (len(batch) == max_items or (len(batch) + 1) * lengths[batch[0]] > max_tokens):
+            yield batch
+            batch = []
+        batch.append(int(position))
+    if batch:
+        yield batch
+
+
+def check_devices(devices: Sequence[str], key: str) -> None:
+    """Refuse GPUs that cannot be seen.
+
+    Raises:
+        InputError: names them, the configuration's ``key``, and what can be seen.
+    """
+    visible = visible_devices()
+    if missing := [device for device in devices if device != "cpu" and device not in visible]:
+        raise InputError(
+            f"{key} names {', '.join(missing)}, but only {', '.join(visible)} can be seen: mend it, or "
+            "CUDA_VISIBLE_DEVICES, from which GPUs are counted"
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that the device's, or the machine's, memory has run out."""
+    import torch
+
+    told = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in told or "can't allocate memory" in told

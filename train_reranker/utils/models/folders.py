@@ -1,0 +1,153 @@
+"""A model's folder: found, checked by its files, and told apart from others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.errors import InputError
+from utils.files import ROOT, find
+
+if TYPE_CHECKING:
+    pass
+
+
+BASE_MODEL = "BAAI/bge-reranker-v2-m3"
+# What a model's folder must hold, and by which names.
+PARTS = {
+    "config.json": ("config.json",),
+    "weights": ("model*.safetensors", "pytorch_model*.bin"),
+    "tokenizer": ("tokenizer.json", "vocab.*", "*.model"),
+}
+# What tokenizers are made of, beside the files that a few of their classes name.
+TOKENIZER_FILES = (
+    "tokenizer*", "*vocab*", "merges*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model",
+    "*.codes", "*.tiktoken", "*.py",
+)  # fmt: skip
+LFS_POINTER = b"version https://git-lfs"
+
+
+def find_model(path: str | Path) -> Path:
+    """Return the folder of a reranker, or of an encoder to make one of, looked up as all inputs are.
+
+    Raises:
+        InputError: it is not there, which says what to download to where, or it lacks a file of a model.
+    """
+    found = find(path)
+    if found is None:
+        # A folder of ours before the slash, as in models/name, is no owner of a repository.
+        named = re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(path)) and find(Path(path).parent) is None
+        repository = str(path) if named else BASE_MODEL
+        folder = ROOT / "models" / repository.partition("/")[2]
+        raise InputError(
+            f"model {path} is not there: fine-tune one with train_reranker.py, or download {repository} "
+            f"(hf download {repository} --local-dir {folder}) and name its folder"
+        )
+    check_files(found)
+    architecture = str((read_json(found / "config.json").get("architectures") or [""])[0])
+    if architecture.endswith(("ForCausalLM", "GPT2LMHeadModel")):
+        raise InputError(
+            f"model {found} is a language model ({architecture}), not a reranker with one score: give one saved "
+            "for sequence classification (hubs have many such rerankers as …-seq-cls), or an encoder to train"
+        )
+    return found
+
+
+def check_files(folder: Path) -> None:
+    """Refuse, by its files alone, a folder that holds no whole model.
+
+    Raises:
+        InputError: says what is missing or broken, and what to do.
+    """
+    if fault := _find_fault(folder):
+        raise InputError(f"model {folder} {fault}")
+
+
+def _find_fault(folder: Path) -> str | None:
+    if not folder.is_dir():
+        return "is a file: give the folder that it is in" if folder.exists() else "was not found: download it again"
+    if (folder / "adapter_config.json").is_file():
+        return "is an adapter (adapter_config.json): merge it into its base (peft: merge_and_unload), give that folder"
+    missing = [what for what, names in PARTS.items() if not _files(folder, names)]
+    if missing:
+        inner = [file.parent for at in ("*", "snapshots/*") for file in folder.glob(f"{at}/config.json")]
+        whole = [place for place in inner if _files(place, PARTS["weights"])]
+        remedy = "the folder of a complete model, with *.safetensors or pytorch_model.bin"
+        if (folder / "modules.json").is_file():
+            remedy = "what SentenceTransformer(folder).save(other) makes of it"
+        elif whole:
+            remedy = str(max(whole, key=lambda place: (len(place.name), place.name)))
+        return f"has no {' and no '.join(missing)}: give {remedy}"
+    if method := read_json(folder / "config.json").get("quantization_config"):
+        kind = method.get("quant_method") if isinstance(method, dict) else method
+        return f"is quantized ({kind}): give its weights in half or full precision"
+    weights = next(found for name in PARTS["weights"] if (found := _files(folder, [name])))
+    for file in (*weights, *tokenizer_files(folder)):
+        with file.open("rb") as content:
+            if content.read(len(LFS_POINTER)) == LFS_POINTER:
+                return f"has a Git LFS pointer in place of {file.name}: run git lfs pull, or download it again"
+        if file.suffix == ".safetensors":
+            if (types := stored_types(file)) is None:
+                return f"has a truncated {file.name}: download it again"
+            if coarse := sorted(kind for kind in types if kind == "I8" or kind.startswith(("F4", "F6_", "F8"))):
+                return f"is quantized ({file.name} holds {coarse[0]}): give its weights in half or full precision"
+        if file.suffix == ".json" and "vocab" not in file.name:
+            read_json(file)
+    return None
+
+
+def _files(folder: Path, names: Iterable[str]) -> list[Path]:
+    return sorted({file for name in names for file in folder.glob(name) if file.is_file()})
+
+
+def stored_types(file: Path) -> set[str] | None:
+    """Return the number types in a safetensors file, as it names them; None where it is shorter than it promises."""
+    with file.open("rb") as content:
+        size = int.from_bytes(content.read(8), "little")
+        try:
+            header = json.loads(content.read(size))
+            tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+            end = max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+            types = {str(tensor["dtype"]) for tensor in tensors}
+        except (ValueError, OverflowError, MemoryError, AttributeError, LookupError, TypeError):
+            return None
+    return types if file.stat().st_size == 8 + size + end else None
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Return the JSON object, or the list of objects, in a file of a model.
+
+    Raises:
+        InputError: it holds none.
+    """
+    told = f"model {path.parent} has a {path.name} that is not"
+    try:
+        value: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{told} valid JSON ({error}): download it again") from None
+    items = value if isinstance(value, list) else []
+    if not isinstance(value, kind) or not all(isinstance(item, dict) for item in items):
+        raise InputError(f"{told} a JSON {'object' if kind is dict else 'list of objects'}: download it again")
+    return value
+
+
+def tokenizer_files(folder: Path, tokenizer: Any = None) -> list[Path]:
+    """Return the files of a model's folder that its tokenizer may be made of, by name and by the tokenizer's word."""
+    return _files(folder, [*TOKENIZER_FILES, *getattr(tokenizer, "vocab_files_names", {}).values()])
+
+
+def weights_fingerprint(path: Path) -> str:
+    """Return a hash over the files of a model folder that its outputs depend on."""
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.iterdir() if file.is_file()):
+        if file.suffix in (".safetensors", ".bin", ".txt", ".model") or file.name in (
+            "config.json",
+            "tokenizer.json",
+        ):
+            with file.open("rb") as content:
+                digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,203 @@
+"""The one way from a folder to a network and its tokenizer, for encoders, rerankers and training."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from utils.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+from utils.models.folders import check_files
+from utils.models.lengths import length_limit
+
+# What a model is loaded for: to make vectors, to score pairs, or to be trained to score pairs.
+ENCODER, RERANKER, BASE = "encoder", "reranker", "base"
+
+PROBE_LENGTH, SHORTEST_PAIR = 32, 16  # tokens
+
+# Pairs of unlike length, which must get the same scores in a batch as alone.
+PROBES = (
+    ("who built it?", "Nobody knows."),
+    ("where does the canal end?", "It runs from the lake past three mills and two villages to the harbour wall."),
+    ("when was the bridge opened, and who paid for it?", "In spring."),
+)
+
+
+class Loaded(NamedTuple):
+    """A model in float32 on the CPU, not training, and its tokenizer, whose padding changes no score."""
+
+    tokenizer: Any
+    model: Any
+    fresh: list[str]  # weights that no file holds, drawn at random
+
+
+def load_tokenizer(folder: Path) -> tuple[Any, Any]:
+    """Return the tokenizer of a model's folder, and its configuration.
+
+    Raises:
+        InputError: they cannot be loaded.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False), config
+    except Exception as error:
+        raise _unloadable(folder, error) from None
+
+
+def load_model(folder: Path, task: str, *, pooler: bool = False) -> Loaded:
+    """Load what a folder holds for ``ENCODER``, ``RERANKER`` or ``BASE``; the one way to a network in this project.
+
+    No weight may be drawn at random but what is never used (an encoder's pooler, unless ``pooler`` says that it is)
+    and, for ``BASE``, the head that makes the scores.
+
+    Raises:
+        InputError: the folder holds no such model, or one whose outputs would not be its own.
+    """
+    import torch
+    from transformers import (
+        MODEL_FOR_TEXT_ENCODING_MAPPING,
+        AutoModel,
+        AutoModelForSequenceClassification,
+        AutoModelForTextEncoding,
+    )
+    from transformers.utils import logging
+
+    check_files(folder)
+    tokenizer, config = load_tokenizer(folder)
+    logging.disable_progress_bar()  # loading takes a second; the bars that matter are our own
+    auto: Any = AutoModel if task == ENCODER else AutoModelForSequenceClassification
+    options = {} if task == ENCODER else {"num_labels": 1}
+    if task == ENCODER and config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        auto = AutoModelForTextEncoding  # T5's encoder alone: embeddings have no use for its decoder
+    try:
+        model, found = auto.from_pretrained(
+            folder, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,
+            trust_remote_code=False, **options,
+        )  # fmt: skip
+        fault = (
+            _misfit(model, found, task, pooler)
+            or _foreign_tokens(tokenizer, model)
+            or _settle_padding(tokenizer, model, task)
+        )
+    except Exception as error:  # whatever the libraries say of a broken folder is about the folder
+        raise _unloadable(folder, error) from None
+    if fault:
+        raise InputError(f"model {folder} {fault}")
+    return Loaded(tokenizer, model, sorted(found["missing_keys"]))
+
+
+def _unloadable(folder: Path, error: Exception) -> InputError:
+    if "trust_remote_code" in str(error):
+        return InputError(
+            f"model {folder} needs code of its own (auto_map in its config.json), which is not run here: give a model "
+            "of an architecture that transformers has"
+        )
+    told = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    told = told if " " in told else f"{type(error).__name__} {told}".strip()
+    return InputError(f"model {folder} cannot be loaded ({told}): download it again, or give another")
+
+
+def _misfit(model: Any, found: Mapping[str, Any], task: str, pooler: bool) -> str | None:
+    """Say which weights are not those that ``config.json`` asks for; None if all are."""
+    # Heads have names of their own; a pooler belongs to the head, wherever it stands.
+    inner = "" if task == ENCODER else f"{model.base_model_prefix}."
+    for name, stored, wanted in sorted(found["mismatched_keys"]):
+        if not name.startswith(inner) and stored[1:] == wanted[1:] and wanted[0] == 1:
+            return (
+                f"has {stored[0]} labels ({name}), where a reranker has one score: give another, or train its encoder, "
+                "which AutoModel.from_pretrained(folder).save_pretrained(other) saves"
+            )
+        return f"has {name} in shape {tuple(stored)}, but its config.json asks for {tuple(wanted)}: download both again"
+    missing = sorted(found["missing_keys"])
+    backbone = [name for name in missing if name.startswith(inner) and (pooler or not re.search(r"\bpooler\.", name))]
+    if backbone:
+        return f"has no weights for {backbone[0]}: its weights and its config.json belong to different models"
+    if missing and task == RERANKER:
+        return (
+            f"has no weights for {missing[0]}: it is not a reranker; give one, or train this one with train_reranker.py"
+        )
+    if broken := first_not_finite(model.state_dict()):
+        return f"has weights that are not finite ({broken}): download it again"
+    return None
+
+
+def first_not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the name of the first tensor that holds an infinity or what is no number; None if none does."""
+    return next((name for name, values in weights.items() if not values.isfinite().all()), None)
+
+
+def _foreign_tokens(tokenizer: Any, model: Any) -> str | None:
+    """Say which token the model has no embedding for; padding, which can be another, does not count."""
+    known = _count_embeddings(model)
+    vocabulary = {token: number for token, number in tokenizer.get_vocab().items() if token != tokenizer.pad_token}
+    token = max(vocabulary, key=vocabulary.__getitem__)
+    if vocabulary[token] >= known:
+        return (
+            f"has {known} token embeddings, but its tokenizer gives {token!r} the id {vocabulary[token]}: give it the "
+            "tokenizer that belongs to it"
+        )
+    types, used = getattr(model.config, "type_vocab_size", 0), tokenizer(*PROBES[0]).get("token_type_ids", [0])
+    if types and max(used) >= types:
+        return (
+            f"has {types} token type embeddings, but its tokenizer gives the type {max(used)}: set "
+            '"model_input_names": ["input_ids", "attention_mask"] in its tokenizer_config.json'
+        )
+    return None
+
+
+def _count_embeddings(model: Any) -> float:
+    try:
+        return getattr(model.get_input_embeddings(), "num_embeddings", math.inf)
+    except NotImplementedError:  # CANINE hashes characters
+        return math.inf
+
+
+def _settle_padding(tokenizer: Any, model: Any, task: str) -> str | None:
+    """Set the padding with which a batch gives what each text gives alone, and say so where none does.
+
+    What that takes is the architecture's: the side, where positions count from the left or the last token is read;
+    a padding token, in the model's configuration too where it looks for the last token by it.
+    """
+    import torch
+
+    def run(batch: Any) -> torch.Tensor:
+        with torch.inference_mode():
+            output = model(**batch)
+        if task != ENCODER:
+            return output.logits
+        mask = batch["attention_mask"].unsqueeze(-1)
+        return (output.last_hidden_state * mask).sum(1) / mask.sum(1)
+
+    texts = [(passage,) if task == ENCODER else (query, passage) for query, passage in PROBES]
+    limit = length_limit(model.config, tokenizer) or PROBE_LENGTH
+    if limit < SHORTEST_PAIR:
+        return f"takes no more than {limit} tokens (model_max_length in its tokenizer_config.json): raise that"
+    cut = {"truncation": True, "max_length": min(PROBE_LENGTH, limit)}
+    alone = torch.cat([run(tokenizer(*text, **cut, return_tensors="pt")) for text in texts])
+    config = model.config.get_text_config()
+    ids = [getattr(config, "pad_token_id", None)]
+    ids += [getattr(tokenizer, f"{name}_token_id") for name in ("pad", "eos", "unk", "bos", "sep")]
+    # On the left an encoder's first token would be padding.
+    sides = ["right"] if task == ENCODER else [tokenizer.padding_side, *{"left", "right"} - {tokenizer.padding_side}]
+    for number, side in itertools.product(dict.fromkeys(ids), sides):
+        if number is None or not 0 <= number < _count_embeddings(model):
+            continue
+        if (token := tokenizer.convert_ids_to_tokens(number)) is None:
+            continue
+        tokenizer.pad_token, tokenizer.padding_side = token, side
+        config.pad_token_id = tokenizer.pad_token_id
+        batch = tokenizer.pad([tokenizer(*text, **cut) for text in texts], return_tensors="pt")
+        with contextlib.suppress(ValueError):  # some models refuse a batch that is padded with such a token
+            if torch.allclose(run(batch), alone, rtol=1e-4, atol=1e-5):
+                return None
+    return "gives texts in a batch other outputs than alone, however they are padded: give another"

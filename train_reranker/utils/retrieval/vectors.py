@@ -1,0 +1,163 @@
+"""A whole corpus to vectors: block by block, on every device there is, and on from where a kill left it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.corpus.documents import Corpus
+from utils.files import append_jsonl, write_jsonl
+from utils.progress import log, progress_bar
+from utils.retrieval.encoder import PASSAGE, Encoder
+
+# Documents encoded together, in batches of like length. A vector depends in its last bits on what is in its batch:
+# blocks that never change are what makes an index the same however often its making was killed.
+BLOCK = 2048
+
+
+def blocks_of(documents: int) -> list[range]:
+    """Return the rows of each block of a corpus."""
+    return [range(start, min(start + BLOCK, documents)) for start in range(0, documents, BLOCK)]
+
+
+def encode_blocks(corpus: Corpus, encoder: Encoder, blocks: Sequence[range]) -> Iterator[np.ndarray]:
+    """Yield the vectors of each block of rows, in order, with a progress bar over the whole corpus.
+
+    Where the encoder has several devices, a process on each of them works on its own blocks.
+    """
+    left = sum(map(len, blocks))
+    there = len(corpus) - left
+    with progress_bar(desc="encoding the corpus", unit="doc", total=len(corpus), initial=there) as bar:
+        if len(encoder.devices) == 1:
+            for rows in blocks:
+                yield _encode(corpus, encoder, rows, bar.update)
+        else:
+            for vectors in _encode_in_processes(corpus, encoder, blocks):
+                bar.update(len(vectors))
+                yield vectors
+
+
+def _encode(
+    corpus: Corpus, encoder: Encoder, rows: Sequence[int], done: Callable[[int], object] | None = None
+) -> np.ndarray:
+    return encoder.encode([corpus[row].text for row in rows], PASSAGE, done)
+
+
+def _encode_in_processes(corpus: Corpus, encoder: Encoder, blocks: Sequence[range]) -> Iterator[np.ndarray]:
+    """Yield each block's vectors in order; a few blocks more than there are devices are in work at a time."""
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    devices = context.Queue()
+    for device in encoder.devices:
+        devices.put(device)
+    count = len(encoder.devices)
+    pool = ProcessPoolExecutor(count, context, _open_worker, (corpus.path, encoder.options, devices, count))
+    with pool:
+        pending: deque[Future[np.ndarray]] = deque()
+        for rows in blocks:
+            pending.append(pool.submit(_work, rows))
+            if len(pending) > 2 * count:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+_opened: dict[str, Any] = {}  # a worker process's corpus and encoder
+
+
+def _open_worker(path: Path, options: dict[str, Any], devices: Any, count: int) -> None:
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+    _opened.update(corpus=Corpus(path), encoder=Encoder(**options | {"devices": [devices.get()]}))
+
+
+def _work(rows: range) -> np.ndarray:
+    return _encode(_opened["corpus"], _opened["encoder"], rows)
+
+
+class VectorFile:
+    """The vectors of a corpus in a file that outlives a kill, laid out as FAISS lays out a flat inner-product index.
+
+    Blocks are written in their places, then noted in a log beside it: what is noted is there. A file that was begun for
+    another corpus or encoder is begun again.
+    """
+
+    def __init__(self, path: Path, made_from: dict[str, Any], documents: int, dimension: int) -> None:
+        """Open or begin the file.
+
+        Args:
+            path: where it is; the log is beside it.
+            made_from: what the vectors depend on, fit for JSON.
+            documents: how many vectors there are to be.
+            dimension: of each vector.
+        """
+        self.path, self.log = path, path.with_name(f"{path.name}.log")
+        self.shape = (documents, dimension)
+        header = flat_header(documents, dimension)
+        self._start = len(header)
+        noted = _read_log(self.log)
+        if noted[:1] == [made_from] and path.exists():
+            self._done = {row["block"] for row in noted[1:]}
+            log.info("going on with %s: %d of %d blocks are there", path, len(self._done), len(blocks_of(documents)))
+            return
+        self._done = set()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.log.unlink(missing_ok=True)
+        with path.open("wb") as file:
+            file.write(header)
+            file.truncate(len(header) + documents * dimension * 4)
+        write_jsonl(self.log, [made_from])
+
+    def fill(self, corpus: Corpus, encoder: Encoder) -> None:
+        """Encode the blocks that are not there yet."""
+        left = {number: rows for number, rows in enumerate(blocks_of(len(corpus))) if number not in self._done}
+        encoded = encode_blocks(corpus, encoder, list(left.values()))
+        with self.path.open("r+b") as file, self.log.open("a", encoding="utf-8") as noted:
+            for (number, rows), vectors in zip(left.items(), encoded, strict=True):
+                file.seek(self._start + rows.start * vectors.shape[1] * 4)
+                file.write(vectors.data)
+                file.flush()
+                os.fsync(file.fileno())
+                append_jsonl(noted, {"block": number})
+
+    def read(self, rows: Any) -> np.ndarray:
+        """Return the vectors of a range or an array of rows, float32 of shape (rows, dimension)."""
+        chosen = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
+        return np.array(np.memmap(self.path, np.float32, "r", self._start, self.shape)[chosen])
+
+    def move(self, path: Path) -> None:
+        """Make the whole file the flat index at ``path``."""
+        self.path.replace(path)
+        self.log.unlink()
+
+    def remove(self) -> None:
+        """Delete the file and its log."""
+        self.path.unlink()
+        self.log.unlink()
+
+
+def flat_header(documents: int, dimension: int) -> bytes:
+    """Return how FAISS begins the file of an ``IndexFlatIP``; documents x dimension float32 values follow."""
+    import faiss
+
+    header = bytearray(faiss.serialize_index(faiss.IndexFlatIP(dimension)).tobytes())
+    header[8:16] = documents.to_bytes(8, "little")  # after the type's four letters and the dimension
+    header[-8:] = (documents * dimension).to_bytes(8, "little")
+    return bytes(header)
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    """Return a log's rows; the last one counts only if it is whole."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines]
+    except (OSError, ValueError):
+        return []

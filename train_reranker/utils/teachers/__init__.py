@@ -1,0 +1,1 @@
+"""What labels the data: rules, or a language model behind an endpoint."""

@@ -1,0 +1,281 @@
+"""The offline teacher, which works by rules."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from utils.schema import BridgeEntity, Document, Outcome, SubQuestion, Verdict
+
+WORD = re.compile(r"\w+(?:['’.-]\w+)*")
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'(]?[A-Z0-9])")
+DISAMBIGUATION = re.compile(r"\s+\([^()]*\)$|,\s.*$")
+STOPWORDS = frozenset(
+    [
+        "a",
+        "about",
+        "after",
+        "also",
+        "although",
+        "among",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "became",
+        "because",
+        "been",
+        "before",
+        "being",
+        "between",
+        "both",
+        "but",
+        "by",
+        "called",
+        "can",
+        "could",
+        "de",
+        "did",
+        "during",
+        "each",
+        "first",
+        "from",
+        "had",
+        "has",
+        "have",
+        "he",
+        "her",
+        "his",
+        "how",
+        "in",
+        "including",
+        "into",
+        "is",
+        "it",
+        "its",
+        "known",
+        "la",
+        "later",
+        "made",
+        "many",
+        "may",
+        "more",
+        "most",
+        "much",
+        "not",
+        "of",
+        "often",
+        "on",
+        "one",
+        "only",
+        "or",
+        "other",
+        "over",
+        "part",
+        "several",
+        "she",
+        "since",
+        "so",
+        "some",
+        "such",
+        "than",
+        "that",
+        "the",
+        "their",
+        "them",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "those",
+        "through",
+        "to",
+        "two",
+        "under",
+        "until",
+        "up",
+        "used",
+        "was",
+        "were",
+        "what",
+        "when",
+        "where",
+        "which",
+        "while",
+        "who",
+        "whose",
+        "will",
+        "with",
+        "within",
+        "world",
+        "would",
+        "year",
+        "years",
+    ]
+)
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text, without punctuation, as they are written."""
+    return WORD.findall(text)
+
+
+def content_words(text: str) -> set[str]:
+    """Return the lower-case words of a text that carry meaning."""
+    return {word for word in map(str.lower, words(text)) if len(word) > 2 and word not in STOPWORDS}
+
+
+def sentences(text: str) -> list[str]:
+    """Split a text into sentences, by punctuation."""
+    return [sentence for line in text.splitlines() for sentence in SENTENCE_END.split(line.strip()) if sentence]
+
+
+def name_of(title: str) -> str:
+    """Return how running text names a title: "Mercury (planet)" is Mercury, "Paris, Texas" is Paris."""
+    return DISAMBIGUATION.sub("", title)
+
+
+class TitleFinder:
+    """Finds mentions of titles in texts: the longest run of words that is a title's name, in its own spelling."""
+
+    def __init__(self, documents: Iterable[Document]) -> None:
+        """Index the names of all titles, but for one-word names that the documents write small more often than not.
+
+        "Republic" in a text is hardly ever the article Republic: a name is what keeps its capital.
+        """
+        self._names: dict[tuple[str, ...], str] = {}
+        spellings: Counter[str] = Counter()
+        for document in documents:
+            spellings.update(words(document.contents))
+            name = name_of(document.title)
+            if len(name) > 2 and not name.isdigit():
+                self._names.setdefault(tuple(words(name)), name)
+        for key in [key for key in self._names if len(key) <= 1]:
+            if not key or key[0].islower() or spellings[key[0].lower()] >= spellings[key[0]]:
+                del self._names[key]
+        self._longest = max(map(len, self._names), default=0)
+
+    def find(self, text: str) -> Iterator[str]:
+        """Yield the names that a text mentions, from left to right, none inside another."""
+        matches = list(WORD.finditer(text))
+        tokens = [match[0] for match in matches]
+        position = 0
+        while position < len(tokens):
+            for end in range(min(position + self._longest, len(tokens)), position, -1):
+                name = self._names.get(tuple(tokens[position:end]))
+                if name is not None and not _inside_name(text, matches, position, end):
+                    yield name
+                    position = end
+                    break
+            else:
+                position += 1
+
+
+def _inside_name(text: str, matches: list[re.Match[str]], start: int, end: int) -> bool:
+    """Whether the words from ``start`` to ``end`` are part of a longer name, as Daniel is in "Daniel Fahrenheit"."""
+    for left, right, neighbour in ((start - 1, start, start - 1), (end - 1, end, end)):
+        if left < 0 or right >= len(matches) or text[matches[left].end() : matches[right].start()] != " ":
+            continue
+        word = matches[neighbour][0]
+        if word[0].isupper() and word.lower() not in STOPWORDS:
+            return True
+    return False
+
+
+class OfflineTeacher:
+    """Rules only, for trying things out: no model, no network, and no understanding.
+
+    A bridge entity is a mention of another document's title. A candidate is usable when one of its sentences mentions
+    the entity and says enough that the source segment does not. That is a crude stand-in for a language model's
+    judgement; what a model learns from it is to prefer passages that really mention the entity.
+    """
+
+    def __init__(self, documents: Iterable[Document], min_segment_words: int = 20, min_new_words: int = 5) -> None:
+        """Learn the titles of a corpus.
+
+        Args:
+            documents: the corpus.
+            min_segment_words: how long a source segment must be.
+            min_new_words: how many content words a sentence must add to what the segment says.
+        """
+        self._finder = TitleFinder(documents)
+        self.min_segment_words, self.min_new_words = min_segment_words, min_new_words
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The rules' two numbers."""
+        return {
+            "teacher": "offline",
+            "min_segment_words": self.min_segment_words,
+            "min_new_words": self.min_new_words,
+        }
+
+    @property
+    def doing(self) -> dict[str, Any]:
+        """Nothing: rules cost nothing."""
+        return {}
+
+    def forget_failures(self) -> None:
+        """Do nothing: rules do not fail."""
+
+    async def aclose(self) -> None:
+        """Do nothing: there is nothing to close."""
+
+    async def extract(self, document: Document) -> BridgeEntity | None:
+        """Return the first mention of another title that comes with a long enough segment, or None."""
+        own = name_of(document.title)
+        parts = sentences(document.contents)
+        for position, sentence in enumerate(parts):
+            for name in self._finder.find(sentence):
+                if name in own or own in name:
+                    continue
+                segment = self._segment(parts, position)
+                if segment is not None:
+                    return BridgeEntity(name, "title", segment, query_beyond(name, sentence))
+        return None
+
+    async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
+        """USABLE when a sentence mentions the entity and adds ``min_new_words`` content words to the segment."""
+        known = content_words(entity.segment) | content_words(entity.name)
+        mentioned = False
+        for sentence in sentences(candidate.text):
+            if entity.name in self._finder.find(sentence):
+                mentioned = True
+                if len(content_words(sentence) - known) >= self.min_new_words:
+                    return Verdict(Outcome.USABLE, f"says of {entity.name}: {sentence}", hops(entity, sentence))
+        reason = "adds nothing to the source's segment" if mentioned else "does not mention the entity"
+        return Verdict(Outcome.UNUSABLE, reason)
+
+    def _segment(self, parts: list[str], position: int) -> str | None:
+        """Return the sentence at ``position`` with as many neighbours as it takes, or None where all are too few."""
+        start = end = position
+        while len(words(" ".join(parts[start : end + 1]))) < self.min_segment_words:
+            if end + 1 < len(parts):
+                end += 1
+            elif start > 0:
+                start -= 1
+            else:
+                return None
+        return " ".join(parts[start : end + 1])
+
+
+def query_beyond(name: str, sentence: str, length: int = 16) -> str:
+    """Return a query of about ``length`` words for what a source's sentence does not say of an entity."""
+    query = [*words(name), "history", "and", "significance", "beyond"]
+    known = set(query)
+    context = [word for word in words(sentence) if word not in known and content_words(word)]
+    return f"{name} {' '.join(query[len(words(name)) :] + context[: length - len(query)])}"
+
+
+def hops(entity: BridgeEntity, sentence: str) -> tuple[SubQuestion, SubQuestion]:
+    """Return the two sub-questions of a usable candidate, by template."""
+    blanked = entity.segment.replace(entity.name, "___")
+    return (
+        SubQuestion(f"What belongs in the gap? {blanked}", entity.name, "A"),
+        SubQuestion(f"What else is said of {entity.name}?", sentence, "B"),
+    )
