@@ -31,6 +31,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from utils.schema import Document
 from utils.teachers.protocol import EndpointSettings
 from utils.teachers.rate_limit import RetryPolicy
 
@@ -474,3 +475,7 @@ QUICK = RetryPolicy(tries=6, first_wait=0.01, longest_wait=0.05, connect_tries=2
 def settings_for(url: str, **changes: Any) -> EndpointSettings:
     given = {"provider": "openai", "base_url": url, "model": "small", "api_keys": (KEY,), "timeout": 60.0}
     return EndpointSettings(**(given | changes))
+
+
+def documents(count: int) -> list[Document]:
+    return [Document(str(n), f"Title {n}", f"What stands in text number {n} is about Entity{n}") for n in range(count)]

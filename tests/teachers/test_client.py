@@ -29,6 +29,7 @@ from endpoint import (
     WRAPPED_REPLIES,
     ScriptedEndpoint,
     canned,
+    documents,
     never,
     read_prompt,
     settings_for,
@@ -61,10 +62,6 @@ ROMANS = Document("1", "Roman roads", "The longest road of Italy was the Via App
 ROAD = BridgeEntity("Claudius", "person", "He paved the Via Appia in 312 BC.", "What else did Claudius build?")
 USABLE = Document("2", "Aqueducts", "The first aqueduct of Rome was begun in the same year by Claudius")
 UNUSABLE = Document("3", "Emperors", "The first emperor of Rome was Augustus")
-
-
-def documents(count: int) -> list[Document]:
-    return [Document(str(n), f"Title {n}", f"What stands in text number {n} is about Entity{n}") for n in range(count)]
 
 
 def use(
@@ -1113,9 +1110,9 @@ def test_closing_does_not_wait_for_retries(cache: Path) -> None:
 KILLED = """
     import asyncio, sys
     from pathlib import Path
-    from test_llm import documents, settings_for
-    from utils.llm.ledger import Ledger
-    from utils.llm.teacher import LLMTeacher
+    from endpoint import documents, settings_for
+    from utils.teachers.language_model import LLMTeacher
+    from utils.teachers.ledger import Ledger
 
     async def main(url, cache):
         async with LLMTeacher(settings_for(url), settings_for(url), Path(cache), Ledger()) as teacher:

@@ -86,17 +86,17 @@ def _topic(number: int, count: int) -> list[ContrastiveExample]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_little_is_lost_to_what_is_held_out(shape: str) -> None:
-    made, held_out, most_lost = SHAPES[shape]
+    made, wanted, most_lost = SHAPES[shape]
     data = made()
     split = held_out.hold_out(data, 0.1, seed=3)
-    assert abs(len(split.test) - held_out) <= held_out / 50
+    assert abs(len(split.test) - wanted) <= wanted / 50
     assert split.dropped <= most_lost
     assert len(split.train) + len(split.test) + split.dropped == len(data)
     assert not texts(split.train) & texts(split.test)
     assert all(row.neg for row in split.test)
     assert split == held_out.hold_out(data, 0.1, seed=3)
     told = held_out.shortfall(split)
-    assert (told is None) == (held_out > 0)
+    assert (told is None) == (wanted > 0)
     assert told is None or "--eval_data" in told
 
 
