@@ -28,7 +28,7 @@ demo: $(MODEL)/config.json
 data: $(DATA)/train_data.jsonl
 
 $(BASE)/config.json: | $(INSTALLED)
-	$(RUN) prepare_demo.py
+	$(RUN) -m tools.prepare_demo
 
 $(DATA)/train_data.jsonl: | $(INSTALLED) $(BASE)/config.json
 	$(RUN) contrastive_data_generator.py --num_examples 800 --test_fraction 0.2 \

@@ -20,16 +20,8 @@ from utils.errors import InputError
 from utils.files import SCRIPTS, check_output
 from utils.schema import Outcome, Verdict
 
-SCRIPTS = SCRIPTS
-NAMES = [
-    "compare_runs",
-    "contrastive_data_generator",
-    "prepare_demo",
-    "rerank_ablation_test",
-    "sample_doc_ids",
-    "test_reranker",
-    "train_reranker",
-]
+NAMES = ["contrastive_data_generator", "train_reranker", "test_reranker", "rerank_ablation_test"]
+TOOLS = ["tools.compare_runs", "tools.prepare_demo", "tools.sample_doc_ids"]
 GENERATE = ["--min_length", "0", "--max_doc_candidates", "5", "--num_examples", "16"]
 
 
@@ -57,10 +49,10 @@ def test_output_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("script", NAMES)
+@pytest.mark.parametrize("script", NAMES + TOOLS)
 def test_help_answers_without_heavy_imports_and_names_each_default(script: str) -> None:
     heavy = "import sys; print({'torch', 'transformers', 'FlagEmbedding', 'faiss', 'openai'} & set(sys.modules))"
-    code = f"import {script}, sys\ntry: {script}.main(['--help'])\nexcept SystemExit: pass\n{heavy}"
+    code = f"import {script} as script, sys\ntry: script.main(['--help'])\nexcept SystemExit: pass\n{heavy}"
     environment = os.environ | {"COLUMNS": "200", "PYTHONPATH": str(SCRIPTS)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("set()\n"), "a heavy import"
@@ -146,7 +138,7 @@ def test_data_twice_is_the_same_to_the_byte_and_has_no_leak(config_file: Path) -
 def test_missing_fine_tuned_model_leaves_its_arm_out(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ablate = ["--config", config_file, "--num", "3", "--candidates", "3", "--min_length", "0", "--ft_model", "absent"]
     assert run("rerank_ablation_test", *ablate, "--output_file", "a.json") == 0
-    assert "left out: absent is not there" in capsys.readouterr().out
+    assert "left out: absent not found" in capsys.readouterr().out
     assert "diverse_ft" in json.loads(Path("a.json").read_text())["left_out"]
     assert run("rerank_ablation_test", *ablate, "--output_file", "b.json", "--single", "diverse_ft") == 2
     assert not Path("b.json").exists()
@@ -167,14 +159,14 @@ def test_runs_side_by_side(config_file: Path, capsys: pytest.CaptureFixture[str]
         assert Path(f"{name}_plots/within_budget.png").stat().st_size > 1000
     assert len(json.loads(Path("two.json").read_text())["sweep"]) == 2
     capsys.readouterr()
-    assert run("compare_runs", "one.json", "two.json", "--output_file", "both.json") == 0
+    assert run("tools.compare_runs", "one.json", "two.json", "--output_file", "both.json") == 0
     printed = capsys.readouterr().out
     assert "4 sources that all runs share; 0 of them with different queries" in printed
     assert "lambda1: 0.85 in one" in printed
     (row,) = json.loads(Path("both.json").read_text())["comparisons"]
     assert (row["arm"], row["baseline"], row["sources"]) == ("two: diverse", "one: diverse", 4)
     assert "two: diverse" in Path("both.html").read_text()
-    assert run("compare_runs", "one.json") == run("compare_runs", "one.json", "none.json") == 2
+    assert run("tools.compare_runs", "one.json") == run("tools.compare_runs", "one.json", "none.json") == 2
 
 
 def test_run_without_an_answer_leaves_its_report_and_fails(
@@ -221,13 +213,13 @@ def test_several_baselines_and_trec_files(examples_file: Path, tiny_reranker: Pa
 
 def test_sampled_ids_are_the_sources(config_file: Path, corpus_file: Path, caplog: pytest.LogCaptureFixture) -> None:
     sample = ["--config", config_file, "--num", "5", "--min_length", "0", "--seed", "3"]
-    assert run("sample_doc_ids", *sample) == 0
+    assert run("tools.sample_doc_ids", *sample) == 0
     ids = Path("sampled_doc_ids.txt").read_text().split()
     assert len(set(ids)) == 5
-    assert run("sample_doc_ids", *sample) == 2  # is there already
-    assert run("sample_doc_ids", *sample[:5], "99999", "--output", "none.txt") == 2  # no document is so long
+    assert run("tools.sample_doc_ids", *sample) == 2  # is there already
+    assert run("tools.sample_doc_ids", *sample[:5], "99999", "--output", "none.txt") == 2  # no document is so long
     assert not Path("none.txt").exists()
-    assert run("sample_doc_ids", *sample, "--overwrite") == 0
+    assert run("tools.sample_doc_ids", *sample, "--overwrite") == 0
     assert Path("sampled_doc_ids.txt").read_text().split() == ids
     ablate = ["--config", config_file, "--candidates", "3", "--single", "diverse", "--output_file", "a.json"]
     with corpus_file.open("a") as corpus, Path("sampled_doc_ids.txt").open("a") as listed:
@@ -257,16 +249,16 @@ def test_worse_model_fails_on_regression(tiny_reranker: Path, caplog: pytest.Log
 
 # Each changes one thing of a run that works, and is told in one line that has these words.
 BAD: dict[str, tuple[str, Callable[[dict], list[object]], str]] = {
-    "no configuration": ("generate", lambda f: ["--config", "none.yaml"], "configuration none.yaml is not there"),
+    "no configuration": ("generate", lambda f: ["--config", "none.yaml"], "configuration none.yaml not found"),
     "unknown key": ("generate", lambda f: put(f, "config", "lamda1: 1"), "did you mean 'lambda1'"),
-    "no corpus": ("generate", lambda f: put(f, "config", "corpus_path: none.jsonl"), "none.jsonl is not there"),
+    "no corpus": ("generate", lambda f: put(f, "config", "corpus_path: none.jsonl"), "none.jsonl not found"),
     "corpus is a folder": (
         "generate",
         lambda f: put(f, "config", "corpus_path: ."),
         "is not a file: name a JSONL file",
     ),
     "text is a list": ("ablate", lambda f: put(f, "corpus", '{"id": "x", "contents": ["y"]}'), 'line 25: "contents"'),
-    "no encoder": ("generate", lambda f: put(f, "config", "model2path: {tiny: none}"), "none is not there"),
+    "no encoder": ("generate", lambda f: put(f, "config", "model2path: {tiny: none}"), "none not found"),
     "corpus not JSON": ("generate", lambda f: put(f, "corpus", "{oops"), "line 25: not JSON"),
     "corpus without id": ("generate", lambda f: put(f, "corpus", '{"contents": "x"}'), 'line 25: "id" is missing'),
     "corpus without text": ("generate", lambda f: put(f, "corpus", '{"id": "x"}'), 'line 25: "contents" is missing'),
@@ -274,20 +266,20 @@ BAD: dict[str, tuple[str, Callable[[dict], list[object]], str]] = {
     "empty corpus": ("generate", lambda f: put(f, "corpus", None), "holds no document"),
     "negative λ": ("generate", lambda f: ["--lambda1", "-1"], "lambda"),
     "λ all zero": ("ablate", lambda f: ["--lambda1", "0", "--lambda2", "0", "--lambda3", "0"], "lambda"),
-    "no base model": ("ablate", lambda f: put(f, "config", "reranker_path: none"), "none is not there"),
-    "no document ids": ("ablate", lambda f: ["--doc_ids", "none.txt"], "none.txt is not there"),
+    "no base model": ("ablate", lambda f: put(f, "config", "reranker_path: none"), "none not found"),
+    "no document ids": ("ablate", lambda f: ["--doc_ids", "none.txt"], "none.txt not found"),
     "baseline that is no arm": ("ablate", lambda f: ["--baseline", "dense"], "invalid choice"),
     "weights that are none": ("ablate", lambda f: ["--sweep_lambdas", "1,2"], "three weights"),
     "nothing to sweep": ("ablate", lambda f: ["--single", "standard", "--sweep_lambdas"], "changes none of standard"),
     "no negative": ("test", lambda f: put(f, "data", None) + put(f, "data", '{"query": "q", "pos": ["p"]}'), "no row"),
     "unknown arm": ("ablate", lambda f: ["--single", "dense"], "invalid choice"),
-    "no model": ("test", lambda f: ["--model_path", "none"], "none is not there"),
+    "no model": ("test", lambda f: ["--model_path", "none"], "none not found"),
     "model is no model": ("test", lambda f: ["--model_path", f["corpus"].parent], "has no config.json"),
-    "no test data": ("test", lambda f: ["--test_data", "none.jsonl"], "none.jsonl is not there"),
+    "no test data": ("test", lambda f: ["--test_data", "none.jsonl"], "none.jsonl not found"),
     "row without query": ("test", lambda f: put(f, "data", '{"pos": ["p"]}'), 'line 25: "query"'),
     "pos is no list": ("test", lambda f: put(f, "data", '{"query": "q", "pos": "p"}'), 'line 25: "pos"'),
     "empty text": ("test", lambda f: put(f, "data", '{"query": "q", "pos": [""]}'), 'line 25: "pos"'),
-    "no training data": ("train", lambda f: ["--train_data", "none.jsonl"], "none.jsonl is not there"),
+    "no training data": ("train", lambda f: ["--train_data", "none.jsonl"], "none.jsonl not found"),
     "training row": ("train", lambda f: put(f, "data", '{"query": "q", "pos": ["p"], "neg": [1]}'), 'line 25: "neg"'),
     "base not there": ("train", lambda f: ["--model_path", "./models/bge-reranker-v2-m3"], "download"),
     "output not empty": ("train", lambda f: ["--output_dir", f["corpus"].parent], "--overwrite_output_dir"),

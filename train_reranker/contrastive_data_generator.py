@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from utils import cli
-from utils.config import DEFAULT_CONFIG, load_config
+from utils.config import load_config
 from utils.corpus.documents import Corpus
 from utils.corpus.sources import count_sources, ids_fingerprint, sources_of
 from utils.data.split import split_examples, write_split
@@ -35,18 +35,10 @@ from utils.teachers.registry import OFFLINE, open_teacher
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = cli.Parser(__doc__.splitlines()[0])
+    parser = cli.Parser(__doc__.splitlines()[0], parents=(cli.labelling_flags(),))
     add = parser.add_argument
-    add("--config", "--config_path", default=DEFAULT_CONFIG, help="YAML configuration (default: the demo's)")
     add("--num_examples", type=cli.positive, default=100, help="examples wanted")
     add("--max_doc_candidates", type=cli.positive, default=10, help="candidates retrieved for each source")
-    add("--min_length", type=int, default=300, help="characters that a source document has at least")
-    cli.add_lambdas(parser)
-    add(
-        "--doc_ids_file",
-        "--doc_ids",
-        help="file of source ids, one a line, tried in order (default: sampled)",
-    )
     add("--output_dir", default="./data", help="folder that all files go to")
     add("--output_file", help="the examples' file name (default: contrastive_examples_<time>.jsonl)")
     add("--output", help="the summary's file name (default: the examples', ending in .summary.json)")
@@ -58,9 +50,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=0.0,
         help="share of examples held out in test_data.jsonl",
     )
-    add("--seed", type=int, help="decides which sources, in which order (default: the configuration's)")
     add("--max_attempts", type=cli.positive, help="sources to try at most (default: all)")
-    cli.add_teacher_flags(parser, cache="replies.sqlite in --output_dir")
     add("--dry_run", action="store_true", help="print how many calls to expect, and make none (default: run)")
     add("--overwrite", action="store_true", help="replace files of an earlier run (default: refuse)")
     return parser.parse_args(argv)
@@ -78,9 +68,9 @@ def main(argv: list[str] | None = None) -> None:
     corpus = Corpus(config.corpus)
 
     def sources() -> Iterator[Document]:
-        return sources_of(corpus, args.doc_ids_file, random.Random(seed), args.min_length)
+        return sources_of(corpus, args.doc_ids, random.Random(seed), args.min_length)
 
-    available = count_sources(corpus, args.doc_ids_file, args.min_length)
+    available = count_sources(corpus, args.doc_ids, args.min_length)
     windows = count_windows(corpus.longest, config.max_document_tokens, config.max_document_windows)
     plan = Plan(wanted, available, args.max_attempts, args.max_llm_calls, windows)
     if args.dry_run:
@@ -94,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         settings = {
             "seed": seed,
             "min_length": args.min_length,
-            "doc_ids": args.doc_ids_file and ids_fingerprint(args.doc_ids_file),
+            "doc_ids": args.doc_ids and ids_fingerprint(args.doc_ids),
             "max_doc_candidates": wanted.candidates,
             "num_pos": wanted.positives,
             "num_neg": wanted.negatives,
@@ -121,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         stop, failure = None, None
         try:
-            stop = cli.run_to_end(work)
+            stop = cli.run_async(work)
         except RunError as error:  # what there is so far is written all the same
             stop, failure = Stop(str(error), finished=False), error
         labelled = journal.labelled(corpus)

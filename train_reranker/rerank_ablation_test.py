@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 
 from utils import cli
-from utils.config import DEFAULT_CONFIG, load_config
+from utils.config import load_config
 from utils.corpus.documents import Corpus
 from utils.corpus.sources import sources_of
 from utils.errors import RunError
@@ -45,17 +45,10 @@ from utils.teachers.registry import open_teacher
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = cli.Parser(__doc__.splitlines()[0])
+    parser = cli.Parser(__doc__.splitlines()[0], parents=(cli.labelling_flags(),))
     add = parser.add_argument
-    add("--config", "--config_path", default=DEFAULT_CONFIG, help="YAML configuration (default: the demo's)")
     add("--num", type=cli.positive, default=50, help="sources with a bridge entity to compare on")
     add("--candidates", type=cli.positive, default=10, help="candidates that an arm retrieves")
-    add("--min_length", type=int, default=300, help="characters that a source document has at least")
-    add(
-        "--doc_ids",
-        "--doc_ids_file",
-        help="file of source ids, one a line, tried in order (default: sampled)",
-    )
     add(
         "--exclude_data",
         nargs="+",
@@ -81,9 +74,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         metavar="N",
         help="also try reranking this many times the candidates (default: no sweep)",
     )
-    cli.add_lambdas(parser)
-    add("--seed", type=int, help="decides which sources, in which order (default: the configuration's)")
-    cli.add_teacher_flags(parser, cache="./data/replies.sqlite, the generator's")
     return parser.parse_args(argv)
 
 
@@ -106,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     teacher = open_teacher(config, corpus, Path(args.reply_cache or "./data/replies.sqlite"), ledger, seed)
     retriever = open_retrieval(config, corpus, weights, contest.rerankers)
 
-    results, swept = cli.run_to_end(observe(args, contest.arms, sources, teacher, retriever, excluded, settings))
+    results, swept = cli.run_async(observe(args, contest.arms, sources, teacher, retriever, excluded, settings))
     found = evidence(
         results,
         contest.arms,

@@ -102,7 +102,7 @@ def test_sources_are_listed_and_found_again_whatever_their_ids(
     rows = [row | {"id": odd[n] if n < len(odd) else str(n)} for n, row in enumerate(rows)]
     corpus_file.write_text("".join(dumps(row).replace("\\\\ud83d", "\\ud83d") + "\n" for row in rows))
     options = ["--config", config_file, "--min_length", "0", "--seed", "-1"]
-    assert run("sample_doc_ids", *options, "--num", "24") == 0
+    assert run("tools.sample_doc_ids", *options, "--num", "24") == 0
     ids = Path("sampled_doc_ids.txt").read_text(encoding="utf-8").splitlines()
     assert {"half \ufffd", "spaces  within", "\u00fc/\u4e2d", "-1", "#7", '"quoted"'} < set(ids)
     assert len(ids) == 24

@@ -115,13 +115,13 @@ def test_ids_and_titles_are_texts_or_none(row: dict, expected: tuple) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        *(("contents", value, "must be a text, not") for value in (["a", "b"], {"text": "a"}, 7, 1.5, True)),
+        *(("contents", value, "must be a string, not") for value in (["a", "b"], {"text": "a"}, 7, 1.5, True)),
         *(("contents", value, "is missing or empty") for value in (None, NAN, "", " \n\u3000")),
-        *(("id", value, "must be a text or a whole number, not") for value in (True, 1.5, 1e300, [1], {"a": 1})),
+        *(("id", value, "must be a string or a whole number, not") for value in (True, 1.5, 1e300, [1], {"a": 1})),
         *(("id", value, "is missing or empty") for value in (None, NAN, "", "\t")),
         *(("id", value, "has a line break") for value in ("a\nb", "a\u2028b")),
-        *(("title", value, "must be a text or a whole number, not") for value in (False, 0.5, ["a"], {})),
-        *(("doc_id", value, "must be a text or a whole number, not") for value in (True, 2.0**60, [1], {"a": 1})),
+        *(("title", value, "must be a string or a whole number, not") for value in (False, 0.5, ["a"], {})),
+        *(("doc_id", value, "must be a string or a whole number, not") for value in (True, 2.0**60, [1], {"a": 1})),
     ],
 )
 def test_value_that_is_no_text_is_told_with_its_line(tmp_path: Path, key: str, value: object, told: str) -> None:
@@ -156,7 +156,7 @@ def test_first_line_is_a_title_unless_it_is_a_paragraph(first_line: str, title: 
     ("lines", "problem"),
     [
         (["{"], "line 1: not JSON"),
-        (["[]"], "line 1: a JSON object"),
+        (["[]"], "line 1: expected a JSON object"),
         (['{"id": "1", "contents": "a"}', '{"contents": "b"}'], 'line 2: "id" is missing'),
         (['{"id": "1"}'], 'line 1: "contents" is missing'),
         (['{"id": "1", "contents": "a"}', '{"id": 1, "contents": "b"}'], 'line 2: id "1" is used before'),

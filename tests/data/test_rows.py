@@ -33,7 +33,7 @@ def lines(*rows: dict[str, Any]) -> bytes:
 
 
 def queries(path: Path, told: list[str]) -> list[str]:
-    return [example.query for example in read_examples([path], tell=told.append)]
+    return [example.query for example in read_examples([path], warn=told.append)]
 
 
 # --- files
@@ -88,7 +88,7 @@ def test_subfolder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pyte
 
 def test_pipe_is_told_instead_of_being_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
-    with pytest.raises(InputError, match=r"pipe\.jsonl is not a file"):
+    with pytest.raises(InputError, match=r"pipe\.jsonl is not a regular file"):
         queries(tmp_path / "pipe.jsonl", [])
 
 
@@ -119,9 +119,9 @@ UNREADABLE = {
     "compressed twice": (gzip.compress(gzip.compress(lines(row("a")))), "unpack it first (gunzip rows.jsonl)"),
     "Parquet": (b"PAR1\x15\x04 and so on", "write it as JSON Lines"),
     "LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-    "array": (b"[\n" + lines(row("a")) + b"]", "one JSON object a line is wanted"),
-    "array in a line": (json.dumps([row("a")]).encode(), "one JSON object a line is wanted"),
-    "indented": (json.dumps(row("a"), indent=2).encode(), "one JSON object a line is wanted"),
+    "array": (b"[\n" + lines(row("a")) + b"]", "one JSON object per line"),
+    "array in a line": (json.dumps([row("a")]).encode(), "one JSON object per line"),
+    "indented": (json.dumps(row("a"), indent=2).encode(), "one JSON object per line"),
     "empty": (b"", "holds no row"),
     "blank": (b"\n \n", "holds no row"),
     "cut archive": (gzip.compress(lines(*map(row, "abcdefgh")))[:-20], "cannot be read"),
@@ -130,9 +130,9 @@ UNREADABLE = {
     "text as pos": (lines(row("a"), row("b", pos="b")), 'line 2: "pos" must be a list'),
     "empty text": (
         lines(row("a"), row("b", neg=["x", " "])),
-        'line 2: "neg" must be a list of texts, none of them empty',
+        'line 2: "neg" must be a list of non-empty strings',
     ),
-    "number": (lines(row("a"), row("b", neg=[3])), 'line 2: "neg" must be a list of texts'),
+    "number": (lines(row("a"), row("b", neg=[3])), 'line 2: "neg" must be a list of non-empty strings'),
 }
 
 
@@ -187,7 +187,7 @@ def test_positive_among_the_negatives_is_left_out(tmp_path: Path) -> None:
             row("d", pos=["three"], neg=["two", "none"]),
         )
     )
-    found = {(one.query, one.pos[0]): one for one in read_examples([path], tell=told.append)}
+    found = {(one.query, one.pos[0]): one for one in read_examples([path], warn=told.append)}
     assert [query for query, _ in found] == ["a", "b", "d", "d"]
     assert found["b", "b is so"][2:] == (["wrong"], None, [2.0])
     assert found["d", "three"].neg == ["none"]
@@ -195,7 +195,7 @@ def test_positive_among_the_negatives_is_left_out(tmp_path: Path) -> None:
     assert (
         f"3 of 5 rows have a text both as positive and as negative of the same query (first: {path}, line 2)" in told[0]
     )
-    assert "with 1 rows that have no others" in told[0]
+    assert "and 1 rows without any other" in told[0]
 
 
 def test_nothing_but_contradictions_is_told(tmp_path: Path, tiny_reranker: Path) -> None:

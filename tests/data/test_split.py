@@ -28,11 +28,11 @@ def test_row_has_exactly_three_keys_without_scores() -> None:
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"pos": ["p"], "neg": []}, '"query" must be a text'),
-        ({"query": " ", "pos": ["p"]}, '"query" must be a text'),
+        ({"pos": ["p"], "neg": []}, '"query" must be a non-empty string'),
+        ({"query": " ", "pos": ["p"]}, '"query" must be a non-empty string'),
         ({"query": "q", "pos": "p"}, '"pos" must be a list'),
         ({"query": "q", "pos": []}, '"pos" must hold at least one'),
-        ({"query": "q", "pos": ["p"], "neg": [""]}, '"neg" must be a list of texts, none of them empty'),
+        ({"query": "q", "pos": ["p"], "neg": [""]}, '"neg" must be a list of non-empty strings'),
         ({"query": "q", "pos": ["p"], "pos_scores": [1, 2]}, '"pos_scores" must hold one number'),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.data.split import canonical
+from utils.data.rows import canonical
 from utils.schema import ContrastiveExample
 from utils.training import held_out
 from utils.training.held_out import BETTER, NO_DIFFERENCE, WORSE, History

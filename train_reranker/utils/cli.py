@@ -1,4 +1,4 @@
-"""What the scripts share at their edge: flags, signals, and how an outcome becomes an exit code."""
+"""What only the scripts use: flags, signals, and how an outcome becomes an exit code."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
+from utils.config import DEFAULT_CONFIG
 from utils.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNUSABLE_INPUT, InputError, Interrupted, RunError
 from utils.progress import log
 
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 
 class _Help(argparse.HelpFormatter):
-    """Names every flag's default, also where the help text forgot to."""
+    """Shows every flag's default, also where the help text does not."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
@@ -31,14 +32,14 @@ class _Help(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose help shows all defaults and whose complaints are one line."""
+    """An argument parser that shows all defaults in its help and reports an error in one line."""
 
-    def __init__(self, description: str | None) -> None:
-        """Describe what the script does; abbreviated flags are refused, for they change meaning as flags come."""
-        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False)
+    def __init__(self, description: str | None, parents: tuple[argparse.ArgumentParser, ...] = ()) -> None:
+        """Describe the script; abbreviated flags are refused, because a new flag could change their meaning."""
+        super().__init__(description=description, formatter_class=_Help, allow_abbrev=False, parents=parents)
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the command line in one line and exit 2."""
+        """Report what is wrong with the command line in one line and exit 2."""
         self.exit(EXIT_UNUSABLE_INPUT, f"{self.prog}: {message} (see --help)\n")
 
 
@@ -58,80 +59,81 @@ def fraction(text: str) -> float:
     return value
 
 
-def add_lambdas(parser: argparse.ArgumentParser) -> None:
-    """Add the diverse retriever's three weights; they come from the flags, else from the configuration."""
-    meanings = ("relevance to the query", "likeness to the source", "likeness to what is chosen already")
-    for number, meaning in enumerate(meanings, 1):
-        parser.add_argument(f"--lambda{number}", type=float, help=f"weight of {meaning} (default: the configuration's)")
+def labelling_flags() -> argparse.ArgumentParser:
+    """Return the flags that the generator and the ablation share, for ``parents``."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add = parser.add_argument
+    add("--config", "--config_path", default=DEFAULT_CONFIG, help="YAML configuration (default: the demo's)")
+    add("--doc_ids", "--doc_ids_file", help="file of source ids, one per line, tried in order (default: a sample)")
+    add("--min_length", type=int, default=300, help="shortest source document, in characters")
+    add("--seed", type=int, help="seed of the sample of sources (default: the configuration's)")
+    for number, meaning in enumerate(("relevance to the query", "similarity to the source", "redundancy"), 1):
+        add(f"--lambda{number}", type=float, help=f"MMR weight of {meaning} (default: the configuration's)")
+    add("--reply_cache", help="file that keeps the model's replies, so that none is paid for twice "
+        "(default: replies.sqlite in the generator's --output_dir, ./data)")  # fmt: skip
+    add("--max_llm_calls", type=int, help="stop before exceeding this many calls; resumable (default: no limit)")
+    add("--max_cost", type=float, help="stop before exceeding this cost; resumable (default: no limit)")
+    # Where 50 sources yield nothing, fewer than 6% do (3 in 50, with 95% confidence).
+    add("--give_up_after", type=positive, default=50, help="fail after this many sources without any result")
+    add("--concurrency", type=positive, default=1, help="source documents processed at a time")
+    return parser
 
 
 def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> NoReturn:
-    """Call a script's ``main`` and turn its outcome into an exit code; no traceback for what a user can cause."""
+    """Call a script's ``main`` and turn its outcome into an exit code: no traceback for what a user can cause."""
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
     log.setLevel(logging.INFO)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it: a terminal may know ASCII only
-    # Nothing may reach for a model hub behind the user's back: paths are local, and say so when they are not there.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr: a terminal may be ASCII only
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all models are local; nothing is downloaded behind the user's back
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         sys.exit(main(argv) or 0)
     except (InputError, RunError) as error:
-        _say(error, error.exit_code)
+        _fail(error, error.exit_code)
     except OSError as error:  # a full disk, a folder that cannot be written
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _say(f"{error.filename or 'writing'}: {error.strerror}; mend that and run again", EXIT_FAILED)
+        _fail(f"{error.filename or 'writing'}: {error.strerror}; fix that and run again", EXIT_FAILED)
     except KeyboardInterrupt:
-        _say("interrupted", EXIT_INTERRUPTED)
+        _fail("interrupted", EXIT_INTERRUPTED)
 
 
-def _say(message: object, code: int) -> NoReturn:
+def _fail(message: object, code: int) -> NoReturn:
     sys.stderr.write(f"error: {message}\n")
     sys.exit(code)
 
 
-def add_teacher_flags(parser: argparse.ArgumentParser, cache: str) -> None:
-    """Add what bounds and keeps a language model's work; the offline teacher has no use for them."""
-    add = parser.add_argument
-    add("--reply_cache", help=f"file of the model's replies, which are never paid for twice (default: {cache})")
-    add("--max_llm_calls", type=int, help="stop, to be gone on with, before more calls than this (default: no limit)")
-    add("--max_cost", type=float, help="stop, to be gone on with, before a higher cost than this (default: no limit)")
-    # Where 50 sources give nothing, fewer than 6% do (3 in 50, with 95% confidence).
-    add("--give_up_after", type=positive, default=50, help="fail once so many sources have come to nothing at all")
-    add("--concurrency", type=positive, default=1, help="source documents in flight at a time")
-
-
-def run_to_end(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine; Ctrl-C and SIGTERM let it put away what it has.
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine; on Ctrl-C or SIGTERM it is cancelled and may save what it has.
 
     Raises:
-        Interrupted: one of the two came; says how to go on.
+        Interrupted: on either signal; the message says how to resume.
     """
 
-    async def stoppable() -> T:
+    async def cancellable() -> T:
         task = asyncio.current_task()
         assert task is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         return await work
 
     try:
-        return asyncio.run(stoppable())
+        return asyncio.run(cancellable())
     except (KeyboardInterrupt, asyncio.CancelledError):
-        raise Interrupted(f"interrupted; what was paid for is kept. To go on: {command_line()}") from None
+        raise Interrupted(f"interrupted; what was paid for is kept. To resume: {command_line()}") from None
 
 
 def command_line() -> str:
-    """Return the command that this process was started with, fit to be pasted into a shell."""
+    """Return the command of this process without ``--overwrite``, ready to be pasted into a shell."""
     return shlex.join(["python", *(flag for flag in sys.argv if flag != "--overwrite")])
 
 
 def use_gpus(gpu_id: str | None) -> None:
     """Pin the GPUs that a configuration names, unless the user has set ``CUDA_VISIBLE_DEVICES``.
 
-    Must run before torch is imported.
+    Must be called before torch is imported.
     """
     if gpu_id is not None:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", gpu_id)

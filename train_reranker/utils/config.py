@@ -1,4 +1,4 @@
-"""Configuration: HopWeaver's (FlashRAG's) YAML keys to one typed, immutable object."""
+"""Configuration: from HopWeaver's (FlashRAG's) YAML keys and the flags to one typed, immutable object."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
@@ -17,75 +17,33 @@ from utils.files import ROOT, find_input
 
 DEFAULT_CONFIG = ROOT / "config_lib" / "demo_config.yaml"
 
-# Keys of HopWeaver and FlashRAG that serve other parts of those systems: accepted, so that their files work here.
-IGNORED = frozenset(
-    [
-        "data_dir",
-        "save_dir",
-        "output_dir",
-        "dataset_name",
-        "split",
-        "test_sample_num",
-        "random_sample",
-        "save_intermediate_data",
-        "save_note",
-        "retrieval_topk",
-        "retrieval_cache_path",
-        "save_retrieval_cache",
-        "use_retrieval_cache",
-        "use_reranker",
-        "rerank_model_name",
-        "rerank_model_path",
-        "rerank_pooling_method",
-        "rerank_topk",
-        "rerank_max_length",
-        "rerank_batch_size",
-        "rerank_use_fp16",
-        "generator_max_input_len",
-        "generator_batch_size",
-        "generator_model_path",
-        "generator_lora_path",
-        "framework",
-        "use_fid",
-        "polisher_model",
-        "filter_model",
-        "model2lora",
-        "metrics",
-        "metric_setting",
-        "save_metric_score",
-        "bm25_backend",
-        "index_path",
-        "use_sentence_transformer",
-        "multi_retriever_setting",
-        "use_multi_retriever",
-        "vllm_gpu_memory_utilization",
-        "gpu_memory_utilization",
-        "seed_list",
-        "disable_save",
-        "silent_retrieval",
-    ]
-)
+# Keys of HopWeaver and FlashRAG for other parts of those systems: accepted, so that their files work here.
+IGNORED = frozenset([
+    "data_dir", "save_dir", "output_dir", "dataset_name", "split", "test_sample_num", "random_sample",
+    "save_intermediate_data", "save_note", "retrieval_topk", "retrieval_cache_path", "save_retrieval_cache",
+    "use_retrieval_cache", "use_reranker", "rerank_model_name", "rerank_model_path", "rerank_pooling_method",
+    "rerank_topk", "rerank_max_length", "rerank_batch_size", "rerank_use_fp16", "generator_max_input_len",
+    "generator_batch_size", "generator_model_path", "generator_lora_path", "framework", "use_fid",
+    "polisher_model", "filter_model", "model2lora", "metrics", "metric_setting", "save_metric_score",
+    "bm25_backend", "index_path", "use_sentence_transformer", "multi_retriever_setting", "use_multi_retriever",
+    "vllm_gpu_memory_utilization", "gpu_memory_utilization", "seed_list", "disable_save", "silent_retrieval",
+])  # fmt: skip
 
-# What counts texts, tokens or windows.
-_COUNTS = frozenset(
+# The smallest value of keys that count texts, tokens or windows.
+SMALLEST = dict.fromkeys(
     [
-        "retrieval_query_max_length",
-        "retrieval_batch_size",
-        "query_max_length",
-        "passage_max_length",
-        "reranker_batch_size",
-        "rerank_pool_factor",
-        "max_document_tokens",
-        "max_document_windows",
-    ]
-)
+        "retrieval_query_max_length", "retrieval_batch_size", "query_max_length", "passage_max_length",
+        "reranker_batch_size", "rerank_pool_factor", "max_document_windows",
+    ],
+    1,
+) | {"max_document_tokens": 200}  # fmt: skip
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a YAML file can say, with its default; the documentation of each key is in example_config.yaml.
+    """All keys with their defaults; example_config.yaml documents each.
 
     Lengths are in tokens, batch sizes in texts. Mappings and lists are read-only.
     """
@@ -122,7 +80,7 @@ class Config:
 
     # Reranking
     reranker_path: str = "./models/bge-reranker-v2-m3"
-    query_max_length: int = 512
+    query_max_length: int | None = None
     passage_max_length: int | None = None
     reranker_batch_size: int = 16
     reranker_normalize: bool = False
@@ -140,36 +98,37 @@ class Config:
     max_document_windows: int = 4
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)  # holds the keys
 
+    def override(self, **flags: Any) -> Config:
+        """Return the configuration with the flags that were given: those that are not None go before the file."""
+        return replace(self, **{key: value for key, value in flags.items() if value is not None})
+
     @property
     def corpus(self) -> Path:
-        """The corpus file of the retrieval method: ``method2corpus`` where it names one, else ``corpus_path``.
+        """The corpus file: the retrieval method's in ``method2corpus``, else ``corpus_path``.
 
         Raises:
-            InputError: neither names one, or the file is not there.
+            InputError: neither is set, or the file is not found.
         """
         name = self.method2corpus.get(self.retrieval_method) or self.corpus_path
         if not name:
             raise InputError(f"{self.path}: no corpus for {self.retrieval_method}; set corpus_path to a JSONL file")
-        return find_input(
-            name,
-            f"{self.path}: corpus",
-            "make the demo's with `make data`, or put a JSONL of id, title and contents there (models/README.md)",
-        )
+        remedy = "make the demo's with `make data`, or put a JSONL of id, title and contents there (models/README.md)"
+        return find_input(name, f"{self.path}: corpus", remedy)
 
     @property
     def encoder_path(self) -> Path:
-        """The folder of the retrieval model: ``retrieval_method`` looked up in ``model2path``, else itself a path.
+        """The retrieval model's folder: ``retrieval_method`` looked up in ``model2path``, else itself a path.
 
         Raises:
-            InputError: the folder is not there.
+            InputError: the folder is not found.
         """
         name = self.model2path.get(self.retrieval_method) or self.retrieval_method
         return find_input(
-            name, f"{self.path}: retrieval model", "download it to this folder, models/README.md says how"
+            name, f"{self.path}: retrieval model", "download it to this folder (models/README.md says how)"
         )
 
     def devices(self, key: str) -> list[str] | None:
-        """Return what ``retrieval_devices`` or ``reranker_devices`` names, as torch does; None where it is not set."""
+        """Return ``retrieval_devices`` or ``reranker_devices`` as a list of torch's names; None if it is not set."""
         named = getattr(self, key)
         if named is None:
             return None
@@ -178,24 +137,24 @@ class Config:
 
     @property
     def pooling(self) -> str | None:
-        """How token vectors become one, a name in ``encoder.POOLINGS``; None where that is left to the model."""
+        """The encoder's pooling, a name in ``encoder.POOLINGS``; None leaves it to the model's folder."""
         return self.retrieval_pooling_method or self.model2pooling.get(self.retrieval_method) or None
 
     @property
     def index_path(self) -> str | None:
-        """Where the index is or goes, as the file says it; None puts it beside the corpus."""
+        """The index's path; None puts it beside the corpus."""
         return self.method2index.get(self.retrieval_method) or None
 
 
 def load_config(path: str | Path = DEFAULT_CONFIG) -> Config:
     """Read a YAML configuration.
 
-    ``${NAME}`` in a value stands for an environment variable; in the ``<provider>_setting`` blocks it is looked up
-    only when that provider is used, so that a file may hold settings for providers whose key is not at hand.
+    ``${NAME}`` in a value is an environment variable. In the ``<provider>_setting`` sections it is looked up only when
+    that provider is used, so that a file may name keys that are not set.
 
     Raises:
-        InputError: no such file, no YAML mapping, an unknown key (the nearest known one is offered), a value of the
-            wrong type or out of range, or a variable that is not set.
+        InputError: the file is not found or not a YAML mapping, a key is unknown (the nearest known one is suggested),
+            a value has the wrong type or is out of range, or a variable is not set.
     """
     import yaml
 
@@ -205,13 +164,13 @@ def load_config(path: str | Path = DEFAULT_CONFIG) -> Config:
     except OSError as error:
         raise InputError(f"{found} cannot be read ({error.strerror}); name a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        # The error's own text quotes the line, which may hold a key.
+        # The error's own text quotes the line, which may contain an API key.
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = problem or "nested too deeply, or not in UTF-8"
         raise InputError(f"{found}{line}: not YAML ({problem}); fix the line") from None
     if not isinstance(values, dict):
-        raise InputError(f"{found}: a YAML mapping of keys to values is wanted; see config_lib/example_config.yaml")
+        raise InputError(f"{found}: expected a YAML mapping of keys to values; see config_lib/example_config.yaml")
     settings = {k: v or {} for k, v in values.items() if str(k).endswith("_setting") and k not in IGNORED}
     if wrong := [key for key, section in settings.items() if not isinstance(section, dict)]:
         raise InputError(f"{found}: {wrong[0]} must be a mapping of api_key, base_url and the like")
@@ -219,18 +178,18 @@ def load_config(path: str | Path = DEFAULT_CONFIG) -> Config:
     _refuse_unknown(known, found)
     typed = {key: _typed(found, key, value) for key, value in known.items() if value is not None}
     for key, value in typed.items():
-        if type(value) is int and key in _COUNTS and value < 1:
-            raise InputError(f"{found}: {key} must be at least 1, not {value}")
+        if type(value) is int and value < SMALLEST.get(key, value):
+            raise InputError(f"{found}: {key} must be at least {SMALLEST[key]}, not {value}")
         if type(value) is float and not math.isfinite(value):
             raise InputError(f"{found}: {key} must be a finite number, not {value}")
     return Config(path=found, settings=MappingProxyType(settings), **typed)
 
 
 def expand(value: Any, where: str) -> Any:
-    """Return ``value`` with ``${NAME}`` replaced by environment variables, in texts at any depth.
+    """Replace ``${NAME}`` by environment variables in a value's texts, at any depth.
 
     Raises:
-        InputError: a variable is not set; begins with ``where``.
+        InputError: a variable is not set; the message begins with ``where``.
     """
     if isinstance(value, Mapping):
         return {key: expand(item, f"{where}.{key}") for key, item in value.items()}
@@ -249,7 +208,7 @@ def expand(value: Any, where: str) -> Any:
 
 
 def _refuse_unknown(values: Mapping[str, Any], path: Path) -> None:
-    """Raise one InputError that tells all unknown keys, each with the nearest known one."""
+    """Report all unknown keys in one InputError, each with the nearest known one."""
     names = {f.name for f in fields(Config)} - {"path", "settings"}
     complaints = []
     for key in values:

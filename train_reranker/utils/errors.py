@@ -1,23 +1,29 @@
-"""Errors and exit codes."""
+"""The errors that end a run with one line, and the exit codes of all scripts.
 
-from __future__ import annotations
+    Exception
+    ├── InputError       2    input that cannot be used: the line names the file, the line or key, and the remedy
+    └── RunError         1    the run failed, or produced nothing
+        └── Interrupted  130  Ctrl-C or SIGTERM; what was done is saved
+
+0 is success, and 3 a comparison whose outcome the user asked to fail on (``--fail_on_regression``).
+"""
 
 EXIT_FAILED, EXIT_UNUSABLE_INPUT, EXIT_REGRESSION, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
 class InputError(Exception):
-    """Input that cannot be used: one line that names the file, the line or key, and the mend."""
+    """Input that cannot be used; the message names the file, the line or key, and the remedy."""
 
     exit_code = EXIT_UNUSABLE_INPUT
 
 
 class RunError(Exception):
-    """A run that failed for a reason outside its input: one line that says what and what now."""
+    """A run that failed for a reason outside its input; the message says what failed and what to do."""
 
     exit_code = EXIT_FAILED
 
 
 class Interrupted(RunError):
-    """A run that was asked to end (Ctrl-C, SIGTERM) and has put away what it had."""
+    """A run that was stopped by Ctrl-C or SIGTERM after saving what it had."""
 
     exit_code = EXIT_INTERRUPTED

@@ -1,4 +1,4 @@
-"""Files: where inputs are looked for, JSON and JSON Lines, and writing that a kill cannot spoil."""
+"""Files: where inputs are found, JSON and JSON Lines, and writes that survive a kill."""
 
 from __future__ import annotations
 
@@ -18,45 +18,8 @@ from utils.errors import InputError
 SCRIPTS = Path(__file__).resolve().parents[1]
 ROOT = SCRIPTS.parent
 
-
-def check_output(path: str | Path) -> Path:
-    """Return where a result goes, once it is sure that it can be written there.
-
-    Raises:
-        InputError: it is a folder or a page, or its folder cannot be made or written.
-    """
-    path = Path(path)
-    if path.suffix == ".html":
-        raise InputError(f"output file {path} is for the JSON result, beside which the page comes: end it in .json")
-    place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    if path.is_dir() or not (place == path.absolute() or place.is_dir()) or not os.access(place, os.W_OK):
-        raise InputError(f"output file {path} cannot be written: name another")
-    return path
-
-
-def find(path: str | Path) -> Path | None:
-    """Return where something to read is: looked up from here, from ``train_reranker/``, from the repository root.
-
-    Returns None where none of the three has it, or the path is empty. Absolute paths are taken as they are.
-    """
-    for base in (Path.cwd(), SCRIPTS, ROOT) if path != "" else ():
-        candidate = base / path
-        if os.path.exists(candidate):  # unlike pathlib, it takes a name that is too long for one that is not there
-            resolved = candidate.resolve()
-            return resolved if resolved.exists() else candidate  # a shell's <(…) has no other name
-    return None
-
-
-def find_input(path: str | Path, what: str, mend: str) -> Path:
-    """Like :func:`find`, but what is not there is an :class:`InputError` that says how to mend it."""
-    found = find(path)
-    if found is None:
-        raise InputError(f"{what} {path} is not there: {mend}")
-    return found
-
-
 _GZIP = b"\x1f\x8b"
-# What a file begins with that is no text in UTF-8, what it is then, and how to make one of it.
+# First bytes of files that are not text in UTF-8, with what the file is and how to convert it.
 _FOREIGN = {
     _GZIP: "is compressed: unpack it first (gunzip {name})",
     b"BZh": "is compressed: unpack it first (bunzip2 {name})",
@@ -69,15 +32,50 @@ _FOREIGN = {
     b"version https://git-lfs": "is a Git LFS pointer: fetch the file itself (git lfs pull)",
 }
 
-# What a lone surrogate looks like in JSON: an escape, or the three bytes that a careless writer made of it.
+# A lone surrogate in JSON: an escape, or three bytes of invalid UTF-8.
 _MAY_HOLD_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 
 
-def encodable(value: Any) -> Any:
-    """Return a JSON value in whose texts each lone surrogate, half of an emoji, is U+FFFD: no encoder takes it.
+def find(path: str | Path) -> Path | None:
+    """Look up an input from the working directory, then from ``train_reranker/``, then from the repository root.
 
-    Python's ``json`` reads such a half without a word, and every file, socket and tokenizer then fails at it. So it is
-    replaced where text enters.
+    Returns None where it is in none of them, or the path is empty. Absolute paths are taken as they are.
+    """
+    for base in (Path.cwd(), SCRIPTS, ROOT) if path != "" else ():
+        candidate = base / path
+        if os.path.exists(candidate):  # unlike pathlib, it returns False for a name that is too long
+            resolved = candidate.resolve()
+            return resolved if resolved.exists() else candidate  # a shell's <(…) has no other name
+    return None
+
+
+def find_input(path: str | Path, what: str, remedy: str) -> Path:
+    """Like :func:`find`, but raises an :class:`InputError` with the remedy if nothing is found."""
+    found = find(path)
+    if found is None:
+        raise InputError(f"{what} {path} not found: {remedy}")
+    return found
+
+
+def check_output(path: str | Path) -> Path:
+    """Return the path of a JSON result after checking that it can be written.
+
+    Raises:
+        InputError: it is a folder or an HTML file, or its folder cannot be created or written.
+    """
+    path = Path(path)
+    if path.suffix == ".html":
+        raise InputError(f"output file {path} is for the JSON result, and the page is written beside it: use .json")
+    place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if path.is_dir() or not (place == path.absolute() or place.is_dir()) or not os.access(place, os.W_OK):
+        raise InputError(f"output file {path} cannot be written: choose another")
+    return path
+
+
+def encodable(value: Any) -> Any:
+    """Replace each lone surrogate (half an emoji) in a JSON value's texts by U+FFFD.
+
+    Python's ``json`` accepts them silently, but every file, socket and tokenizer then fails to encode them.
     """
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -89,10 +87,10 @@ def encodable(value: Any) -> Any:
 
 
 def loads(text: bytes | str) -> Any:
-    """Return the value of one JSON text, with every text in it :func:`encodable`.
+    """Parse one JSON text and make its texts :func:`encodable`.
 
     Raises:
-        ValueError: it is no JSON, or nested too deeply to be read.
+        ValueError: it is not JSON, or nested too deeply.
     """
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     try:
@@ -108,31 +106,33 @@ def dumps(value: Any) -> str:
 
 
 def parse_line(line: bytes | str, path: Path, number: int) -> dict[str, Any]:
-    """Return the object on line ``number`` (1-based) of ``path``.
+    """Parse the JSON object on line ``number`` (from 1) of ``path``.
 
     Raises:
-        InputError: the line is no JSON object; names file and line, or what else the file is.
+        InputError: it is not a JSON object; names the file and line, or what the file is instead.
     """
-    remedy = "fix or remove the line" if number > 1 else "one JSON object a line is wanted, as `jq -c` writes them"
+    remedy = (
+        "fix or remove the line"
+        if number > 1
+        else "the file must hold one JSON object per line, as `jq -c` writes them"
+    )
     try:
         row = loads(line)
     except ValueError as error:  # also a UnicodeDecodeError
-        for start, told in _FOREIGN.items():
+        for start, problem in _FOREIGN.items():
             if number == 1 and isinstance(line, bytes) and line.startswith(start):
-                raise InputError(f"{path} {told.format(name=path.name)}") from None
+                raise InputError(f"{path} {problem.format(name=path.name)}") from None
         raise InputError(f"{path}, line {number}: not JSON ({error}); {remedy}") from None
     if not isinstance(row, dict):
-        raise InputError(f"{path}, line {number}: a JSON object is wanted, not {type(row).__name__}; {remedy}")
+        raise InputError(f"{path}, line {number}: expected a JSON object, not {type(row).__name__}; {remedy}")
     return row
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object) for each line of ``path`` that is not blank.
-
-    A file that gzip has compressed is unpacked on the way.
+    """Yield (line number from 1, object) for each line that is not blank; gzip is unpacked on the fly.
 
     Raises:
-        InputError: a line is no JSON object, or the file cannot be read.
+        InputError: a line is not a JSON object, or the file cannot be read.
     """
     try:
         with _open(path) as lines:
@@ -140,14 +140,13 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
                     yield number, parse_line(line, path, number)
-    except (OSError, EOFError, zlib.error) as error:  # the latter two of a compressed file that is cut or broken
+    except (OSError, EOFError, zlib.error) as error:  # the latter two from truncated or corrupt gzip
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
-    """Open a file of lines to be read, unpacked if it is compressed."""
     if path.exists() and not path.is_file():
-        raise InputError(f"{path} is not a file: save the rows to one, since they are read more than once")
+        raise InputError(f"{path} is not a regular file: save the rows to one, because they are read more than once")
     with path.open("rb") as file:
         start = file.read(2)
     return gzip.open(path) if start == _GZIP else path.open("rb")
@@ -155,7 +154,7 @@ def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
 
 @contextmanager
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a sibling of ``path`` for writing and put it in ``path``'s place once all is written and synced.
+    """Open a temporary sibling of ``path`` for writing and rename it to ``path`` once it is complete and synced.
 
     A run killed in between leaves the old file as it was.
     """
@@ -172,18 +171,18 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Replace ``path`` by one line of JSON a row, atomically."""
+    """Write one line of JSON per row, atomically."""
     with replacing(path) as out:
         out.writelines(dumps(row) + "\n" for row in rows)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace ``path`` by one indented JSON value, atomically."""
+    """Write one indented JSON value, atomically."""
     with replacing(path) as out:
         out.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def append_jsonl(out: IO[str], row: Any) -> None:
-    """Append one row to an open file and hand it to the operating system, so that a kill cannot lose it."""
+    """Append one row to an open file and flush it, so that a kill cannot lose it."""
     out.write(dumps(row) + "\n")
     out.flush()

@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable
-from typing import Any, TypeVar
-
-T = TypeVar("T")
-
+from typing import Any
 
 log = logging.getLogger("reranker")
 
 
-def progress_bar(items: Iterable[T] | None = None, **options: Any) -> Any:
-    """Return a tqdm bar on stderr that stays quiet for what takes less than two seconds."""
+def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> Any:
+    """Return a tqdm bar that appears only for work of more than two seconds."""
     from tqdm import tqdm
 
     return tqdm(items, file=sys.stderr, dynamic_ncols=True, delay=2, **options)

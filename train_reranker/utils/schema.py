@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from utils.errors import InputError
 
-LONGEST_TITLE = 120  # characters of a first line that is taken for a title
+LONGEST_TITLE = 120  # characters of a first line that may be a title
 
 
 class Document(NamedTuple):
-    """One retrievable text. ``doc_id`` names the article that it is a chunk of, where the corpus has chunks."""
+    """One retrievable text. Where the corpus is chunked, ``doc_id`` names the article."""
 
     id: str
     title: str
@@ -20,58 +20,60 @@ class Document(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The passage that encoders, rerankers, teachers and examples see: the title's line, then the contents.
+        """The passage that encoders, rerankers, teachers and examples see: a line with the title, then the contents.
 
-        Contents that carry the title as their first line, as FlashRAG's corpora do, are taken as they are.
+        Contents that already start with the title, as in FlashRAG's corpora, are used as they are.
         """
         first_line = self.contents.partition("\n")[0].strip().strip('"')
         return self.contents if self.title in ("", first_line) else f"{self.title}\n{self.contents}"
 
     @property
     def article(self) -> str:
-        """What a source document is left out of its own results by: ``doc_id`` where there is one, else ``id``."""
+        """The article: ``doc_id`` if there is one, else ``id``; a source's own is never among its candidates."""
         return self.id if self.doc_id is None else self.doc_id
 
 
 def parse_document(row: dict[str, Any], where: str) -> Document:
     """Return the document of one corpus row: ``id`` and ``contents``, optionally ``title`` and ``doc_id``.
 
-    Ids and titles that are whole numbers are taken as texts. Null, NaN and blank values are none. Without a ``title``,
-    the first line of FlashRAG's contents is the title.
+    Whole numbers become text; null, NaN and blank values count as missing. Without a ``title``, a first line that
+    reads like one is used, as in FlashRAG's corpora.
 
     Raises:
-        InputError: ``id`` or ``contents`` is missing or empty, or a value is no text; begins with ``where``.
+        InputError: ``id`` or ``contents`` is missing or empty, or a value is not text; begins with ``where``.
     """
     document_id, title, doc_id = (_label(row, key, where) for key in ("id", "title", "doc_id"))
     contents = _given(row.get("contents"))
     if not isinstance(contents, str | None):
-        raise InputError(f'{where}: "contents" must be a text, not {type(contents).__name__}; write it as one string')
+        raise InputError(f'{where}: "contents" must be a string, not {type(contents).__name__}')
     if document_id is None or contents is None or not contents.strip():
         key = "id" if document_id is None else "contents"
         raise InputError(f'{where}: "{key}" is missing or empty; each line needs an "id" and "contents"')
     if len(document_id.splitlines()) > 1:
-        raise InputError(f'{where}: "id" {document_id!r} has a line break; lists of ids have one on each line')
+        raise InputError(
+            f'{where}: "id" {document_id!r} has a line break; remove it, because files of ids have one per line'
+        )
     return Document(document_id, _first_line_title(contents) if title is None else title, contents, doc_id)
 
 
 def _given(value: Any) -> Any:
-    """Return a value, or None where it is NaN, which pandas writes for what is missing."""
+    """Return a value, or None where it is NaN, which pandas writes for missing values."""
     return None if value != value else value
 
 
 def _label(row: dict[str, Any], key: str, where: str) -> str | None:
-    """Return an id or a title as text, None where there is none."""
+    """Return an id or a title as text, None where it is missing."""
     value = _given(row.get(key))
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        value = int(value)  # pandas makes floats of whole numbers where one of them is missing
+        value = int(value)  # pandas turns whole numbers into floats where one is missing
     if isinstance(value, bool) or not isinstance(value, str | int | None):
         kind = type(value).__name__
-        raise InputError(f'{where}: "{key}" must be a text or a whole number, not {kind}; write it as a string')
+        raise InputError(f'{where}: "{key}" must be a string or a whole number, not {kind}')
     return None if value is None else str(value).strip() or None
 
 
 def _first_line_title(contents: str) -> str:
-    """Return the first line if it reads like a title, in quotes as FlashRAG's or short, and not like a paragraph."""
+    """Return the first line if it reads like a title: in quotes, as in FlashRAG's corpora, or short and no sentence."""
     first_line, newline, _ = contents.partition("\n")
     line = first_line.strip()
     quoted = len(line) > 1 and line[0] == line[-1] == '"'
@@ -82,7 +84,7 @@ def _first_line_title(contents: str) -> str:
 class BridgeEntity(NamedTuple):
     """An entity of a source document that leads to other documents.
 
-    ``segment`` is what the source says of it; ``query`` asks for what the source does not say.
+    ``segment`` is what the source says about it; ``query`` asks for what the source does not say.
     """
 
     name: str
@@ -92,14 +94,14 @@ class BridgeEntity(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A retrieved document with the score of the last stage that ordered it."""
+    """A retrieved document with its score from the last stage that ranked it."""
 
     document: Document
     score: float
 
 
 class Outcome(StrEnum):
-    """What a teacher found. Only UNUSABLE makes a negative: an ERROR is never evidence."""
+    """The outcome of a verdict. Only UNUSABLE makes a negative: an ERROR is never evidence."""
 
     USABLE = "usable"
     UNUSABLE = "unusable"
@@ -123,7 +125,7 @@ class Verdict(NamedTuple):
 
 
 class ContrastiveExample(NamedTuple):
-    """One row of FlagEmbedding's training format; ``neg`` may be empty, scores are for distillation."""
+    """One row in FlagEmbedding's training format; ``neg`` may be empty, the scores are for distillation."""
 
     query: str
     pos: list[str]
@@ -133,9 +135,9 @@ class ContrastiveExample(NamedTuple):
 
     @property
     def passages(self) -> list[str]:
-        """All texts that the query is paired with, positives first."""
+        """All passages, positives first."""
         return [*self.pos, *self.neg]
 
     def row(self) -> dict[str, Any]:
-        """Return the row of a data file: exactly ``query``, ``pos``, ``neg``, and the scores where there are any."""
+        """Return the row of a data file: exactly ``query``, ``pos``, ``neg``, and scores if there are any."""
         return {key: value for key, value in self._asdict().items() if value is not None}

@@ -197,7 +197,7 @@ def reranker_options(config: Config) -> dict[str, Any]:
     """Return :class:`Reranker`'s options as a configuration gives them; of several devices, it takes the first."""
     devices = config.devices("reranker_devices")
     return {
-        "query_max_length": config.query_max_length,
+        "query_max_length": config.query_max_length or 512,
         "max_length": config.passage_max_length,
         "batch_size": config.reranker_batch_size,
         "normalize": config.reranker_normalize,

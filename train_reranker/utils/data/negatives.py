@@ -5,21 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from utils.data.rows import _positives_by_query
-from utils.data.split import canonical
+from utils.data.rows import canonical, positives_by_query
 from utils.errors import InputError
 from utils.schema import ContrastiveExample
 
 
 def fill_negatives(examples: Sequence[ContrastiveExample], wanted: int, rng: random.Random) -> list[ContrastiveExample]:
-    """Give every example at least ``wanted`` negatives, from other examples' passages.
+    """Give every example at least ``wanted`` negatives, drawn from other examples' passages.
 
-    A passage of the example's own is never taken, nor a positive of its query in another row. FlagEmbedding repeats the
-    row's own negatives instead, which makes a group of four out of one hard negative seen three times, and fails on a
-    row that has none.
+    Never drawn are the example's own passages, and positives of its query in other rows. FlagEmbedding repeats the
+    row's own negatives instead: a group of four may then show one negative three times, and a row without any fails.
 
     Raises:
-        InputError: all passages together are too few to fill a group.
+        InputError: there are too few passages in all to fill a group.
     """
     if all(len(example.neg) >= wanted for example in examples):
         return list(examples)
@@ -27,12 +25,12 @@ def fill_negatives(examples: Sequence[ContrastiveExample], wanted: int, rng: ran
     for example in examples:
         for passage in example.passages:
             passages.setdefault(canonical(passage), passage)
-    texts, positives = list(passages), _positives_by_query(examples)
+    texts, positives = list(passages), positives_by_query(examples)
 
     def complete(example: ContrastiveExample) -> ContrastiveExample:
         own = positives[canonical(example.query)] | set(map(canonical, example.neg))
         missing = wanted - len(example.neg)
-        # The own passages that a draw can hit are few: this many draws hold enough others, if there are any.
+        # A draw can hit each own passage once at most, so this many draws contain enough others, if they exist.
         drawn = rng.sample(texts, min(len(texts), missing + len(own)))
         others = [text for text in drawn if text not in own][:missing]
         if len(others) < missing:

@@ -4,39 +4,38 @@ from __future__ import annotations
 
 import itertools
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from utils.data.split import canonical
 from utils.errors import InputError
 from utils.files import find_input, read_jsonl
 from utils.progress import log
 from utils.schema import ContrastiveExample
 
-READ = (".jsonl", ".json", ".jsonl.gz", ".json.gz")  # how the names of data files end, in a folder of them
-LARGEST_SCORE = 3e38  # that single precision holds
+DATA_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")  # of the files that are read from a folder
+LARGEST_SCORE = 3e38  # about the largest number in single precision
 
 
 def parse_example(row: dict[str, Any], where: str) -> ContrastiveExample:
-    """Return the example that one row of a data file holds; ``neg`` may be missing, other keys are left alone.
+    """Check one row of a data file; ``neg`` may be missing, other keys are ignored.
 
     Raises:
-        InputError: ``query`` is no text, or ``pos``, ``neg`` or their scores are no lists of what they should hold;
-            begins with ``where``.
+        InputError: ``query``, ``pos``, ``neg`` or their scores are missing or of the wrong type; begins with ``where``.
     """
     query = row.get("query")
     if not isinstance(query, str) or not query.strip():
-        raise InputError(f'{where}: "query" must be a text that is not empty')
+        raise InputError(f'{where}: "query" must be a non-empty string')
     texts: dict[str, list[str]] = {}
     for key in ("pos", "neg"):
         passages = row.get(key, [] if key == "neg" else None)
         passages = [] if passages is None and key == "neg" else passages
         if not isinstance(passages, list) or not all(isinstance(p, str) and p.strip() for p in passages):
-            raise InputError(f'{where}: "{key}" must be a list of texts, none of them empty')
+            raise InputError(f'{where}: "{key}" must be a list of non-empty strings')
         texts[key] = passages
     if not texts["pos"]:
-        raise InputError(f'{where}: "pos" must hold at least one text')
+        raise InputError(f'{where}: "pos" must hold at least one string')
     scores: dict[str, list[float] | None] = {}
     for key in ("pos", "neg"):
         values = row.get(f"{key}_scores")
@@ -51,31 +50,31 @@ def parse_example(row: dict[str, Any], where: str) -> ContrastiveExample:
 
 
 def read_examples(
-    paths: Iterable[str | Path], what: str = "training data", tell: Callable[[str], object] = log.warning
+    paths: Iterable[str | Path], what: str = "training data", warn: Callable[[str], object] = log.warning
 ) -> list[ContrastiveExample]:
-    """Return the examples of JSONL files, or of all such files in folders and their subfolders, in order.
+    """Read the examples of JSONL files, and of all such files in folders and their subfolders, in order.
 
-    A passage that any row has as a positive of the query is left out of the query's negatives, and a row with it if it
-    had no other. ``tell`` is given a line for that, and for each folder with files of other kinds.
+    A passage that is a positive of the same query in any row is removed from the negatives, and a row left without
+    negatives by that is dropped. ``warn`` receives a line about it, and about files in folders that are not read.
 
     Raises:
-        InputError: a path is not there, a row is malformed (file and line are named), or there is no row at all.
+        InputError: a path is not found, a row is malformed (the message names file and line), or there is no row.
     """
     placed: list[tuple[str, ContrastiveExample]] = []
     for path in paths:
         found = find_input(path, what, "name a JSONL file of query/pos/neg rows, or make one with `make data`")
-        for file in _data_files(found, tell) if found.is_dir() else [found]:
+        for file in _data_files(found, warn) if found.is_dir() else [found]:
             for number, row in read_jsonl(file):
                 where = f"{file}, line {number}"
                 placed.append((where, parse_example(row, where)))
     named = f"{what} {', '.join(map(str, paths))}"
     if not placed:
         raise InputError(f"{named} holds no row of query, pos and neg")
-    return _consistent(placed, named, tell)
+    return _without_contradictions(placed, named, warn)
 
 
-def _data_files(folder: Path, tell: Callable[[str], object]) -> list[Path]:
-    """Return the data files of a folder and its subfolders, links followed; hidden ones are no data.
+def _data_files(folder: Path, warn: Callable[[str], object]) -> list[Path]:
+    """Return the data files of a folder and its subfolders, following links and skipping hidden ones.
 
     Raises:
         InputError: a subfolder cannot be read.
@@ -87,30 +86,30 @@ def _data_files(folder: Path, tell: Callable[[str], object]) -> list[Path]:
     files, seen = [], set()
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:  # a link to where the walk has been: it may lead in a circle
+        if real in seen:  # a link to a folder visited before: it may lead in a circle
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files += [Path(place, name) for name in names if not name.startswith(".")]
     files.sort()
-    read = [file for file in files if file.name.lower().endswith(READ)]
+    read = [file for file in files if file.name.lower().endswith(DATA_SUFFIXES)]
     others = [str(file.relative_to(folder)) for file in files if file not in set(read)]
     if others:
         shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-        tell(f"{folder}: only files named {', '.join(f'*{end}' for end in READ)} are read, not {shown}")
+        warn(f"{folder}: only files named {', '.join(f'*{end}' for end in DATA_SUFFIXES)} are read, not {shown}")
     return read
 
 
-def _consistent(
-    placed: Sequence[tuple[str, ContrastiveExample]], named: str, tell: Callable[[str], object]
+def _without_contradictions(
+    placed: Sequence[tuple[str, ContrastiveExample]], named: str, warn: Callable[[str], object]
 ) -> list[ContrastiveExample]:
-    """Return the rows without negatives that are positives of the same query.
+    """Remove the negatives that are positives of the same query.
 
     Raises:
         InputError: no row is left.
     """
-    positives = _positives_by_query([example for _, example in placed])
+    positives = positives_by_query([example for _, example in placed])
     kept, thinned, left_out = [], [], 0
     for where, example in placed:
         wrong = positives[canonical(example.query)]
@@ -127,16 +126,29 @@ def _consistent(
     if not kept:
         raise InputError(f"{named}: {found}, and none has another negative; replace them (first: {thinned[0]})")
     if thinned:
-        tell(
-            f"{named}: {found} (first: {thinned[0]}): these negatives are left out, "
-            f"with {left_out} rows that have no others"
-        )
+        warn(f"{named}: {found} (first: {thinned[0]}): dropped these negatives, and {left_out} rows without any other")
     return kept
 
 
-def _positives_by_query(examples: Iterable[ContrastiveExample]) -> dict[str, set[str]]:
-    """Return the positives of each query in whatever row, both as :func:`canonical` makes them."""
+def positives_by_query(examples: Iterable[ContrastiveExample]) -> dict[str, set[str]]:
+    """Return each query's positives over all rows, queries and texts in their :func:`canonical` form."""
     positives: dict[str, set[str]] = {}
     for example in examples:
         positives.setdefault(canonical(example.query), set()).update(map(canonical, example.pos))
     return positives
+
+
+def canonical(text: str) -> str:
+    """Return the form that texts share if they differ only in white space, case or Unicode normalisation."""
+    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())
+
+
+def without(example: ContrastiveExample, unwanted: Callable[[str], bool]) -> ContrastiveExample:
+    """Return the example without the unwanted passages and their scores."""
+    kept: dict[str, Any] = {}
+    for key in ("pos", "neg"):
+        passages, scores = getattr(example, key), getattr(example, f"{key}_scores")
+        places = [i for i, passage in enumerate(passages) if not unwanted(passage)]
+        kept[key] = [passages[i] for i in places]
+        kept[f"{key}_scores"] = None if scores is None else [scores[i] for i in places]
+    return example._replace(**kept)

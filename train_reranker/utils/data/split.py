@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 import random
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from utils.data import hold_out
 from utils.data.hold_out import Links
+from utils.data.rows import canonical, without
 from utils.files import write_jsonl
 from utils.schema import ContrastiveExample
 
-MOST_LOST = 0.1  # of the rows, so that others can be held out
+MOST_LOST = 0.1  # largest share of rows that may be lost to both sides
 SPLIT_FILES = ("train_data.jsonl", "test_data.jsonl", "test_data_sample.jsonl")
 
 
 class Labelled(NamedTuple):
-    """An example with what it came from: the source document's text and the bridge entity's name."""
+    """An example with its source document's text and its bridge entity's name."""
 
     source: str
     entity: str
@@ -27,28 +27,28 @@ class Labelled(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Training and test examples with nothing in common, and what that cost."""
+    """Training and test examples that share nothing, and what that cost."""
 
     train: list[ContrastiveExample]
     test: list[ContrastiveExample]
-    dropped: int  # examples on neither side, for both would have them
-    pruned: int  # passages taken out of training examples because the test set has them
-    thinned: int  # negatives taken out of test pools because training examples stand on them
-    wanted: int  # test examples that were asked for
+    dropped: int  # examples on neither side, because they are linked to both
+    pruned: int  # passages removed from training examples because the test set has them
+    thinned: int  # negatives removed from test pools because training examples need them
+    wanted: int  # test examples requested
 
 
 def split_examples(
     labelled: Sequence[Labelled], test_fraction: float, rng: random.Random, keep_negatives: bool = False
 ) -> Split:
-    """Split examples so that no query, entity or document, whether source or passage, stands on both sides.
+    """Split examples so that no query, entity or document, as source or passage, is on both sides.
 
-    ``test_fraction`` of them are held out, all with a negative, chosen so that little is linked to them. What both
-    sides have is taken out of the training examples, or of the test pools where a training example stands on it: a
-    source or a positive. At most ``MOST_LOST`` of all examples (of fewer than 20: two) are lost to both sides, and no
-    more than are held out; where that cannot be, fewer are held out, or none. Texts that :func:`canonical`
-    makes the same are one text. ``keep_negatives`` counts a training example as lost that keeps no negative.
+    Held out is ``test_fraction`` of them, each with a negative, preferring those with few links to others. A passage
+    on both sides is removed from the training examples, or from the test pool where it is a training example's source
+    or positive. At most ``MOST_LOST`` of all examples (of fewer than 20: two) are lost to both sides, and no more than
+    are held out; where that is impossible, fewer are held out, or none. Texts are compared in their
+    :func:`utils.data.rows.canonical` form. With ``keep_negatives``, a training example without negatives is lost, too.
     """
-    ids: dict[str, int] = {}  # of texts as they are, so that a long one is looked at once
+    ids: dict[str, int] = {}  # by raw text too, so that each long text is normalised once
 
     def key(text: str) -> int:
         if text not in ids:
@@ -66,7 +66,7 @@ def split_examples(
     found = hold_out.hold_out(rows, wanted, most_lost, rng, keep_negatives)
     tested = [number for number in sorted(found.pools) if found.pools[number]]
     trained = [number for number in range(len(rows)) if number not in found.pools and number not in found.lost]
-    # A row to train on goes before a pool's negative, a held-out row before a passage of another.
+    # A training row takes precedence over a pool's negative, a held-out row over another's passage.
     stood_on = {key for number in trained for key in rows[number].core} - found.taken
     test = [without(labelled[number].example, lambda text: key(text) in stood_on) for number in tested]
     shown = found.taken | {key(text) for example in test for text in example.neg}
@@ -78,24 +78,8 @@ def split_examples(
     return Split(train, test, len(rows) - len(train) - len(test), pruned, thinned, wanted)
 
 
-def canonical(text: str) -> str:
-    """Return what texts have in common that differ in white space, case or Unicode's normal form alone."""
-    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())
-
-
-def without(example: ContrastiveExample, unwanted: Callable[[str], bool]) -> ContrastiveExample:
-    """Return the example without such passages, and without their scores."""
-    kept: dict[str, Any] = {}
-    for key in ("pos", "neg"):
-        passages, scores = getattr(example, key), getattr(example, f"{key}_scores")
-        places = [i for i, passage in enumerate(passages) if not unwanted(passage)]
-        kept[key] = [passages[i] for i in places]
-        kept[f"{key}_scores"] = None if scores is None else [scores[i] for i in places]
-    return example._replace(**kept)
-
-
 def write_split(folder: Path, split: Split, sample: int = 10) -> dict[str, int]:
-    """Write ``train_data.jsonl``, ``test_data.jsonl`` and a sample of the latter; returns the counts to report."""
+    """Write ``train_data.jsonl``, ``test_data.jsonl`` and a sample of the latter; return the counts."""
     files = dict(zip(SPLIT_FILES, (split.train, split.test, split.test[:sample]), strict=True))
     for name, examples in files.items():
         write_jsonl(folder / name, (example.row() for example in examples))

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from utils.data.negatives import fill_negatives
-from utils.data.rows import read_examples
-from utils.data.split import Split, canonical
+from utils.data.rows import canonical, read_examples
+from utils.data.split import Split
 from utils.errors import InputError
 from utils.files import dumps, find_input
 from utils.models.folders import find_model, weights_fingerprint
@@ -136,7 +136,7 @@ def prepare(settings: TrainingSettings) -> TrainingJob:
 def _read_rows(settings: TrainingSettings) -> tuple[list[ContrastiveExample], list[ContrastiveExample], DataStats]:
     """Return the rows to train on, with their groups' negatives, those to evaluate on, and what became of them."""
     notes: list[str] = []
-    rows = read_examples(settings.train_data, tell=notes.append)
+    rows = read_examples(settings.train_data, warn=notes.append)
     if settings.knowledge_distillation:
         _check_teacher_scores(rows, settings)
     if settings.eval_data:

