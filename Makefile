@@ -1,4 +1,4 @@
-# An active virtual or conda environment is used; without one, .venv is made.
+# Uses an active virtual or conda environment, else creates .venv.
 ENV := $(abspath $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),.venv))
 PYTHON := $(ENV)/bin/python
 INSTALLED := $(ENV)/.reranker-installed
@@ -21,7 +21,7 @@ $(INSTALLED): requirements.txt requirements-demo.txt
 
 # The demo, in the order in which one works: corpus to examples, examples to a reranker, and whether it helps.
 demo: $(MODEL)/config.json
-	$(RUN) test_reranker.py --model_path output_new --baseline_model ../$(BASE) --test_data data/test_data.jsonl --max_length 160
+	$(RUN) test_reranker.py --model_path output_new --baseline_model ../$(BASE) --test_data data/test_data.jsonl
 	$(RUN) rerank_ablation_test.py --num 100 --ft_model output_new --exclude_data data/train_data.jsonl \
 	    --output_file ablation_results/demo.json
 

@@ -98,7 +98,7 @@ def train_base(retriever: Retriever, articles: list[dict[str, str]], output: Pat
     unfinished = output.with_name(f".{output.name}.tmp")
     settings = TrainingSettings(
         model_path=str(retriever.encoder.path), train_data=[str(data)], output_dir=str(unfinished), epochs=1,
-        batch_size=8, learning_rate=1e-4, query_max_len=32, passage_max_len=64, eval_fraction=0, report_to="none",
+        batch_size=8, learning_rate=1e-4, query_max_len=32, passage_max_len=128, eval_fraction=0, report_to="none",
         seed=seed, overwrite_output_dir=True,
     )  # fmt: skip
     train(settings)
