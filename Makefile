@@ -19,7 +19,7 @@ $(INSTALLED): requirements.txt requirements-demo.txt
 	$(PYTHON) -m pip install --quiet --no-deps -r requirements-demo.txt
 	touch $@
 
-# The demo, in the order in which one works: corpus to examples, examples to a reranker, and whether it helps.
+# The demo: corpus to examples, examples to a reranker, and whether it helped.
 demo: $(MODEL)/config.json
 	$(RUN) test_reranker.py --model_path output_new --baseline_model ../$(BASE) --test_data data/test_data.jsonl
 	$(RUN) rerank_ablation_test.py --num 100 --ft_model output_new --exclude_data data/train_data.jsonl \
