@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from utils.data.rows import read_examples
+
 CORPUS = Path(__file__).parent / "data" / "corpus.jsonl"
 TOWNS = ["Arden", "Belmont", "Corwen", "Dunmore", "Elgin", "Falmouth", "Girvan", "Harlech"]
 WORDS = [
@@ -75,6 +77,21 @@ def t5(folder: Path) -> None:
     )  # fmt: skip
     config = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
     T5ForSequenceClassification(T5Config(vocab_size=size, num_labels=1, **config)).save_pretrained(folder)
+
+
+def row(name: str, **more: Any) -> dict[str, Any]:
+    """Return one row of a data file."""
+    return {"query": name, "pos": [f"{name} is so"], "neg": [f"{name} is not"]} | more
+
+
+def lines(*rows: dict[str, Any]) -> bytes:
+    """Return rows as a file of JSON Lines."""
+    return b"".join(json.dumps(one).encode() + b"\n" for one in rows)
+
+
+def queries(path: Path, told: list[str]) -> list[str]:
+    """Read a data file; return its queries."""
+    return [example.query for example in read_examples([path], warn=told.append)]
 
 
 class LengthReranker:

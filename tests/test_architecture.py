@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from utils.config import load_config
+from utils.evaluation.metrics import METRICS, Pool, evaluate
 from utils.files import ROOT, SCRIPTS
 from utils.retrieval.arms import ARMS
 from utils.retrieval.retriever import Retriever
@@ -23,7 +24,9 @@ from utils.teachers.registry import TEACHERS, open_teacher
 UTILS = SCRIPTS / "utils"
 DOC = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 # From the ground up, as docs/architecture.md lists them.
-ORDER = [name.strip("/") for names in re.findall(r"^\*\*(`.*?)\*\*:", DOC, re.M) for name in re.findall(r"`(.*?)`", names)]
+ORDER = [
+    name.strip("/") for names in re.findall(r"^\*\*(`.*?)\*\*:", DOC, re.M) for name in re.findall(r"`(.*?)`", names)
+]
 MODULES = sorted(path for path in UTILS.rglob("*.py") if path.name != "__init__.py")
 
 
@@ -60,7 +63,9 @@ def test_only_scripts_parse_flags_and_print() -> None:
     for module in MODULES:
         tree = ast.parse(module.read_text(encoding="utf-8"))
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-        calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+        calls = {
+            node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
         assert package_of(module) == "cli" or "argparse" not in names, module
         assert "print" not in calls, module
 
@@ -71,17 +76,18 @@ def test_train_reranker_shows_the_four_scripts() -> None:
 
 
 @pytest.fixture
-def example(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the example of a registry from the document, in a copy of the registry."""
-    from utils.evaluation.metrics import METRICS
-
-    for registry in (ARMS, TEACHERS, METRICS, STORES):
-        before = dict(registry)
-        request.addfinalizer(lambda registry=registry, before=before: (registry.clear(), registry.update(before)))
+def example(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run the document's example, and remove its entry from the registry afterwards."""
+    registries = (ARMS, TEACHERS, METRICS, STORES)
+    before = [dict(registry) for registry in registries]
     _, _, section = DOC.partition(f"### … {request.param}\n")
     code = re.search(r"```python\n(.*?)```", section, re.S)
     assert code
     exec(code[1], {"__name__": "example"})
+    yield
+    for registry, entries in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(entries)
 
 
 @pytest.mark.parametrize("example", ["an arm"], indirect=True)
@@ -103,8 +109,6 @@ def test_a_teacher_is_one_entry(example: None, retriever: Retriever, config_file
 
 @pytest.mark.parametrize("example", ["a metric"], indirect=True)
 def test_a_metric_is_one_entry(example: None) -> None:
-    from utils.evaluation.metrics import Pool, evaluate
-
     assert evaluate([Pool(1, np.array([0.5, 0.9, 0.8, 0.7])), Pool(1, np.array([1.0, 0.2]))])["R@3"] == [0.0, 1.0]
 
 

@@ -16,8 +16,7 @@ import yaml
 
 from utils import cli
 from utils.corpus.documents import Corpus
-from utils.errors import InputError
-from utils.files import SCRIPTS, check_output
+from utils.files import SCRIPTS
 from utils.schema import Outcome, Verdict
 
 NAMES = ["contrastive_data_generator", "train_reranker", "test_reranker", "rerank_ablation_test"]
@@ -38,15 +37,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "cwd"
     folder.mkdir()
     monkeypatch.chdir(folder)
-
-
-def test_output_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    for name in (tmp_path, tmp_path / "file" / "a.json", tmp_path / "a.html"):
-        with pytest.raises(InputError, match="output file"):
-            check_output(name)
-    assert check_output(tmp_path / "new" / "a.json") == tmp_path / "new" / "a.json"
-    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("script", NAMES + TOOLS)

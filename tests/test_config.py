@@ -11,7 +11,6 @@ import yaml
 from utils import cli
 from utils.config import DEFAULT_CONFIG, expand, load_config
 from utils.errors import InputError
-from utils.files import find
 
 
 def write(path: Path, text: str) -> Path:
@@ -124,13 +123,3 @@ def test_user_s_gpus_win(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     cli.use_gpus("0")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
-
-
-def test_inputs_are_found_from_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert find("./config_lib/demo_config.yaml") == DEFAULT_CONFIG
-    assert find("../config_lib/demo_config.yaml") == DEFAULT_CONFIG
-    (tmp_path / "config_lib").mkdir()
-    own = write(tmp_path / "config_lib" / "demo_config.yaml", "")
-    assert find("config_lib/demo_config.yaml") == own
-    assert find("config_lib/none.yaml") is None

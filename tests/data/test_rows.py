@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
 import gzip
 import json
-import lzma
 import os
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import pytest
 
 import test_reranker as script
 import train_reranker
-from utils.data.negatives import fill_negatives
+from miniature import lines, queries, row
 from utils.data.rows import parse_example, read_examples
 from utils.errors import InputError, RunError
 from utils.files import read_jsonl
@@ -22,21 +20,6 @@ from utils.schema import ContrastiveExample
 from utils.training.job import REPORTERS, TrainingSettings, prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def row(name: str, **more: Any) -> dict[str, Any]:
-    return {"query": name, "pos": [f"{name} is so"], "neg": [f"{name} is not"]} | more
-
-
-def lines(*rows: dict[str, Any]) -> bytes:
-    return b"".join(json.dumps(one).encode() + b"\n" for one in rows)
-
-
-def queries(path: Path, told: list[str]) -> list[str]:
-    return [example.query for example in read_examples([path], warn=told.append)]
-
-
-# --- files
 
 
 def test_folder_is_read_whole_and_what_is_not_is_named(tmp_path: Path) -> None:
@@ -84,67 +67,6 @@ def test_subfolder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(InputError, match="closed cannot be read: Permission denied"):
         queries(tmp_path, [])
-
-
-def test_pipe_is_told_instead_of_being_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.jsonl")
-    with pytest.raises(InputError, match=r"pipe\.jsonl is not a regular file"):
-        queries(tmp_path / "pipe.jsonl", [])
-
-
-READABLE = {
-    "a mark at the start": codecs.BOM_UTF8 + lines(row("a"), row("b")),
-    "lines as Windows ends them": lines(row("a"), row("b")).replace(b"\n", b"\r\n"),
-    "a mark on a line of its own": lines(row("a")) + codecs.BOM_UTF8 + b"\n" + codecs.BOM_UTF8 + lines(row("b")),
-    "blank lines": b"\n" + lines(row("a")) + b"  \n" + lines(row("b")) + b"\n",
-    "no end of the last line": lines(row("a"), row("b")).rstrip(),
-    "compressed": gzip.compress(lines(row("a"), row("b"))),
-    "other keys": lines(row("a", id=7, prompt=None), row("b", type="?")),
-    "null for no negative": lines(row("a", neg=None), row("b")),
-}
-
-
-@pytest.mark.parametrize("kind", READABLE)
-def test_readable_file(kind: str, tmp_path: Path) -> None:
-    path, told = tmp_path / "rows.jsonl", []
-    path.write_bytes(READABLE[kind])
-    assert queries(path, told) == ["a", "b"]
-    assert told == []
-
-
-UNREADABLE = {
-    "UTF-16": (lines(row("a")).decode().encode("utf-16"), "is in UTF-16: save it in UTF-8"),
-    "zip": (b"PK\x03\x04 and so on", "unpack it first (unzip rows.jsonl)"),
-    "xz": (lzma.compress(lines(row("a"))), "unpack it first (unxz rows.jsonl)"),
-    "compressed twice": (gzip.compress(gzip.compress(lines(row("a")))), "unpack it first (gunzip rows.jsonl)"),
-    "Parquet": (b"PAR1\x15\x04 and so on", "write it as JSON Lines"),
-    "LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-    "array": (b"[\n" + lines(row("a")) + b"]", "one JSON object per line"),
-    "array in a line": (json.dumps([row("a")]).encode(), "one JSON object per line"),
-    "indented": (json.dumps(row("a"), indent=2).encode(), "one JSON object per line"),
-    "empty": (b"", "holds no row"),
-    "blank": (b"\n \n", "holds no row"),
-    "cut archive": (gzip.compress(lines(*map(row, "abcdefgh")))[:-20], "cannot be read"),
-    "broken archive": (b"\x1f\x8b" + b"\x00" * 40, "cannot be read"),
-    "Latin-1": ('{"query": "caf\xe9", "pos": ["p"]}'.encode("latin-1"), "line 1: not JSON"),
-    "text as pos": (lines(row("a"), row("b", pos="b")), 'line 2: "pos" must be a list'),
-    "empty text": (
-        lines(row("a"), row("b", neg=["x", " "])),
-        'line 2: "neg" must be a list of non-empty strings',
-    ),
-    "number": (lines(row("a"), row("b", neg=[3])), 'line 2: "neg" must be a list of non-empty strings'),
-}
-
-
-@pytest.mark.parametrize("kind", UNREADABLE)
-def test_unreadable_file_is_told(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    content, expected = UNREADABLE[kind]
-    path.write_bytes(content)
-    with pytest.raises(InputError) as told:
-        read_examples([path])
-    assert str(path) in str(told.value)
-    assert expected in str(told.value)
 
 
 def test_folder_without_data_is_told(tmp_path: Path) -> None:
@@ -203,15 +125,6 @@ def test_nothing_but_contradictions_is_told(tmp_path: Path, tiny_reranker: Path)
     path.write_bytes(lines(*(row(name, pos=["so"], neg=["so", "so "]) for name in "abc")))
     with pytest.raises(InputError, match=r"3 of 3 rows .* none has another negative.*line 1"):
         prepare(TrainingSettings(str(tiny_reranker), [str(path)]))
-
-
-def test_filled_negatives_are_no_positives_of_the_query() -> None:
-    import random
-
-    rows = [ContrastiveExample("q", [f"p{i}"], []) for i in range(5)] + [ContrastiveExample("r", ["n0", "n1"], [])]
-    filled = fill_negatives(rows, 2, random.Random(0))
-    assert all(set(one.neg) == {"n0", "n1"} for one in filled[:5])
-    assert set(filled[5].neg) <= {f"p{i}" for i in range(5)}
 
 
 # --- odd texts, from the file to the report
@@ -339,3 +252,39 @@ def test_reporter_that_fails_is_told(
     )
     with pytest.raises(RunError, match="--report_to mlflow failed: no such server"):
         run.run(prepare(settings))
+
+
+def test_negatives_are_optional() -> None:
+    assert parse_example({"query": "q", "pos": ["p"]}, "").neg == []
+    assert parse_example({"query": "q", "pos": ["p"], "neg": None}, "").neg == []
+
+
+def test_row_has_exactly_three_keys_without_scores() -> None:
+    assert list(ContrastiveExample("q", ["p"], ["n"]).row()) == ["query", "pos", "neg"]
+    assert ContrastiveExample("q", ["p"], [], [1.0], []).row()["pos_scores"] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"pos": ["p"], "neg": []}, '"query" must be a non-empty string'),
+        ({"query": " ", "pos": ["p"]}, '"query" must be a non-empty string'),
+        ({"query": "q", "pos": "p"}, '"pos" must be a list'),
+        ({"query": "q", "pos": []}, '"pos" must hold at least one'),
+        ({"query": "q", "pos": ["p"], "neg": [""]}, '"neg" must be a list of non-empty strings'),
+        ({"query": "q", "pos": ["p"], "pos_scores": [1, 2]}, '"pos_scores" must hold one number'),
+    ],
+)
+def test_malformed_row_is_told_with_file_and_line(tmp_path: Path, row: dict, problem: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"query": "q", "pos": ["p"]}\n' + json.dumps(row) + "\n")
+    with pytest.raises(InputError) as told:
+        read_examples([path])
+    assert f"{path}, line 2: " in str(told.value)
+    assert problem in str(told.value)
+
+
+def test_folder_of_files_is_read_in_order(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"query": name, "pos": ["p"]}) + "\n")
+    assert [example.query for example in read_examples([tmp_path])] == ["a", "b"]

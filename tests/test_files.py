@@ -1,0 +1,99 @@
+"""Finding, reading and writing files."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import lzma
+import os
+from pathlib import Path
+
+import pytest
+
+from miniature import lines, queries, row
+from utils.config import DEFAULT_CONFIG
+from utils.data.rows import read_examples
+from utils.errors import InputError
+from utils.files import check_output, find
+
+
+def test_output_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in (tmp_path, tmp_path / "file" / "a.json", tmp_path / "a.html"):
+        with pytest.raises(InputError, match="output file"):
+            check_output(name)
+    assert check_output(tmp_path / "new" / "a.json") == tmp_path / "new" / "a.json"
+    assert not (tmp_path / "new").exists()
+
+
+def test_inputs_are_found_from_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find("./config_lib/demo_config.yaml") == DEFAULT_CONFIG
+    assert find("../config_lib/demo_config.yaml") == DEFAULT_CONFIG
+    (tmp_path / "config_lib").mkdir()
+    own = tmp_path / "config_lib" / "demo_config.yaml"
+    own.touch()
+    assert find("config_lib/demo_config.yaml") == own
+    assert find("config_lib/none.yaml") is None
+
+
+def test_pipe_is_told_instead_of_being_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(InputError, match=r"pipe\.jsonl is not a regular file"):
+        queries(tmp_path / "pipe.jsonl", [])
+
+
+READABLE = {
+    "a mark at the start": codecs.BOM_UTF8 + lines(row("a"), row("b")),
+    "lines as Windows ends them": lines(row("a"), row("b")).replace(b"\n", b"\r\n"),
+    "a mark on a line of its own": lines(row("a")) + codecs.BOM_UTF8 + b"\n" + codecs.BOM_UTF8 + lines(row("b")),
+    "blank lines": b"\n" + lines(row("a")) + b"  \n" + lines(row("b")) + b"\n",
+    "no end of the last line": lines(row("a"), row("b")).rstrip(),
+    "compressed": gzip.compress(lines(row("a"), row("b"))),
+    "other keys": lines(row("a", id=7, prompt=None), row("b", type="?")),
+    "null for no negative": lines(row("a", neg=None), row("b")),
+}
+
+
+@pytest.mark.parametrize("kind", READABLE)
+def test_readable_file(kind: str, tmp_path: Path) -> None:
+    path, told = tmp_path / "rows.jsonl", []
+    path.write_bytes(READABLE[kind])
+    assert queries(path, told) == ["a", "b"]
+    assert told == []
+
+
+UNREADABLE = {
+    "UTF-16": (lines(row("a")).decode().encode("utf-16"), "is in UTF-16: save it in UTF-8"),
+    "zip": (b"PK\x03\x04 and so on", "unpack it first (unzip rows.jsonl)"),
+    "xz": (lzma.compress(lines(row("a"))), "unpack it first (unxz rows.jsonl)"),
+    "compressed twice": (gzip.compress(gzip.compress(lines(row("a")))), "unpack it first (gunzip rows.jsonl)"),
+    "Parquet": (b"PAR1\x15\x04 and so on", "write it as JSON Lines"),
+    "LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "array": (b"[\n" + lines(row("a")) + b"]", "one JSON object per line"),
+    "array in a line": (json.dumps([row("a")]).encode(), "one JSON object per line"),
+    "indented": (json.dumps(row("a"), indent=2).encode(), "one JSON object per line"),
+    "empty": (b"", "holds no row"),
+    "blank": (b"\n \n", "holds no row"),
+    "cut archive": (gzip.compress(lines(*map(row, "abcdefgh")))[:-20], "cannot be read"),
+    "broken archive": (b"\x1f\x8b" + b"\x00" * 40, "cannot be read"),
+    "Latin-1": ('{"query": "caf\xe9", "pos": ["p"]}'.encode("latin-1"), "line 1: not JSON"),
+    "text as pos": (lines(row("a"), row("b", pos="b")), 'line 2: "pos" must be a list'),
+    "empty text": (
+        lines(row("a"), row("b", neg=["x", " "])),
+        'line 2: "neg" must be a list of non-empty strings',
+    ),
+    "number": (lines(row("a"), row("b", neg=[3])), 'line 2: "neg" must be a list of non-empty strings'),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_unreadable_file_is_told(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    content, expected = UNREADABLE[kind]
+    path.write_bytes(content)
+    with pytest.raises(InputError) as told:
+        read_examples([path])
+    assert str(path) in str(told.value)
+    assert expected in str(told.value)
