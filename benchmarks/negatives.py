@@ -27,8 +27,9 @@ from utils.files import write_json
 from utils.report.text import table
 from utils.schema import ContrastiveExample
 from utils.scoring import open_reranker
-from utils.training.job import NEGATIVE_FILLS, DataStats, TrainingSettings, prepare
+from utils.training.job import prepare
 from utils.training.run import run
+from utils.training.settings import NEGATIVE_FILLS, DataStats, TrainingSettings
 
 DATA = ROOT / "train_reranker" / "data"
 MAX_LENGTH = 160

@@ -149,9 +149,10 @@ def device_line(cuda: bool, shape: Shape) -> str:
 def run_ours(spec: dict[str, Any]) -> dict[str, float]:
     """Train with this project."""
     from utils.training import launch
-    from utils.training.arguments import chunk_memory, training_arguments
-    from utils.training.job import TrainingSettings, prepare
-    from utils.training.trainer import RerankerRunner
+    from utils.training.arguments import memory_budget, training_arguments
+    from utils.training.job import prepare
+    from utils.training.runner import RerankerRunner
+    from utils.training.settings import TrainingSettings
 
     settings = TrainingSettings(
         model_path=spec["model"], train_data=[spec["data"]], output_dir=tempfile.mkdtemp(dir=spec["folder"]),
@@ -162,7 +163,7 @@ def run_ours(spec: dict[str, Any]) -> dict[str, float]:
     )  # fmt: skip
     job = prepare(settings)
     with launch.quiet():
-        runner = RerankerRunner(job, training_arguments(job), chunk_memory(job))
+        runner = RerankerRunner(job, training_arguments(job), memory_budget(job))
         return timed(runner.trainer, lambda: runner.trainer.train())
 
 

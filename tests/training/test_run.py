@@ -17,11 +17,11 @@ import train_reranker
 from utils import cli
 from utils.errors import EXIT_UNUSABLE_INPUT, InputError, RunError
 from utils.files import SCRIPTS
-from utils.models.lengths import position_limit
+from utils.models.lengths import Lengths
 from utils.schema import ContrastiveExample
 from utils.training import groups, launch, run
-from utils.training.groups import Lengths
-from utils.training.job import TrainingSettings, fit_lengths, prepare
+from utils.training.job import prepare
+from utils.training.settings import TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = ["--learning_rate", "1e-3", "--query_max_len", "32", "--passage_max_len", "32", "--save_steps", "0"]
@@ -297,33 +297,6 @@ def test_more_gpus_than_visible(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- lengths and groups
-
-
-@pytest.mark.parametrize(
-    ("query", "passage", "limit", "expected"),
-    [
-        (512, None, 8192, (512, 7680)),
-        (512, 8196, 8192, (512, 7680)),
-        (512, None, 512, (256, 256)),
-        (32, 128, 512, (32, 128)),
-        (32, 600, 514, (32, 480)),  # 514 is no multiple of eight
-        (64, None, None, (64, 512)),
-    ],
-)
-def test_lengths_fit_the_model(query: int, passage: int | None, limit: int | None, expected: tuple[int, int]) -> None:
-    assert fit_lengths(query, passage, limit, 8) == expected
-
-
-@pytest.mark.parametrize(
-    ("config", "limit"),
-    [
-        ({"model_type": "bert", "max_position_embeddings": 512}, 512),
-        ({"model_type": "xlm-roberta", "max_position_embeddings": 8194, "pad_token_id": 1}, 8192),
-        ({"model_type": "unknown"}, None),
-    ],
-)
-def test_positions_are_read(config: dict[str, Any], limit: int | None) -> None:
-    assert position_limit(config) == limit
 
 
 def test_pairs_are_encoded_as_flagembedding_does(tiny_reranker: Path) -> None:

@@ -122,7 +122,7 @@ class Config:
 
     # Reranking
     reranker_path: str = "./models/bge-reranker-v2-m3"
-    query_max_length: int = 512
+    query_max_length: int | None = None
     passage_max_length: int | None = None
     reranker_batch_size: int = 16
     reranker_normalize: bool = False

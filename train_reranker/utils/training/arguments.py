@@ -1,4 +1,4 @@
-"""The Trainer's arguments for a prepared job on the devices that are there."""
+"""The Trainer's arguments for a prepared job on the visible devices."""
 
 from __future__ import annotations
 
@@ -8,26 +8,22 @@ import torch
 from FlagEmbedding.abc.finetune.reranker import AbsRerankerTrainingArguments
 
 from utils.errors import InputError
-from utils.models.devices import best_device, half_precision
-from utils.training.job import TrainingJob, TrainingSettings
-from utils.training.micro_batches import ChunkBudget
+from utils.models.devices import CPU_BATCH_TOKENS, best_device, half_precision
+from utils.training.job import TrainingJob
+from utils.training.micro_batches import MemoryBudget
+from utils.training.settings import TrainingSettings
 
-EVALUATIONS = 0.2  # the share of all steps between two evaluations, if nothing is said
-# Padded tokens of a chunk, if nothing is said: more make a device no faster, and only take memory.
-CPU_CHUNK, GPU_CHUNK = 4096, 16384
+EVALUATIONS = 0.2  # the default share of all steps between two evaluations
+GPU_BATCH_TOKENS = 16384  # the default of a micro-batch: more make a GPU no faster
 
 
-def chunk_memory(job: TrainingJob) -> ChunkBudget:
-    """Return what a step's chunks may take."""
+def memory_budget(job: TrainingJob) -> MemoryBudget:
+    """Return what the micro-batches of a step may take."""
     settings = job.settings
-    tokens = settings.max_tokens_per_chunk or (GPU_CHUNK if torch.cuda.is_available() else CPU_CHUNK)
-    return ChunkBudget(tokens, keep=not recomputes(settings), multiple=max(1, settings.pad_to_multiple_of))
-
-
-def recomputes(settings: TrainingSettings) -> bool:
-    """Tell whether activations are computed again in the backward pass: as asked, else on a GPU only."""
-    asked = settings.gradient_checkpointing
-    return torch.cuda.is_available() if asked is None else asked
+    default = GPU_BATCH_TOKENS if torch.cuda.is_available() else CPU_BATCH_TOKENS
+    recompute = settings.gradient_checkpointing
+    keep = not (torch.cuda.is_available() if recompute is None else recompute)
+    return MemoryBudget(settings.max_tokens_per_micro_batch or default, keep, max(1, settings.pad_to_multiple_of))
 
 
 def training_arguments(job: TrainingJob) -> Any:
@@ -41,8 +37,7 @@ def training_arguments(job: TrainingJob) -> Any:
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
         weight_decay=settings.weight_decay,
-        # All weights have a use: DistributedDataParallel need not walk the graph for others at each step.
-        ddp_find_unused_parameters=False,
+        ddp_find_unused_parameters=False,  # all are used: DistributedDataParallel need not look for others
         deepspeed=str(job.ds_config) if job.ds_config else None,
         use_cpu=not cuda,
         eval_strategy="steps" if job.held_out else "no",
@@ -57,15 +52,15 @@ def training_arguments(job: TrainingJob) -> Any:
         report_to=settings.report_to,
         remove_unused_columns=False,
         dataloader_num_workers=2 if cuda else 0,  # tokenise while the GPU works
-        disable_tqdm=True,  # this project's own bar takes the place of the Trainer's
+        disable_tqdm=True,  # there is a bar of our own
         log_level="error",
         log_level_replica="error",
         seed=settings.seed,
         data_seed=settings.seed,
         **precision(settings),
     )
-    # With several GPUs and one process the Trainer would split each batch over all of them (DataParallel),
-    # against --num_gpus 1, and tear the groups apart.
+    # With several GPUs and one process the Trainer would split each batch over all of them (DataParallel), against
+    # --num_gpus 1, and split groups.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
 
@@ -73,7 +68,10 @@ def training_arguments(job: TrainingJob) -> Any:
 def precision(settings: TrainingSettings) -> dict[str, bool]:
     """Return the Trainer's precision flags: as asked, else the half precision that the device is fast at.
 
-    DeepSpeed on a CPU is left at fp32: it would keep the weights themselves in bf16.
+    DeepSpeed on a CPU stays at fp32: it would keep the weights themselves in bf16.
+
+    Raises:
+        InputError: fp16 is asked for without a GPU.
     """
     cuda = torch.cuda.is_available()
     if settings.fp16 and not cuda:

@@ -1,4 +1,4 @@
-"""The model card of a fine-tuned reranker: what hubs read, how it was made, how good it is, and how to load it."""
+"""The model card of a fine-tuned reranker: metadata, metrics, how it was trained, and how to load it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from typing import Any
 
 from utils.files import replacing
 from utils.report.text import table
-from utils.training.held_out import History
-from utils.training.job import CARD, TrainingJob
+from utils.training.held_out import EvaluationHistory
+from utils.training.output import CARD_FILE
+from utils.training.settings import TrainingJob
 
 
-def write(job: TrainingJob, history: History | None) -> None:
+def write(job: TrainingJob, history: EvaluationHistory | None) -> None:
     """Write the card into the output folder, atomically."""
-    with replacing(job.output / CARD) as out:
+    with replacing(job.output / CARD_FILE) as out:
         out.write(render(job, history))
 
 
-def render(job: TrainingJob, history: History | None) -> str:
+def render(job: TrainingJob, history: EvaluationHistory | None) -> str:
     """Return the card's text."""
     import yaml
 
@@ -26,7 +27,7 @@ def render(job: TrainingJob, history: History | None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def metadata(job: TrainingJob, history: History | None) -> dict[str, Any]:
+def metadata(job: TrainingJob, history: EvaluationHistory | None) -> dict[str, Any]:
     """Return the card's metadata, with the keys and values that the Hugging Face hub knows."""
     values: dict[str, Any] = {
         "library_name": "sentence-transformers",
@@ -56,14 +57,15 @@ def _introduction(job: TrainingJob) -> str:
     )
 
 
-def _metrics(job: TrainingJob, history: History | None) -> str:
-    if history is None or history.best is None or history.difference() is None:
+def _metrics(job: TrainingJob, history: EvaluationHistory | None) -> str:
+    summary = history and history.summary()
+    if history is None or history.best is None or summary is None:
         return "Not compared with its base: the training had no held-out queries, or its first evaluation is lost."
-    base, best = history.points[0], history.best
+    base, best = history.evaluations[0], history.best
     rows = [["MRR", base.MRR, best.MRR], ["nDCG@10", base.nDCG_10, best.nDCG_10]]
-    origin = ", ".join(job.settings.eval_data) or "taken out of the training data by seed, with all their passages"
+    origin = ", ".join(job.settings.eval_data) or "a seeded share of the training data, with all their passages"
     shown = table(rows, ["metric", "base", f"step {best.step}"])
-    return f"```\n{shown}\n```\n\n{history.summary()}.\n\nThe held-out queries: {origin}."
+    return f"```\n{shown}\n```\n\n{summary}.\n\nThe held-out queries: {origin}."
 
 
 def _training(job: TrainingJob) -> str:
@@ -72,14 +74,14 @@ def _training(job: TrainingJob) -> str:
         "data": f"{', '.join(settings.train_data)}: {facts.rows} rows, SHA-256 `{facts.digest}`",
         "rows trained on": len(job.examples),
         "epochs": settings.epochs,
-        "rows a step and device": settings.batch_size,
+        "rows per step and device": settings.batch_size,
         "gradient accumulation": settings.gradient_accumulation_steps,
         "peak learning rate": settings.learning_rate,
         "warm-up": settings.warmup_ratio,
         "weight decay": settings.weight_decay,
-        "passages a group": settings.train_group_size,
+        "passages per group": settings.train_group_size,
         "rows with filled-up negatives": f"{facts.short} ({settings.fill})",
-        "tokens": f"query {job.lengths.query}, pair {job.lengths.total}",
+        "tokens": f"query {job.lengths.query}, pair {job.lengths.pair}",
         "knowledge distillation": settings.knowledge_distillation,
         "seed": settings.seed,
     }
@@ -87,18 +89,18 @@ def _training(job: TrainingJob) -> str:
 
 
 def _snippets(job: TrainingJob) -> str:
-    name, length = job.output.name, job.lengths.total
+    name, length = job.output.name, job.lengths.pair
     return f'''```python
 from FlagEmbedding import FlagReranker
 
-reranker = FlagReranker("{name}", max_length={length})
+reranker = FlagReranker("{name}", max_length={length})  # it reads no length from the folder
 print(reranker.compute_score([("query", "passage")]))
 ```
 
 ```python
 from sentence_transformers import CrossEncoder
 
-model = CrossEncoder("{name}", max_length={length})
+model = CrossEncoder("{name}")
 print(model.predict([("query", "passage")]))
 ```
 
@@ -108,8 +110,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 model = AutoModelForSequenceClassification.from_pretrained("{name}").eval()
-cut = {{"truncation": "only_second", "max_length": {length}, "padding": True}}
-inputs = tokenizer(["query"], ["passage"], return_tensors="pt", **cut)
+inputs = tokenizer(["query"], ["passage"], truncation="only_second", padding=True, return_tensors="pt")
 with torch.inference_mode():
     print(model(**inputs).logits.flatten())
 ```'''
