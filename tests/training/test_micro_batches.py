@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from utils.training.groups import collate, plan_micro_batches
+from utils.training.groups import collate
 from utils.training.micro_batches import MemoryBudget, MicroBatchScorer
 
 LENGTHS = [30, 7, 120, 64, 8, 9, 100, 31]
@@ -35,16 +35,6 @@ def gradients(model: Any, memory: MemoryBudget, pairs: dict[str, Any] | None = N
     scores = MicroBatchScorer(model, {"input_ids": 0, "token_type_ids": 0}, memory)(pairs)
     torch.nn.functional.cross_entropy(scores.view(-1, 4), torch.zeros(2, dtype=torch.long)).backward()
     return scores.detach(), [None if p.grad is None else p.grad.clone() for p in model.parameters()]
-
-
-def test_plan_holds_the_budget_and_every_pair_once() -> None:
-    chunks = plan_micro_batches(LENGTHS, 130, 8)
-    assert sorted(i for chunk in chunks for i in chunk) == list(range(8))
-    assert chunks[0] == [2]
-    for chunk in chunks:
-        width = -(-max(LENGTHS[i] for i in chunk) // 8) * 8
-        assert len(chunk) == 1 or len(chunk) * width <= 130
-    assert plan_micro_batches([5000], 130) == [[0]]
 
 
 @pytest.mark.parametrize("keep", [True, False])
