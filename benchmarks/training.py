@@ -150,8 +150,8 @@ def run_ours(spec: dict[str, Any]) -> dict[str, float]:
     """Train with this project."""
     from utils.training import launch
     from utils.training.arguments import memory_budget, training_arguments
+    from utils.training.fit import make_trainer
     from utils.training.job import prepare
-    from utils.training.runner import RerankerRunner
     from utils.training.settings import TrainingSettings
 
     settings = TrainingSettings(
@@ -163,8 +163,8 @@ def run_ours(spec: dict[str, Any]) -> dict[str, float]:
     )  # fmt: skip
     job = prepare(settings)
     with launch.quiet():
-        runner = RerankerRunner(job, training_arguments(job), memory_budget(job))
-        return timed(runner.trainer, lambda: runner.trainer.train())
+        trainer = make_trainer(job, training_arguments(job), memory_budget(job))
+        return timed(trainer, trainer.train)
 
 
 def run_flag(spec: dict[str, Any]) -> dict[str, float]:

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import Field, fields
+from typing import Any, get_args, get_type_hints
 
 from utils import cli
 from utils.errors import EXIT_REGRESSION
@@ -21,7 +24,7 @@ from utils.progress import log
 from utils.training import dry_run, launch
 from utils.training.job import prepare
 from utils.training.run import Result, run
-from utils.training.settings import NEGATIVE_FILLS, REPORTERS, TrainingSettings
+from utils.training.settings import TrainingSettings
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,104 +61,44 @@ def parse_settings(argv: list[str]) -> tuple[TrainingSettings, argparse.Namespac
 
 
 def build_parser() -> cli.Parser:
-    """Return the parser of this script's flags; the defaults are those of :class:`TrainingSettings`."""
+    """Return the parser of this script's flags: the fields of :class:`TrainingSettings`, and what to do beside them."""
     parser = cli.Parser(__doc__.partition("\n")[0] if __doc__ else None)
-    for add_flags in (add_inputs, add_optimisation, add_groups, add_devices, add_evaluation, add_records):
-        add_flags(parser)
+    kinds = get_type_hints(TrainingSettings)
+    for item in fields(TrainingSettings):
+        add_setting(parser, item, kinds[item.name])
+    parser.add_argument(
+        "--no-gradient_checkpointing", "--no_gradient_checkpointing", dest="gradient_checkpointing",
+        action="store_false", default=None, help="keep activations (default: on a CPU only)",
+    )  # fmt: skip
+    exits = {"fail_on_regression": "if the model is significantly worse than its base"}
+    exits["fail_unless_better"] = "unless the model is significantly better than its base"
+    for name, condition in exits.items():
+        parser.add_argument(f"--{name}", **SWITCH, default=False, help=f"exit 3 {condition} (default: exit 0)")
+    parser.add_argument("--dry_run", **SWITCH, default=False, help="print what would be done, in numbers, and stop")
     # DeepSpeed's launcher adds this flag; the environment says the same.
     parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)
-    parser.set_defaults(**vars(TrainingSettings()), dry_run=False, fail_on_regression=False, fail_unless_better=False)
     return parser
 
 
-def add_inputs(parser: cli.Parser) -> None:
-    """Add the inputs and the output folder."""
-    data = " ".join(TrainingSettings.train_data)
-    add = parser.add_argument
-    add("--model_path", "--model_name_or_path", help="folder of the reranker, or encoder, to start from")
-    add("--train_data", nargs="+", metavar="PATH", help=f"JSONL files, or folders of them (default: {data})")
-    add("--output_dir", help="folder for the trained model")
-    flag(parser, "--overwrite_output_dir", "replace the model and the checkpoints in --output_dir")
-    add("--cache_dir", help="where transformers keeps downloaded files")
-    add("--cache_path", help="accepted for older commands; reading the data needs no cache")
-
-
-def add_optimisation(parser: cli.Parser) -> None:
-    """Add the length of the training and its learning rate."""
-    add = parser.add_argument
-    add("--epochs", "--num_train_epochs", type=float, help="passes over the data")
-    add("--batch_size", "--per_device_train_batch_size", type=int, help="rows (groups) per device and step")
-    add("--gradient_accumulation_steps", type=int, help="batches whose gradients are summed before a step")
-    add("--learning_rate", type=float, help="peak learning rate")
-    add("--warmup_ratio", type=float, help="share of the steps in which the learning rate rises")
-    add("--weight_decay", type=float, help="AdamW's weight decay")
-    add("--seed", type=int, help="seed of the order, the draws and the dropout")
-
-
-def add_groups(parser: cli.Parser) -> None:
-    """Add how rows become groups of pairs, and pairs tokens."""
-    add = parser.add_argument
-    add("--train_group_size", type=int, help="passages per query and step: one positive, the rest negatives")
-    add("--query_max_len", type=int, help="longest query in tokens")
-    add("--passage_max_len", type=int, help="longest passage in tokens (default: what the query leaves)")
-    add("--pad_to_multiple_of", type=int, help="pad to a multiple of this many tokens; 0: to the longest pair only")
-    fill = "where a row has too few negatives, take passages of other rows, or repeat its own"
-    add("--negative_fill", choices=NEGATIVE_FILLS, help=fill)
-    flag(parser, "--knowledge_distillation", "also learn from the rows' pos_scores and neg_scores")
-
-
-def add_devices(parser: cli.Parser) -> None:
-    """Add where to train, and in which precision."""
-    add = parser.add_argument
-    add("--num_gpus", type=int, help="processes to train in (default: one per visible GPU, or 1)")
-    flag(parser, "--use_deepspeed", "train with DeepSpeed")
-    add("--ds_config", "--deepspeed_config", help="DeepSpeed's configuration, with --use_deepspeed")
-    flag(parser, "--fp16", "mixed precision in fp16")
-    flag(parser, "--bf16", "mixed precision in bf16")
-    flag(parser, "--no_mixed_precision", "fp32 (default: the half precision that the device is fast at, if any)")
-    add(
-        "--max_tokens_per_micro_batch", "--max_tokens_per_chunk", type=int,
-        help="tokens that go through the model at once (default: 16384 on a GPU, 4096 on a CPU)",
-    )  # fmt: skip
-    flag(parser, "--gradient_checkpointing", "recompute activations to save memory (default: on a GPU only)")
-    add(
-        "--no-gradient_checkpointing", "--no_gradient_checkpointing", dest="gradient_checkpointing",
-        action="store_false", help="keep activations (default: on a CPU only)",
-    )  # fmt: skip
-
-
-def add_evaluation(parser: cli.Parser) -> None:
-    """Add how the model is compared with its base while it is trained."""
-    add = parser.add_argument
-    add("--eval_data", nargs="+", metavar="PATH", help="JSONL files to evaluate on (default: rows held out)")
-    add("--eval_fraction", type=float, help="share of the rows that is held out; 0: no evaluation")
-    add("--eval_steps", type=int, help="steps between evaluations (default: a fifth of all)")
-    add("--patience", type=int, help="stop after this many evaluations without a better one (default: never)")
-    flag(parser, "--fail_on_regression", "exit 3 if the model is significantly worse than its base (default: exit 0)")
-    flag(parser, "--fail_unless_better", "exit 3 unless it is significantly better (default: exit 0)")
-
-
-def add_records(parser: cli.Parser) -> None:
-    """Add what a run leaves beside the model, and how an interrupted one is resumed."""
-    add = parser.add_argument
-    add("--save_steps", type=int, help="steps between checkpoints; 0 writes none")
-    add("--save_total_limit", type=int, help="checkpoints to keep")
-    add(
-        "--resume", "--resume_from_checkpoint", nargs="?", const=True, type=parse_resume, metavar="CHECKPOINT",
-        help="resume from the last complete checkpoint of --output_dir, or from this one (default: start from scratch)",
-    )  # fmt: skip
-    add("--report_to", choices=REPORTERS, help="where losses and metrics are logged beside the screen")
-    flag(parser, "--dry_run", "print what would be done, in numbers, and do nothing (default: train)")
+def add_setting(parser: cli.Parser, item: Field, kind: Any) -> None:
+    """Add the flag of one field, whose type is ``kind``."""
+    options: dict[str, Any] = dict(item.metadata)
+    names = [f"--{item.name}", *options.pop("aliases")]
+    types = get_args(kind) or (kind,)
+    if str in types and bool in types:
+        options |= {"nargs": "?", "const": True, "type": parse_resume}
+    elif bool in types:
+        options |= SWITCH
+    elif kind == Sequence[str]:
+        options |= {"nargs": "+", "metavar": "PATH"}
+    else:
+        options["type"] = types[0]
+    parser.add_argument(*names, default=item.default, **options)
 
 
 def parse_resume(text: str) -> bool | str:
     """Return whether to resume, or the folder to resume from."""
     return text.lower() == "true" if text.lower() in ("true", "false") else text
-
-
-def flag(parser: cli.Parser, name: str, text: str) -> None:
-    """Add a flag that stands alone, or before true or false as in older commands."""
-    parser.add_argument(name, nargs="?", const=True, type=parse_bool, metavar="BOOL", help=text)
 
 
 def parse_bool(text: str) -> bool:
@@ -164,6 +107,10 @@ def parse_bool(text: str) -> bool:
         return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
     except KeyError:
         raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}") from None
+
+
+# A flag that stands alone, or before true or false as in older commands.
+SWITCH: dict[str, Any] = {"nargs": "?", "const": True, "type": parse_bool, "metavar": "BOOL"}
 
 
 def report(result: Result) -> None:

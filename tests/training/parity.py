@@ -35,11 +35,11 @@ def ours(model: Path, data: Path, output: Path, batch: int, deepspeed: bool) -> 
     job = prepare(settings)
     with launch.quiet(), launch.environment(deepspeed):
         from utils.training.arguments import memory_budget, training_arguments
-        from utils.training.runner import RerankerRunner
+        from utils.training.fit import make_trainer
 
-        runner = RerankerRunner(job, training_arguments(job), memory_budget(job))
-        runner.trainer.train()
-    return losses(runner.trainer)
+        trainer = make_trainer(job, training_arguments(job), memory_budget(job))
+        trainer.train()
+    return losses(trainer)
 
 
 def stock(model: Path, data: Path, output: Path, batch: int, deepspeed: bool) -> list[float]:

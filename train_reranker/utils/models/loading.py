@@ -63,21 +63,15 @@ def load_model(folder: Path, task: str, *, pooler: bool = False) -> Loaded:
         InputError: the folder holds no such model, or one whose outputs would not be its own.
     """
     import torch
-    from transformers import (
-        MODEL_FOR_TEXT_ENCODING_MAPPING,
-        AutoModel,
-        AutoModelForSequenceClassification,
-        AutoModelForTextEncoding,
-    )
-    from transformers.utils import logging
+    import transformers
 
     check_files(folder)
     tokenizer, config = load_tokenizer(folder)
-    logging.disable_progress_bar()  # loading takes a second; the bars that matter are our own
-    auto: Any = AutoModel if task == ENCODER else AutoModelForSequenceClassification
+    transformers.utils.logging.disable_progress_bar()  # loading takes a second
+    auto: Any = transformers.AutoModel if task == ENCODER else transformers.AutoModelForSequenceClassification
     options = {} if task == ENCODER else {"num_labels": 1}
-    if task == ENCODER and config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
-        auto = AutoModelForTextEncoding  # T5's encoder alone
+    if task == ENCODER and config.is_encoder_decoder and type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING:
+        auto = transformers.AutoModelForTextEncoding  # T5's encoder alone
     try:
         model, found = auto.from_pretrained(
             folder, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,

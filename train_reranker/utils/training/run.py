@@ -72,19 +72,20 @@ def run(job: TrainingJob) -> Result:
 def _fit(job: TrainingJob) -> EvaluationHistory | None:
     """Train, write the model and its card; return the evaluations, if there were any."""
     from utils.training.arguments import memory_budget, training_arguments
-    from utils.training.runner import RerankerRunner
+    from utils.training.fit import fit, make_trainer
 
     arguments = training_arguments(job)
     if launch.is_main_process():
         open_output(job)
         _log_start(job, arguments)
-    runner = RerankerRunner(job, arguments, memory_budget(job))
-    runner.run()
+    trainer = make_trainer(job, arguments, memory_budget(job))
+    fit(trainer)
+    history = trainer.history
     if launch.is_main_process():
-        if runner.history is not None:
-            runner.history.write(job.output)
-        model_card.write(job, runner.history)
-    return runner.history
+        if history is not None:
+            history.write(job.output)
+        model_card.write(job, history)
+    return history
 
 
 def _log_start(job: TrainingJob, arguments: Any) -> None:
