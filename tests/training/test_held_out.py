@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+import train_reranker
 from trainings import evaluations, train_evaluated, write_rows
 from utils.data.split import canonical
 from utils.errors import EXIT_REGRESSION
@@ -195,6 +197,24 @@ def test_best_of_many_needs_a_wider_interval() -> None:
     assert ten.interval
     assert ten.interval.low < one.interval.low < one.interval.high < ten.interval.high
     assert ten.p_corrected == min(1, 10 * one.p_corrected)
+
+
+@pytest.mark.parametrize(
+    ("shift", "on_regression", "unless_better"),
+    [(0.1, 0, 0), (0.0, 0, EXIT_REGRESSION), (-0.1, *[EXIT_REGRESSION] * 2)],
+)
+def test_flags_fail_on_a_loss_or_on_all_but_a_gain(shift: float, on_regression: int, unless_better: int) -> None:
+    difference = compare(np.linspace(0.2, 0.8, 30) + shift, np.linspace(0.2, 0.8, 30))
+
+    def gate(difference: PairedDifference | None, **flags: bool) -> int:
+        chosen = {"fail_on_regression": False, "fail_unless_better": False} | flags
+        return train_reranker.gate(difference, argparse.Namespace(**chosen))
+
+    assert gate(difference) == 0
+    assert gate(difference, fail_on_regression=True) == on_regression
+    assert gate(difference, fail_unless_better=True) == unless_better
+    assert gate(None, fail_on_regression=True) == 0
+    assert gate(None, fail_unless_better=True) == EXIT_REGRESSION  # unknown is not better
 
 
 def test_history_keeps_the_best_and_is_resumed(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from trainings import (
 )
 from utils import cli
 from utils.errors import EXIT_UNUSABLE_INPUT
+from utils.models.lengths import Lengths
 from utils.training.job import prepare
 from utils.training.settings import TrainingSettings
 
@@ -46,6 +47,27 @@ def test_one_negative_is_enough_to_be_repeated(tiny_reranker: Path, tmp_path: Pa
     data = write_rows(tmp_path / "train.jsonl", [{"query": "what of arden?", "pos": ["a river"], "neg": ["a lake"]}])
     job = prepare(TrainingSettings(str(tiny_reranker), [str(data)], negative_fill="repeat"))
     assert (job.facts.short, job.examples[0].neg) == (1, ["a lake"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "passage", "expected"),
+    [
+        ({}, 128, (32, 128)),
+        ({"model_max_length": 64}, 128, (32, 32)),  # the tokenizer's limit
+        ({"model_max_length": 64}, None, (32, 32)),
+        (Lengths(16, 24).tokenizer_settings(), 128, (32, 128)),  # trained at 40 tokens, which limits nothing
+        (Lengths(16, 24).tokenizer_settings(), 9999, (32, 480)),
+    ],
+)
+def test_lengths_obey_the_limits_of_the_base(
+    changes: dict[str, int], passage: int | None, expected: tuple[int, int],
+    tiny_reranker: Path, examples_file: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    model = Path(shutil.copytree(tiny_reranker, tmp_path / "model"))
+    settings = json.loads((model / "tokenizer_config.json").read_text()) | changes
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    job = prepare(TrainingSettings(str(model), [str(examples_file)], query_max_len=32, passage_max_len=passage))
+    assert job.lengths == expected
 
 
 BAD_INPUTS = {

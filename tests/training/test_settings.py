@@ -21,3 +21,8 @@ def test_both_spellings_parse() -> None:
     assert new == old
     assert parse([]) == TrainingSettings()
     assert parse(["--no-gradient_checkpointing"]).gradient_checkpointing is False
+    micro_batch = parse(["--max_tokens_per_micro_batch", "64"])
+    assert micro_batch == parse(["--max_tokens_per_chunk", "64"]) == TrainingSettings(max_tokens_per_micro_batch=64)
+    assert [parse(["--resume", *value]).resume for value in ([], ["true"], ["out/checkpoint-4"])] == [
+        True, True, "out/checkpoint-4",
+    ]  # fmt: skip

@@ -40,7 +40,7 @@ def test_full_disk_keeps_what_was_whole(
     monkeypatch.setattr(trainer.RerankerTrainer, "_save_optimizer_and_scheduler", fill)
     with pytest.raises(RunError, match=r"checkpoint-8 .*No space left on device.*resume with --resume"):
         train_evaluated(tiny_reranker, data, tmp_path / "out", "--save_total_limit", "1")
-    assert [folder.name for folder in checkpoints.whole_checkpoints(tmp_path / "out")] == ["checkpoint-4"]
+    assert [folder.name for folder in checkpoints.complete_checkpoints(tmp_path / "out")] == ["checkpoint-4"]
     assert not (tmp_path / "out" / checkpoints.STAGING).exists()
     assert (tmp_path / "out" / "model.safetensors").is_file()
 

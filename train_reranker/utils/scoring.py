@@ -64,11 +64,7 @@ class Reranker:
     """A one-label sequence classifier, such as bge-reranker-v2-m3, that scores how well a passage answers a query."""
 
     def __init__(self, path: Path, options: ScoringOptions | None = None) -> None:
-        """Load the model of a folder.
-
-        Raises:
-            utils.errors.InputError: the folder holds no such model, or the device is not visible.
-        """
+        """Load the model of a folder; an InputError if it holds none, or the device is not visible."""
         options = options or ScoringOptions()
         self.path, self.normalize = path, options.normalize
         self.tokenizer, model, _ = load_model(path, RERANKER)
@@ -176,11 +172,7 @@ def in_full_precision(module: Any) -> None:
 
 
 def open_reranker(path: str | Path, options: ScoringOptions | None = None, **changes: Any) -> Reranker:
-    """Load the folder of a reranker, looked up like every input; ``changes`` replace fields of the options.
-
-    Raises:
-        utils.errors.InputError: not found (the line says how to get it), or no such model.
-    """
+    """Load the folder of a reranker, looked up like every input; ``changes`` replace fields of the options."""
     return Reranker(find_model(path), replace(options or ScoringOptions(), **changes))
 
 

@@ -28,11 +28,7 @@ def best_device() -> str:
 
 
 def check_devices(devices: Sequence[str], key: str) -> None:
-    """Refuse GPUs that are not visible; ``key`` is the configuration key that names them.
-
-    Raises:
-        InputError: names the missing ones, the key, and what is visible.
-    """
+    """Refuse GPUs that are not visible, with an InputError that names the configuration ``key``."""
     visible = visible_devices()
     if missing := [device for device in devices if device != "cpu" and device not in visible]:
         raise InputError(

@@ -28,11 +28,7 @@ LFS_POINTER = b"version https://git-lfs"
 
 
 def find_model(path: str | Path) -> Path:
-    """Return the folder of a reranker, or of an encoder to train, looked up like every input.
-
-    Raises:
-        InputError: not found (with what to download to where), incomplete, or a language model.
-    """
+    """Return the folder of a reranker, or of an encoder to train; an InputError says what to download to where."""
     found = find(path)
     if found is None:
         # A folder of ours before the slash, as in models/name, is no owner of a repository.
@@ -54,11 +50,7 @@ def find_model(path: str | Path) -> Path:
 
 
 def check_files(folder: Path) -> None:
-    """Refuse a folder that holds no complete model.
-
-    Raises:
-        InputError: says what is missing or broken, and what to do.
-    """
+    """Refuse a folder that holds no complete model, with an InputError that says what is missing or broken."""
     if fault := _find_fault(folder):
         raise InputError(f"model {folder} {fault}")
 
@@ -102,24 +94,25 @@ def _files(folder: Path, names: Iterable[str]) -> list[Path]:
 
 def stored_types(file: Path) -> set[str] | None:
     """Return the data types in a safetensors file, as it names them; None where it is truncated."""
+    try:
+        size, tensors = tensor_headers(file)
+        end = max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+        types = {str(tensor["dtype"]) for tensor in tensors}
+    except (ValueError, OverflowError, MemoryError, AttributeError, LookupError, TypeError):
+        return None
+    return types if file.stat().st_size == size + end else None
+
+
+def tensor_headers(file: Path) -> tuple[int, list[dict[str, Any]]]:
+    """Return the bytes before the first tensor of a safetensors file, and what it says of its tensors."""
     with file.open("rb") as content:
         size = int.from_bytes(content.read(8), "little")
-        try:
-            header = json.loads(content.read(size))
-            tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-            end = max((tensor["data_offsets"][1] for tensor in tensors), default=0)
-            types = {str(tensor["dtype"]) for tensor in tensors}
-        except (ValueError, OverflowError, MemoryError, AttributeError, LookupError, TypeError):
-            return None
-    return types if file.stat().st_size == 8 + size + end else None
+        header = json.loads(content.read(size))
+    return 8 + size, [tensor for name, tensor in header.items() if name != "__metadata__"]
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """Return the JSON object, or with ``kind=list`` the list of objects, in a file of a model.
-
-    Raises:
-        InputError: it holds none.
-    """
+    """Return the JSON object, or list of objects, in a file of a model; an InputError where it holds none."""
     problem = f"model {path.parent} has a {path.name} that is not"
     try:
         value: Any = json.loads(path.read_bytes())

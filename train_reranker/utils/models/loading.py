@@ -39,11 +39,7 @@ class Loaded(NamedTuple):
 
 
 def load_tokenizer(folder: Path) -> tuple[Any, Any]:
-    """Return the tokenizer of a model's folder, and its configuration.
-
-    Raises:
-        InputError: they cannot be loaded.
-    """
+    """Return a folder's tokenizer and configuration, or raise InputError where they cannot be loaded."""
     from transformers import AutoConfig, AutoTokenizer
 
     try:

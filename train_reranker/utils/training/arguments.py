@@ -30,35 +30,25 @@ def training_arguments(job: TrainingJob) -> Any:
     """Return the Trainer's arguments for these settings on this device."""
     settings, cuda = job.settings, torch.cuda.is_available()
     arguments = AbsRerankerTrainingArguments(
-        output_dir=str(job.output),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        learning_rate=settings.learning_rate,
-        warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
-        weight_decay=settings.weight_decay,
-        ddp_find_unused_parameters=False,  # all are used: DistributedDataParallel need not look for others
-        deepspeed=str(job.ds_config) if job.ds_config else None,
-        use_cpu=not cuda,
-        eval_strategy="steps" if job.held_out else "no",
-        eval_steps=settings.eval_steps or EVALUATIONS,
-        eval_on_start=bool(job.held_out) and job.resume is None,
+        output_dir=str(job.output), deepspeed=str(job.ds_config) if job.ds_config else None, use_cpu=not cuda,
         resume_from_checkpoint=None if job.resume is None else str(job.resume),
-        save_strategy="steps" if settings.save_steps else "no",
-        save_steps=settings.save_steps or 1,
+        # Optimisation.
+        num_train_epochs=settings.epochs, per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps, learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
+        weight_decay=settings.weight_decay, seed=settings.seed, data_seed=settings.seed, **precision(settings),
+        ddp_find_unused_parameters=False,  # all are used: DistributedDataParallel need not look for others
+        # Rows.
+        remove_unused_columns=False, dataloader_num_workers=2 if cuda else 0,  # tokenise while the GPU works
+        # Evaluations and checkpoints.
+        eval_strategy="steps" if job.held_out else "no", eval_steps=settings.eval_steps or EVALUATIONS,
+        eval_on_start=bool(job.held_out) and job.resume is None,
+        save_strategy="steps" if settings.save_steps else "no", save_steps=settings.save_steps or 1,
         save_total_limit=settings.save_total_limit,
-        logging_steps=0.01,  # a hundred points of the loss, however long the run
-        logging_first_step=True,
-        report_to=settings.report_to,
-        remove_unused_columns=False,
-        dataloader_num_workers=2 if cuda else 0,  # tokenise while the GPU works
-        disable_tqdm=True,  # there is a bar of our own
-        log_level="error",
-        log_level_replica="error",
-        seed=settings.seed,
-        data_seed=settings.seed,
-        **precision(settings),
-    )
+        # Logs: a hundred points of the loss, however long the run, and a bar of our own.
+        report_to=settings.report_to, logging_steps=0.01, logging_first_step=True, disable_tqdm=True,
+        log_level="error", log_level_replica="error",
+    )  # fmt: skip
     # With several GPUs and one process the Trainer would split each batch over all of them (DataParallel), against
     # --num_gpus 1, and split groups.
     arguments._n_gpu = min(1, arguments.n_gpu)

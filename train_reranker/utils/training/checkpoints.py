@@ -16,7 +16,7 @@ from utils.progress import log
 STAGING = ".unfinished"  # which transformers does not take for a checkpoint
 
 
-def whole_checkpoints(output: Path) -> list[Path]:
+def complete_checkpoints(output: Path) -> list[Path]:
     """Return the complete checkpoints of an output folder, latest first; log a line for each broken one."""
     found = []
     for folder in sorted(output.glob("checkpoint-*"), key=step_of, reverse=True):
@@ -35,18 +35,14 @@ def step_of(checkpoint: Path) -> int:
 
 
 def find_checkpoint(output: Path, named: str | bool) -> Path:
-    """Return the checkpoint to resume from: the named one, or the latest complete one of the folder.
-
-    Raises:
-        InputError: the named one is broken, or there is none.
-    """
+    """Return the checkpoint that is named, or the latest complete one of the folder; an InputError if there is none."""
     if isinstance(named, str):
         folder = Path(named).resolve()
         fault = find_fault(folder) if folder.is_dir() else "not found"
         if fault is not None:
             raise InputError(f"checkpoint {folder} cannot be resumed: {fault}; name another with --resume")
         return folder
-    if not (found := whole_checkpoints(output)):
+    if not (found := complete_checkpoints(output)):
         raise InputError(
             f"{output} holds no complete checkpoint to resume from: start from scratch with --overwrite_output_dir"
         )

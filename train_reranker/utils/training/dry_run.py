@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import random
 import shlex
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.files import SCRIPTS
+from utils.models.folders import read_json, tensor_headers
 from utils.models.loading import load_tokenizer
 from utils.progress import log
 from utils.report.text import percent, table
@@ -124,7 +124,7 @@ def estimate_memory(job: TrainingJob, tokens: int, half: bool) -> int:
     hidden and 2 of the intermediate size per token, and two masks. Attention is assumed to keep no matrix, as SDPA's
     fused kernels do; with dropout on a CPU it does, and needs more.
     """
-    config = json.loads((job.model / "config.json").read_bytes())
+    config = read_json(job.model / "config.json")
     hidden, layers = config.get("hidden_size", 768), config.get("num_hidden_layers", 12)
     inner = config.get("intermediate_size", 4 * hidden)
     size = 2 if half else 4
@@ -134,12 +134,8 @@ def estimate_memory(job: TrainingJob, tokens: int, half: bool) -> int:
 
 def count_weights(model: Path) -> int:
     """Return the number of weights in a model's files."""
-    total = 0
-    for file in model.glob("*.safetensors"):
-        with file.open("rb") as content:
-            header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
-        total += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
-    return total or sum(file.stat().st_size for file in model.glob("pytorch_model*.bin")) // 4
+    shapes = (tensor["shape"] for file in model.glob("*.safetensors") for tensor in tensor_headers(file)[1])
+    return sum(map(math.prod, shapes)) or sum(file.stat().st_size for file in model.glob("pytorch_model*.bin")) // 4
 
 
 def command(argv: Sequence[str], processes: int) -> str:

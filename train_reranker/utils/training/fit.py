@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from accelerate.utils import gather_object
 from transformers import PrinterCallback, set_seed
 
 from utils.errors import InputError
@@ -20,11 +21,7 @@ from utils.training.trainer import GroupedCrossEncoder, RerankerTrainer
 
 
 def make_trainer(job: TrainingJob, arguments: Any, memory: MemoryBudget) -> RerankerTrainer:
-    """Load the base model and the rows into a trainer.
-
-    Raises:
-        InputError: the base's folder holds no such model.
-    """
+    """Load the base model and the rows into a trainer."""
     settings = job.settings
     set_seed(settings.seed)  # also of a fresh head
     # In float32 whatever the file holds: in half precision, updates would be rounded away.
@@ -53,18 +50,14 @@ def make_trainer(job: TrainingJob, arguments: Any, memory: MemoryBudget) -> Rera
 
 
 def fit(trainer: RerankerTrainer) -> None:
-    """Train; the output folder then holds the best model, or the last where nothing is evaluated.
-
-    Raises:
-        InputError: machines do not see the same checkpoints.
-    """
+    """Train; the output folder then holds the best model, or the last where nothing is evaluated."""
     job, history = trainer.job, trainer.history
-    if len({found and found.name for found in launch.gather(job.resume)}) > 1:
+    if len({found and found.name for found in gather_object([job.resume])}) > 1:
         raise InputError(f"not all machines see the checkpoints of {job.output}: move it to a disk that all share")
     if job.resume is not None and history is not None:
         path = job.resume.parent / held_out.FILE
         found = json.loads(path.read_bytes()) if trainer.args.should_save and path.is_file() else None
-        if (found := launch.gather(found)[0]) is not None:  # other machines may not have the file
+        if (found := gather_object([found])[0]) is not None:  # other machines may not have the file
             history.restore(found, path)
             history.rewind(checkpoints.step_of(job.resume))
     trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))

@@ -110,11 +110,7 @@ class EvaluationHistory:
         write_json(folder / FILE, value)
 
     def restore(self, value: dict[str, Any], path: Path) -> None:
-        """Take over the evaluations that an interrupted run, also of an earlier version, has written to ``path``.
-
-        Raises:
-            InputError: they are of other queries.
-        """
+        """Take over what an interrupted run has written to ``path``; an InputError if it is of other queries."""
         if value["queries"] != len(self.examples):
             raise InputError(
                 f"{path} is of {value['queries']} queries, not {len(self.examples)}: resume with the same data"

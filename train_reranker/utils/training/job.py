@@ -24,11 +24,7 @@ from utils.training.settings import DataStats, TrainingJob, TrainingSettings, ch
 
 
 def prepare(settings: TrainingSettings) -> TrainingJob:
-    """Find and check all inputs of a training, and write nothing.
-
-    Raises:
-        InputError: a setting or an input cannot be used.
-    """
+    """Find and check all inputs of a training, and write nothing; an InputError says what cannot be used."""
     check_settings(settings)
     model = find_model(settings.model_path)
     ds_config = _find_ds_config(settings) if settings.use_deepspeed else None

@@ -12,7 +12,6 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from utils.errors import InputError, RunError
 
@@ -149,22 +148,3 @@ def leave_process_group() -> None:
         # gloo's threads may still have to free a tensor, which takes Python's lock: without it, as in an interpreter
         # that shuts down, they abort the process.
         time.sleep(0.2)
-
-
-def gather(value: Any) -> list[Any]:
-    """Return every process's value, in the order of their ranks."""
-    from torch import distributed
-
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-        return [value]
-    values: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
-    return values
-
-
-def wait_for_all() -> None:
-    """Wait until all processes have come here."""
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()

@@ -69,11 +69,7 @@ class MicroBatchScorer:
         self.padding, self.side, self.memory = padding, side, memory
 
     def __call__(self, pairs: dict[str, Any]) -> Tensor:
-        """Return the scores of a ragged batch, float32 of shape (pairs, 1).
-
-        Raises:
-            torch.OutOfMemoryError: not even a single pair fits into memory.
-        """
+        """Return the scores of a ragged batch, float32 of shape (pairs, 1); OutOfMemoryError if a pair is too large."""
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         if torch.is_grad_enabled() and weights:
             return _Scores.apply(self, pairs, *weights)

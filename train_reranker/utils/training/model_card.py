@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from utils.files import replacing
+from utils.models.folders import BASE_MODEL
 from utils.report.text import table
 from utils.training.held_out import EvaluationHistory
 from utils.training.output import CARD_FILE
@@ -13,18 +14,17 @@ from utils.training.settings import TrainingJob
 
 def write(job: TrainingJob, history: EvaluationHistory | None) -> None:
     """Write the card into the output folder, atomically."""
-    with replacing(job.output / CARD_FILE) as out:
-        out.write(render(job, history))
-
-
-def render(job: TrainingJob, history: EvaluationHistory | None) -> str:
-    """Return the card's text."""
     import yaml
 
     header = yaml.safe_dump(metadata(job, history), sort_keys=False, allow_unicode=True)
-    parts = [f"---\n{header}---", f"# {job.output.name}", _introduction(job), "## Metrics", _metrics(job, history)]
+    introduction = (
+        f"A reranker: it scores how well a passage answers a query. Fine-tuned from `{base_name(job)}` with a "
+        f"listwise cross-entropy over groups of one positive and {job.settings.train_group_size - 1} negatives."
+    )
+    parts = [f"---\n{header}---", f"# {job.output.name}", introduction, "## Metrics", _metrics(job, history)]
     parts += ["## Training", _training(job), "## Use", _snippets(job)]
-    return "\n\n".join(parts) + "\n"
+    with replacing(job.output / CARD_FILE) as out:
+        out.write("\n\n".join(parts) + "\n")
 
 
 def metadata(job: TrainingJob, history: EvaluationHistory | None) -> dict[str, Any]:
@@ -36,25 +36,19 @@ def metadata(job: TrainingJob, history: EvaluationHistory | None) -> dict[str, A
         "tags": ["reranker", "cross-encoder", "sentence-transformers"],
     }
     if history is not None and history.best is not None:
-        results = [{"type": "mrr", "name": "MRR", "value": round(history.best.MRR, 4)}]
-        results.append({"type": "ndcg", "name": "nDCG@10", "value": round(history.best.nDCG_10, 4)})
-        task = {"type": "text-ranking", "name": "Reranking"}
-        dataset = {"type": "custom", "name": "held-out queries"}
-        entry = {"task": task, "dataset": dataset, "metrics": results}
+        named = (("mrr", "MRR", history.best.MRR), ("ndcg", "nDCG@10", history.best.nDCG_10))
+        entry = {
+            "task": {"type": "text-ranking", "name": "Reranking"},
+            "dataset": {"type": "custom", "name": "held-out queries"},
+            "metrics": [{"type": kind, "name": name, "value": round(value, 4)} for kind, name, value in named],
+        }
         values["model-index"] = [{"name": job.output.name, "results": [entry]}]
     return values
 
 
 def base_name(job: TrainingJob) -> str:
-    """Return the base model's name: the repository's where that was asked for, else its folder's."""
-    return "BAAI/bge-reranker-v2-m3" if job.model.name == "bge-reranker-v2-m3" else job.model.name
-
-
-def _introduction(job: TrainingJob) -> str:
-    return (
-        f"A reranker: it scores how well a passage answers a query. Fine-tuned from `{base_name(job)}` with a "
-        f"listwise cross-entropy over groups of one positive and {job.settings.train_group_size - 1} negatives."
-    )
+    """Return the base model's name: a known repository, else its folder's."""
+    return BASE_MODEL if job.model.name == BASE_MODEL.partition("/")[2] else job.model.name
 
 
 def _metrics(job: TrainingJob, history: EvaluationHistory | None) -> str:
@@ -70,21 +64,15 @@ def _metrics(job: TrainingJob, history: EvaluationHistory | None) -> str:
 
 def _training(job: TrainingJob) -> str:
     settings, facts = job.settings, job.facts
+    names = ["epochs", "batch_size", "gradient_accumulation_steps", "learning_rate", "warmup_ratio", "weight_decay"]
+    names += ["train_group_size", "knowledge_distillation", "seed"]
     shown = {
         "data": f"{', '.join(settings.train_data)}: {facts.rows} rows, SHA-256 `{facts.digest}`",
         "rows trained on": len(job.examples),
-        "epochs": settings.epochs,
-        "rows per step and device": settings.batch_size,
-        "gradient accumulation": settings.gradient_accumulation_steps,
-        "peak learning rate": settings.learning_rate,
-        "warm-up": settings.warmup_ratio,
-        "weight decay": settings.weight_decay,
-        "passages per group": settings.train_group_size,
         "rows with filled-up negatives": f"{facts.short} ({settings.fill})",
         "tokens": f"query {job.lengths.query}, pair {job.lengths.pair}",
-        "knowledge distillation": settings.knowledge_distillation,
-        "seed": settings.seed,
     }
+    shown |= {f"`--{name}`": getattr(settings, name) for name in names}
     return "\n".join(f"- {key}: {value}" for key, value in shown.items())
 
 

@@ -20,11 +20,7 @@ FIRST_FILES = (SETTINGS_FILE, held_out.FILE, held_out.CURVE, "runs")
 
 
 def check_output(output: Path, model: Path, settings: TrainingSettings) -> None:
-    """Refuse an output folder whose contents a training would spoil.
-
-    Raises:
-        InputError: a file, the folder of the base model, or not empty.
-    """
+    """Refuse, with an InputError, an output folder whose contents a training would spoil."""
     if output.exists() and not output.is_dir():
         raise InputError(f"output folder {output} is a file: choose another --output_dir")
     if model.is_relative_to(output):
@@ -105,11 +101,7 @@ def open_output(job: TrainingJob) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file.
-
-    Raises:
-        InputError: it holds none.
-    """
+    """Return the JSON object in a file, or raise InputError where it holds none."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

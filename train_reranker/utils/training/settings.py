@@ -136,11 +136,7 @@ LEAST = {
 
 
 def check_settings(settings: TrainingSettings) -> None:
-    """Refuse settings that are out of range, all in one line.
-
-    Raises:
-        InputError: names them.
-    """
+    """Refuse settings that are out of range, with one InputError that names all."""
     values = {name: value for name, value in vars(settings).items() if value is not None}
     wrong = [f"--{k} must be at least {v}" for k, v in LEAST.items() if k in values and not v <= values[k] < math.inf]
     wrong += [f"--{k} must be above 0" for k in ("epochs", "learning_rate") if not 0 < values[k] < math.inf]

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object, wait_for_everyone
 from FlagEmbedding.finetune.reranker.encoder_only.base import CrossEncoderModel, EncoderOnlyRerankerTrainer
 from torch import Tensor
 
@@ -28,7 +29,6 @@ from utils.progress import log
 from utils.training import checkpoints, held_out
 from utils.training.groups import collate, encode_pairs
 from utils.training.held_out import EvaluationHistory
-from utils.training.launch import gather, wait_for_all
 from utils.training.micro_batches import MemoryBudget, MicroBatchScorer
 from utils.training.settings import TrainingJob
 
@@ -75,11 +75,7 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
     # Watching the loss.
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
-        """Return the loss.
-
-        Raises:
-            RunError: it is not finite, or the scores are all the same; names the last good checkpoint.
-        """
+        """Return the loss; a RunError where it is not finite, or all scores have become the same."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         scores = outputs.scores.detach()
         value, spread = torch.stack([loss.detach().float(), scores.max() - scores.min()]).tolist()
@@ -95,7 +91,7 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         output = self.job.output
         if self.history is not None and self.history.best is not None:
             good = f"the best model, of step {self.history.best.step}, is in {output}"
-        elif found := checkpoints.whole_checkpoints(output):
+        elif found := checkpoints.complete_checkpoints(output):
             good = f"the last good checkpoint is {found[0]}"
         else:
             good = "there is no checkpoint yet"
@@ -152,7 +148,7 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
                 mine_scored = model.scorer(batch["pair"]).flatten().tolist()
             model.train()
         scores = np.empty(len(pairs), dtype=np.float32)
-        for positions, values in gather((mine, mine_scored)):
+        for positions, values in gather_object([(mine, mine_scored)]):
             scores[positions] = values
         return scores
 
@@ -217,14 +213,14 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         try:
             with self.writing(name):
                 super()._save_checkpoint(model, trial)
-                wait_for_all()
+                wait_for_everyone()
                 if self.args.should_save:
                     shutil.rmtree(output / name, ignore_errors=True)
                     checkpoints.publish(output / checkpoints.STAGING / name, output / name)
                     checkpoints.rotate(output, self.job.settings.save_total_limit)
         finally:
             self.staged = False
-        wait_for_all()
+        wait_for_everyone()
         if self.args.local_process_index == 0 and not self.args.should_save:
             # On disks of their own, other machines would keep what DeepSpeed wrote there.
             if any(path.is_file() for path in (output / checkpoints.STAGING).rglob("*")):
@@ -239,7 +235,7 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         with tempfile.TemporaryDirectory() as folder:
             super()._save_rng_state(folder)
             mine = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
-        for files in gather(mine):
+        for files in gather_object([mine]):
             if self.args.should_save:
                 for name, content in files.items():
                     (Path(output_dir) / name).write_bytes(content)
@@ -249,11 +245,7 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
 
     @contextlib.contextmanager
     def writing(self, what: str) -> Iterator[None]:
-        """Turn a failure to write into one line, and leave nothing half written behind.
-
-        Raises:
-            RunError: the disk is full, or another reason of the system's.
-        """
+        """Turn a failure to write, as on a full disk, into a RunError, and leave nothing half written behind."""
         try:
             yield
         except (RunError, torch.OutOfMemoryError):
