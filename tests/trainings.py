@@ -18,7 +18,7 @@ from utils.training import held_out
 
 QUICK = ["--learning_rate", "1e-3", "--query_max_len", "32", "--passage_max_len", "32", "--save_steps", "0"]
 QUICK += ["--eval_fraction", "0", "--report_to", "none"]
-# Comparisons need it: processes, chunks and libraries agree to the last digits in full precision only.
+# Processes, micro-batches and libraries agree to the last digits in full precision only.
 QUICK += ["--no_mixed_precision"]
 # Four evaluations and checkpoints.
 EVALUATED = ["--query_max_len", "16", "--passage_max_len", "16", "--batch_size", "16", "--epochs", "1"]

@@ -40,7 +40,7 @@ def test_batches_score_as_single_pairs_do(architecture: Callable[[str], Path], n
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_trainers_chunks_score_as_single_pairs_do(architecture: Callable[[str], Path], name: str) -> None:
+def test_micro_batches_score_as_single_pairs_do(architecture: Callable[[str], Path], name: str) -> None:
     from utils.training.trainer import GroupedCrossEncoder
 
     folder = architecture(name)
@@ -134,7 +134,7 @@ def test_shared_weights_resume(architecture: Callable[[str], Path], examples_fil
     assert (out / "model.safetensors").read_bytes() == whole
 
 
-def test_a_fresh_head_is_told_and_seeded(
+def test_a_fresh_head_is_reported_and_seeded(
     tiny_encoder: Path, examples_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folders = [tmp_path / name for name in "ab"]

@@ -34,6 +34,6 @@ def killed(tiny_reranker: Path, data: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def begun(tiny_reranker: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def interrupted(tiny_reranker: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training in full precision that was killed."""
-    return train_and_kill(tiny_reranker, data, tmp_path_factory.mktemp("begun") / "out", "--no_mixed_precision")
+    return train_and_kill(tiny_reranker, data, tmp_path_factory.mktemp("interrupted") / "out", "--no_mixed_precision")

@@ -34,7 +34,7 @@ def test_resumed_run_of_deepspeed_ends_as_if_never_killed(tiny_reranker: Path, d
     assert_as_uninterrupted(killed, whole)
 
 
-def test_cut_checkpoints_are_told(
+def test_truncated_checkpoints_are_reported_and_left_aside(
     tiny_reranker: Path, data: Path, killed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cut = killed / "checkpoint-8" / "model.safetensors"
@@ -52,25 +52,25 @@ def test_cut_checkpoints_are_told(
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "reported"),
     [
         ("scheduler.pt", None, "it has no state of the optimizer and the scheduler"),
         ("trainer_state.json", "[]", "trainer_state.json is truncated"),
         ("trainer_state.json", "{}", "trainer_state.json is truncated"),
     ],
 )
-def test_checkpoint_that_transformers_would_pass_over_is_told(
-    file: str, content: str | None, told: str, begun: Path, tmp_path: Path
+def test_faults_that_transformers_ignores_are_reported(
+    file: str, content: str | None, reported: str, interrupted: Path, tmp_path: Path
 ) -> None:
-    checkpoint = Path(shutil.copytree(begun / "checkpoint-8", tmp_path / "checkpoint-8"))
+    checkpoint = Path(shutil.copytree(interrupted / "checkpoint-8", tmp_path / "checkpoint-8"))
     assert find_fault(checkpoint) is None
     (checkpoint / file).unlink()
     if content is not None:
         (checkpoint / file).write_text(content)
-    assert find_fault(checkpoint) == told
+    assert find_fault(checkpoint) == reported
 
 
-def test_checkpoint_of_another_folder_is_gone_on_from(
+def test_checkpoint_of_another_folder_is_resumed(
     tiny_reranker: Path, data: Path, trained: Path, killed: Path, tmp_path: Path
 ) -> None:
     assert train_evaluated(tiny_reranker, data, tmp_path / "other", "--resume", str(killed / "checkpoint-8")) == 0

@@ -79,10 +79,10 @@ def test_draws_depend_on_seed_epoch_and_row_alone(tiny_reranker: Path) -> None:
 
 
 def test_plan_holds_the_budget_and_every_pair_once() -> None:
-    chunks = plan_micro_batches(LENGTHS, 130, 8)
-    assert sorted(i for chunk in chunks for i in chunk) == list(range(8))
-    assert chunks[0] == [2]
-    for chunk in chunks:
-        width = -(-max(LENGTHS[i] for i in chunk) // 8) * 8
-        assert len(chunk) == 1 or len(chunk) * width <= 130
+    plan = plan_micro_batches(LENGTHS, 130, 8)
+    assert sorted(i for part in plan for i in part) == list(range(8))
+    assert plan[0] == [2]
+    for part in plan:
+        width = -(-max(LENGTHS[i] for i in part) // 8) * 8
+        assert len(part) == 1 or len(part) * width <= 130
     assert plan_micro_batches([5000], 130) == [[0]]

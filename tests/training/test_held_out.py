@@ -103,9 +103,9 @@ def test_little_is_lost_to_what_is_held_out(shape: str) -> None:
     assert not texts(split.train) & texts(split.test)
     assert all(row.neg for row in split.test)
     assert split == held_out.hold_out(data, 0.1, seed=3)
-    told = held_out.shortfall(split)
-    assert (told is None) == (wanted > 0)
-    assert told is None or "--eval_data" in told
+    reported = held_out.shortfall(split)
+    assert (reported is None) == (wanted > 0)
+    assert reported is None or "--eval_data" in reported
 
 
 def test_whole_components_go_first() -> None:
@@ -154,8 +154,8 @@ def test_some_row_is_left_to_train_on(count: int) -> None:
 def test_rows_that_rank_nothing_are_not_held_out() -> None:
     bare = [row._replace(neg=[], neg_scores=None) for row in rows(300)]
     assert held_out.hold_out(bare, 0.1, seed=1) == (bare, [], 0, 0, 0, 30)
-    told = held_out.shortfall(held_out.hold_out([*bare, *rows(2)], 0.1, seed=1))
-    assert "only 2 rows have a negative to rank against" in str(told)
+    reported = held_out.shortfall(held_out.hold_out([*bare, *rows(2)], 0.1, seed=1))
+    assert "only 2 rows have a negative to rank against" in str(reported)
     mixed = [row._replace(neg=[], neg_scores=None) if i % 4 == 0 else row for i, row in enumerate(rows(600))]
     split = held_out.hold_out(mixed, 0.1, seed=1)
     assert len(split.test) >= 40
@@ -243,7 +243,7 @@ def test_history_keeps_the_best_and_is_resumed(tmp_path: Path) -> None:
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_better_is_told_logged_and_drawn(trained: Path, tiny_reranker: Path) -> None:
+def test_a_gain_is_reported_logged_and_drawn(trained: Path, tiny_reranker: Path) -> None:
     found = evaluations(trained)
     assert [point["step"] for point in found["points"]] == [0, 4, 8, 12, 14]
     assert found["queries"] == 24
@@ -278,7 +278,7 @@ def test_folder_holds_the_best_model(trained: Path, data: Path) -> None:
     assert row.values["model"] == pytest.approx(found["best"]["MRR"], abs=1e-3)
 
 
-def test_shuffled_labels_exit_3(
+def test_shuffled_labels_are_no_gain(
     tiny_reranker: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = random.Random(0)
@@ -292,7 +292,9 @@ def test_shuffled_labels_exit_3(
     assert "no difference" in capsys.readouterr().out
 
 
-def test_worse_is_told_loudly(trained: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loss_is_reported_and_exits_3(
+    trained: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     wrong = write_rows(tmp_path / "wrong.jsonl", [row | {"pos": row["neg"][:1], "neg": row["pos"]} for row in rows])
     flags = ("--eval_data", str(data), "--patience", "2", "--save_steps", "0", "--fail_on_regression")

@@ -133,10 +133,10 @@ def test_bad_input_is_one_line_and_exit_2(
 
     with pytest.raises(SystemExit) as stop:
         cli.run(train_reranker.main, argv)
-    told = capsys.readouterr()
+    reported = capsys.readouterr()
     assert stop.value.code == EXIT_UNUSABLE_INPUT
-    assert expected in told.err
-    assert told.err.startswith("error: ")
-    assert len(told.err.splitlines()) == 1
-    assert told.out == ""
+    assert expected in reported.err
+    assert reported.err.startswith("error: ")
+    assert len(reported.err.splitlines()) == 1
+    assert reported.out == ""
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before

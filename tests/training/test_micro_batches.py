@@ -1,4 +1,4 @@
-"""Chunks: the same scores and gradients as one batch, whatever is kept, recomputed or had to be lowered."""
+"""Micro-batches: scores and gradients of one batch, whether graphs are kept, recomputed or run out of memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def gradients(model: Any, memory: MemoryBudget, pairs: dict[str, Any] | None = N
 
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("tokens", [1, 130, 10_000])
-def test_chunks_change_nothing(tiny_reranker: Path, tokens: int, keep: bool) -> None:
+def test_micro_batches_change_no_score_and_no_gradient(tiny_reranker: Path, tokens: int, keep: bool) -> None:
     model = load(tiny_reranker)
     padded = torch.nn.utils.rnn.pad_sequence(list(ragged()["input_ids"].split(LENGTHS)), batch_first=True)
     whole = model(padded, attention_mask=(padded != 0).long()).logits
@@ -97,7 +97,7 @@ def test_exhausted_memory_lowers_the_budget(
     assert all(a is None or torch.allclose(a, b, atol=1e-5) for a, b in zip(expected[1], found, strict=True))
 
 
-def test_memory_for_not_even_one_pair_is_an_error(tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_too_large_for_memory_is_an_error(tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(tiny_reranker)
 
     def full(self: Any, **inputs: Any) -> Any:

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --bf16 and --no_mixed_precision exclude each other.
+FP32 = ("--no_mixed_precision", "--resume")
 UNDO = {"--bf16": ("--no_mixed_precision", "false")}
 
 
@@ -32,7 +33,7 @@ def test_overwriting_replaces_a_training_and_no_more(tiny_reranker: Path, exampl
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "reported"),
     [
         (["--num_gpus", "2"], "processes 1, not 2"),
         (["--batch_size", "8"], "--batch_size 16, not 8"),
@@ -48,16 +49,21 @@ def test_overwriting_replaces_a_training_and_no_more(tiny_reranker: Path, exampl
     ],
 )
 def test_resuming_with_what_changes_the_training_is_refused(
-    flags: list[str], told: str, tiny_reranker: Path, data: Path, begun: Path
+    flags: list[str], reported: str, tiny_reranker: Path, data: Path, interrupted: Path
 ) -> None:
-    with pytest.raises(InputError, match=f"was started with .*{told}"):
-        train_evaluated(tiny_reranker, data, begun, "--no_mixed_precision", "--resume", *flags, *UNDO.get(flags[0], ()))
+    with pytest.raises(InputError, match=f"was started with .*{reported}"):
+        train_evaluated(
+            tiny_reranker, data, interrupted, "--no_mixed_precision", "--resume", *flags, *UNDO.get(flags[0], ())
+        )
 
 
-def test_model_is_held_by_what_it_is_and_not_by_where_it_is(
-    tiny_reranker: Path, data: Path, begun: Path, tmp_path: Path
+def test_a_model_is_compared_by_content_and_not_by_path(
+    tiny_reranker: Path, data: Path, interrupted: Path, tmp_path: Path
 ) -> None:
-    model, output = Path(shutil.copytree(tiny_reranker, tmp_path / "moved")), shutil.copytree(begun, tmp_path / "out")
+    model, output = (
+        Path(shutil.copytree(tiny_reranker, tmp_path / "moved")),
+        shutil.copytree(interrupted, tmp_path / "out"),
+    )
     flags = ["--no_mixed_precision", "--resume", "--dry_run"]
     assert train_evaluated(model, data, output, *flags) == 0
     with (model / "tokenizer.json").open("a") as file:
@@ -66,9 +72,9 @@ def test_model_is_held_by_what_it_is_and_not_by_where_it_is(
         train_evaluated(model, data, output, *flags)
 
 
-def test_checkpoint_of_another_folder_is_held_against_its_own_settings(
-    tiny_reranker: Path, data: Path, begun: Path, tmp_path: Path
+def test_checkpoint_of_another_folder_is_compared_with_its_own_settings(
+    tiny_reranker: Path, data: Path, interrupted: Path, tmp_path: Path
 ) -> None:
-    flags = ("--no_mixed_precision", "--seed", "1", "--resume", str(begun / "checkpoint-8"))
+    flags = ("--no_mixed_precision", "--seed", "1", "--resume", str(interrupted / "checkpoint-8"))
     with pytest.raises(InputError, match="was started with --seed 42, not 1"):
         train_evaluated(tiny_reranker, data, tmp_path / "other", *flags)

@@ -175,12 +175,12 @@ def test_two_processes(reference: tuple[Path, Path], still_model: Path, tmp_path
     printed = done.stdout.splitlines()
     assert [line.partition(":")[0] for line in printed] == ["model", "next"]
     assert "processes 2" in done.stderr
-    told = done.stderr.replace("\r", "\n").splitlines()
-    assert all(line.startswith(("INFO ", "training:")) for line in told if line), done.stderr
+    reported = done.stderr.replace("\r", "\n").splitlines()
+    assert all(line.startswith(("INFO ", "training:")) for line in reported if line), done.stderr
     assert largest_change(folder, expected) <= 1e-4
 
 
-def test_memory_that_runs_out_is_told(
+def test_out_of_memory_is_one_line(
     tiny_reranker: Path, examples_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch

@@ -1,4 +1,4 @@
-"""Trainings that are starved or fed nonsense, and what they keep."""
+"""Trainings that diverge or cannot write, and what they keep."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_resumed_run_saves_as_often_as_is_asked_now(tiny_reranker: Path, data: P
     assert sorted(p.name for p in killed.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-9"]
 
 
-def test_full_disk_keeps_what_was_whole(
+def test_full_disk_keeps_complete_checkpoints(
     tiny_reranker: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from utils.training import trainer
@@ -45,7 +45,7 @@ def test_full_disk_keeps_what_was_whole(
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
-def test_loss_that_is_no_number_stops(tiny_reranker: Path, data: Path, tmp_path: Path) -> None:
+def test_a_loss_of_nan_stops_the_training(tiny_reranker: Path, data: Path, tmp_path: Path) -> None:
     from utils.training import callbacks
 
     def explode(self: Any, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
@@ -58,7 +58,7 @@ def test_loss_that_is_no_number_stops(tiny_reranker: Path, data: Path, tmp_path:
             train_evaluated(tiny_reranker, data, tmp_path / "out")
 
 
-def test_scores_all_alike_stop(tiny_reranker: Path, data: Path, tmp_path: Path) -> None:
+def test_equal_scores_stop_the_training(tiny_reranker: Path, data: Path, tmp_path: Path) -> None:
     flat = spoil(tiny_reranker, tmp_path / "flat", "classifier.weight", 0.0)
     flags = ("--learning_rate", "1e-12", "--eval_fraction", "0", "--epochs", "2", "--save_steps", "0")
     with pytest.raises(RunError, match="all scores are the same in 20 batches in a row; there is no checkpoint yet"):
@@ -67,7 +67,7 @@ def test_scores_all_alike_stop(tiny_reranker: Path, data: Path, tmp_path: Path) 
         train_evaluated(flat, data, tmp_path / "other", "--learning_rate", "1e-12")
 
 
-def test_weight_that_is_no_number_is_told(tiny_reranker: Path, data: Path, tmp_path: Path) -> None:
+def test_a_weight_of_nan_is_refused(tiny_reranker: Path, data: Path, tmp_path: Path) -> None:
     broken = spoil(tiny_reranker, tmp_path / "broken", "bert.pooler.dense.bias", float("nan"))
     with pytest.raises(InputError, match=r"weights that are not finite \(bert.pooler.dense.bias\)"):
         train_evaluated(broken, data, tmp_path / "out")
