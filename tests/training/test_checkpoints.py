@@ -8,11 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainings import (
-    assert_as_uninterrupted,
-    train_and_kill,
-    train_evaluated,
-)
+from trainings import assert_as_uninterrupted, train_and_kill, train_evaluated
 from utils.errors import InputError
 from utils.training import held_out
 from utils.training.checkpoints import find_fault

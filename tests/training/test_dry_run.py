@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainings import (
-    train_evaluated,
-)
+from trainings import train_evaluated
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

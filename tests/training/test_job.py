@@ -9,10 +9,7 @@ from pathlib import Path
 import pytest
 
 import train_reranker
-from trainings import (
-    train,
-    write_rows,
-)
+from trainings import train, write_rows
 from utils import cli
 from utils.errors import EXIT_UNUSABLE_INPUT
 from utils.models.lengths import Lengths

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainings import (
-    train,
-    train_evaluated,
-)
+from trainings import train, train_evaluated
 from utils.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

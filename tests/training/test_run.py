@@ -12,13 +12,7 @@ from typing import Any
 
 import pytest
 
-from trainings import (
-    QUICK,
-    largest_change,
-    train,
-    weights,
-    write_rows,
-)
+from trainings import QUICK, largest_change, train, weights, write_rows
 from utils.errors import RunError
 from utils.files import SCRIPTS
 from utils.training import run

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from trainings import (
-    train_evaluated,
-)
+from trainings import train_evaluated
 from utils.errors import InputError, RunError
 from utils.training import checkpoints
 

@@ -14,7 +14,7 @@ from utils.data.split import Labelled, Split, split_examples
 from utils.errors import InputError
 from utils.evaluation import metrics
 from utils.evaluation.paired import ALPHA, PairedDifference, paired
-from utils.files import write_json
+from utils.files import replacing, write_json
 from utils.report.text import p_value
 from utils.schema import ContrastiveExample
 
@@ -146,7 +146,6 @@ def draw_curve(history: EvaluationHistory, path: Path) -> None:
         axes.axvline(history.best.step, color="grey", linewidth=0.8, label=f"best: step {history.best.step}")
     axes.set(xlabel="step", ylabel=f"{len(history.examples)} held-out queries", ylim=(0, 1.02))
     axes.legend()
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=120)
+    with replacing(path, "wb") as out:
+        figure.savefig(out, format="png", dpi=120)
     pyplot.close(figure)
-    temporary.replace(path)

@@ -78,25 +78,21 @@ class MicroBatchScorer:
     def forward(self, pairs: dict[str, Any], keep: bool = True) -> tuple[Tensor, list[MicroBatch]]:
         """Return the scores of all pairs, (pairs, 1), and the micro-batches that they came from."""
         waiting = plan_micro_batches(pairs["lengths"], self.memory.max_tokens, self.memory.multiple)
-        scores: Tensor | None = None
+        scores = torch.empty(len(pairs["lengths"]), 1, device=pairs["input_ids"].device)
         pieces: list[MicroBatch] = []
         while waiting:
             positions, state = waiting[0], _random_state(pairs)
-            work = functools.partial(self.score, pairs, positions)
             with torch.set_grad_enabled(keep and self.memory.keep):
-                graph = self._within_memory(work)
+                graph = self._within_memory(functools.partial(self.score, pairs, positions))
             if graph is None:
                 self._lower(pairs, positions)
                 pieces = [piece._replace(graph=None) for piece in pieces]
                 waiting = self._plan(pairs, list(itertools.chain(*waiting)))
                 _restore(state)
                 continue
-            if scores is None:
-                scores = graph.new_empty(len(pairs["lengths"]), 1)
             scores[positions] = graph.detach()
             pieces.append(MicroBatch(positions, state, graph if graph.requires_grad else None))
-            del waiting[0], graph, work
-        assert scores is not None
+            del waiting[0], graph
         return scores, pieces
 
     def add_gradients(
