@@ -49,6 +49,8 @@ def gate(difference: PairedDifference | None, options: argparse.Namespace) -> in
     """Return the exit code: 3 on a significant loss, or on all but a significant gain, as the flags ask."""
     outcome = difference and difference.outcome
     failed = (options.fail_unless_better and outcome != BETTER) or (options.fail_on_regression and outcome == WORSE)
+    if failed:
+        log.error("against its base: %s", outcome or "not compared, for there are no held-out queries")
     return EXIT_REGRESSION if failed else 0
 
 
@@ -122,7 +124,7 @@ def report(result: Result) -> None:
     if result.summary:
         print(result.summary)
     if result.difference and result.difference.outcome == WORSE:
-        log.warning("THE FINE-TUNED MODEL IS WORSE THAN ITS BASE: do not use it; lower --learning_rate or see the data")
+        log.warning("THE FINE-TUNED MODEL IS WORSE THAN ITS BASE: do not use it; lower --learning_rate, check the data")
     print(f"next: python test_reranker.py --model_path {folder} --test_data ./data/test_data.jsonl")
 
 

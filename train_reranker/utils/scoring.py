@@ -110,7 +110,8 @@ class Reranker:
         bar = progress_bar(desc=desc, total=len(pairs), unit="pair", disable=desc is None)
         mixed = torch.autocast("cpu", self.half, enabled=self.device == "cpu" and self.half is not None)
         with torch.inference_mode(), mixed, bar:
-            for window, features in zip(windows, self._tokenize_ahead(pairs, windows), strict=True):
+            texts = [[pairs[i] for i in window] for window in windows]
+            for window, features in zip(windows, self._tokenize_ahead(texts), strict=True):
                 lengths = [len(ids) for ids in features["input_ids"]]
                 for batch in token_batches(lengths, self.batch_tokens, len(window)):
                     scores[[window[i] for i in batch]] = self._logits(features, batch).float().cpu().numpy()
@@ -135,24 +136,18 @@ class Reranker:
                 raise
             return torch.cat([self._logits(features, [i]) for i in batch])
 
-    def _tokenize_ahead(
-        self, pairs: Sequence[tuple[str, str]], windows: Sequence[Sequence[int]]
-    ) -> Iterator[dict[str, list[list[int]]]]:
+    def _tokenize_ahead(self, windows: Sequence[Sequence[tuple[str, str]]]) -> Iterator[dict[str, list[list[int]]]]:
         """Yield the token ids of each window; another thread prepares the next while the model scores."""
-
-        def tokenize(window: Sequence[int]) -> dict[str, list[list[int]]]:
-            queries, passages = zip(*(pairs[i] for i in window), strict=True)
-            return self._tokenize(queries, passages)
-
         with ThreadPoolExecutor(1) as other:
-            coming = other.submit(tokenize, windows[0])
-            for after in (*windows[1:], None):
+            coming = other.submit(self._tokenize, windows[0])
+            for window in windows[1:]:
                 features = coming.result()
-                if after is not None:
-                    coming = other.submit(tokenize, after)
+                coming = other.submit(self._tokenize, window)
                 yield features
+            yield coming.result()
 
-    def _tokenize(self, queries: Sequence[str], passages: Sequence[str]) -> dict[str, list[list[int]]]:
+    def _tokenize(self, pairs: Sequence[tuple[str, str]]) -> dict[str, list[list[int]]]:
+        queries, passages = zip(*pairs, strict=True)
         cut = {query: cut_text(self.tokenizer, query, self.lengths.query) for query in dict.fromkeys(queries)}
         texts = [cut[query] for query in queries], list(passages)
         return dict(self.tokenizer(*texts, truncation="only_second", max_length=self.lengths.pair))
