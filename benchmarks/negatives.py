@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +22,16 @@ sys.path.insert(0, str(ROOT / "train_reranker"))
 
 from utils.data.rows import read_examples
 from utils.evaluation.metrics import evaluate, pairs_of, pools_of
-from utils.evaluation.statistics import bootstrap_mean
+from utils.evaluation.paired import paired
 from utils.files import write_json
-from utils.report.text import table
+from utils.report.text import p_value, table
 from utils.schema import ContrastiveExample
 from utils.scoring import open_reranker
-from utils.training.job import NEGATIVE_FILLS, DataStats, TrainingSettings, prepare
+from utils.training.job import prepare
 from utils.training.run import run
+from utils.training.settings import NEGATIVE_FILLS, DataStats, TrainingSettings
 
 DATA = ROOT / "train_reranker" / "data"
-MAX_LENGTH = 160
 
 
 def main() -> None:
@@ -46,13 +46,13 @@ def main() -> None:
             sys.stderr.write(f"seed {seed}, {fill}: MRR {np.mean(ranks[fill][-1]):.3f}\n")
     means = {fill: np.mean(values, axis=0) for fill, values in ranks.items()}  # of each query, over the seeds
     one, other = NEGATIVE_FILLS
-    difference, interval = float(np.mean(means[one] - means[other])), bootstrap_mean(means[one] - means[other])
+    found = paired(means[one], means[other])
     print(f"{facts.short} of {facts.rows} rows have too few negatives; {len(test)} held-out queries")
-    print(table([[fill, float(means[fill].mean()), *map(np.mean, ranks[fill])] for fill in NEGATIVE_FILLS],
-                ["negative fill", "MRR", *(f"seed {seed}" for seed in range(args.seeds))]))  # fmt: skip
-    ends = f" [{interval.low:+.3f}, {interval.high:+.3f}]" if interval else ""
-    print(f"{one} − {other}: {difference:+.3f}{ends}")
-    value = {"short": facts.short, "rows": facts.rows, "ranks": ranks, "difference": difference, "interval": interval}
+    rows = [[fill, float(means[fill].mean()), *map(np.mean, ranks[fill])] for fill in NEGATIVE_FILLS]
+    print(table(rows, ["negative fill", "MRR", *(f"seed {seed}" for seed in range(args.seeds))]))
+    ends = f" [{found.interval.low:+.3f}, {found.interval.high:+.3f}]" if found.interval else ""
+    print(f"{one} − {other}: {found.difference:+.3f}{ends}, p {p_value(found.p)}: {found.outcome}")
+    value = {"short": facts.short, "rows": facts.rows, "ranks": ranks, "difference": asdict(found)}
     write_json(ROOT / "benchmarks" / "results" / "negatives.json", value)
 
 
@@ -67,20 +67,20 @@ def parse_args() -> argparse.Namespace:
 
 
 def settings(args: argparse.Namespace, fill: str, seed: int) -> TrainingSettings:
-    """Return the demo's training, but for the fill and the seed, and without an evaluation on the way."""
+    """Return the demo's training with another fill and seed, and no evaluation on the way."""
     return TrainingSettings(
         model_path=args.model_path, train_data=[args.train_data], epochs=1, batch_size=8,
-        learning_rate=5e-5, query_max_len=32, passage_max_len=MAX_LENGTH - 32, eval_fraction=0, save_steps=0,
+        learning_rate=5e-5, query_max_len=32, passage_max_len=128, eval_fraction=0, save_steps=0,
         report_to="none", negative_fill=fill, seed=seed,
     )  # fmt: skip
 
 
 def train_and_rank(settings: TrainingSettings, test: list[ContrastiveExample]) -> tuple[list[float], DataStats]:
-    """Return each held-out query's reciprocal rank by a model trained so, and what became of the rows."""
+    """Train; return the reciprocal rank of each held-out query, and what became of the rows."""
     with tempfile.TemporaryDirectory() as folder:
         job = prepare(replace(settings, output_dir=folder))
         run(job)
-        scores = open_reranker(folder, max_length=MAX_LENGTH).score(pairs_of(test), desc="held-out pools")
+        scores = open_reranker(folder).score(pairs_of(test), desc="held-out pools")
     return evaluate(pools_of(test, scores))["MRR"], job.facts
 
 

@@ -3,10 +3,10 @@ r"""Time of scoring query-passage pairs: this project, FlagReranker and CrossEnc
     python benchmarks/scoring.py                 # a small model of XLM-RoBERTa's shape on a CPU, bge-m3's on a GPU
     python benchmarks/scoring.py --model models/demo-reranker --data train_reranker/data/test_data.jsonl --length 160
 
-The same weights score the same pairs in one process. The peers are called as their documentation does: FlagReranker
-with use_fp16 where there is a GPU, CrossEncoder in bf16 there; this project chooses by itself, and once in fp32.
-Random weights and words measure speed. Whether half precision keeps the order is for a trained model to show, on real
-pools, as in the second command; differences are of scores from 0 to 1, after the sigmoid.
+The same weights score the same pairs in one process. The others are called as they document: on a GPU, FlagReranker
+with use_fp16 and CrossEncoder in bf16; this project chooses by itself, and runs once in fp32. Random weights and words
+measure speed. Whether half precision keeps the order takes a trained model and real pools, as in the second command.
+Differences are of scores from 0 to 1, after the sigmoid.
 """
 
 from __future__ import annotations
@@ -70,15 +70,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--model", help="a reranker's folder (default: random weights of a shape for the device)")
     parser.add_argument("--data", help="query/pos/neg rows to score (default: random words of real lengths)")
     parser.add_argument("--queries", type=int, default=20, help="queries (default: 20)")
-    parser.add_argument("--pool", type=int, default=8, help="passages a query (default: 8)")
+    parser.add_argument("--pool", type=int, default=8, help="passages per query (default: 8)")
     parser.add_argument("--length", type=int, default=4096, help="longest pair in tokens (default: 4096)")
-    parser.add_argument("--batch", type=int, default=32, help="the peers' batch size (default: 32)")
+    parser.add_argument("--batch", type=int, default=32, help="batch size (default: 32)")
     parser.add_argument("--rounds", type=int, default=3, help="turns (default: 3)")
     return parser.parse_args()
 
 
 def open_scorers(model: Path, args: argparse.Namespace, cuda: bool) -> dict[str, Scorer]:
-    """Load the model once for each contender."""
+    """Load the model once for each scorer."""
     import torch
     from FlagEmbedding import FlagReranker
     from sentence_transformers import CrossEncoder

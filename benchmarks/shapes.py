@@ -1,4 +1,4 @@
-"""What the benchmarks of training and scoring share: a model of XLM-RoBERTa's shape, and texts of real lengths."""
+"""For the benchmarks of training and scoring: a model of XLM-RoBERTa's shape, and texts of real lengths."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Shape(NamedTuple):
     vocabulary: int
 
     def flops(self, lengths: list[int], train: bool) -> float:
-        """Return the floating-point operations for pairs of such lengths, recomputation and padding not counted."""
+        """Return the floating-point operations for pairs of these lengths, without recomputation and padding."""
         weights = self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.inner)
         forward = sum(2 * weights * n + 4 * self.layers * self.hidden * n * n for n in lengths)
         return forward * (3 if train else 1)
@@ -39,7 +39,7 @@ class Shape(NamedTuple):
 SMALL = Shape(layers=2, hidden=64, heads=2, inner=256, vocabulary=WORDS + 5)
 BGE_M3 = Shape(layers=24, hidden=1024, heads=16, inner=4096, vocabulary=250_002)
 
-# bf16 operations a second that a card's data sheet gives for dense matrices.
+# bf16 operations per second by the data sheets, for dense matrices.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12}
 
 
@@ -49,25 +49,18 @@ def peak(device_name: str) -> float | None:
 
 
 def make_model(folder: Path, shape: Shape, dropout: float, seed: int = 0) -> Path:
-    """Save a reranker of bge-reranker-v2-m3's kind with random weights, and a tokenizer of one token a word."""
+    """Save a reranker like bge-reranker-v2-m3 with random weights, and a tokenizer of one token per word."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForSequenceClassification
 
     torch.manual_seed(seed)
     config = XLMRobertaConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        intermediate_size=shape.inner,
-        max_position_embeddings=8194,
-        type_vocab_size=1,
-        num_labels=1,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
+        vocab_size=shape.vocabulary, hidden_size=shape.hidden, num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads, intermediate_size=shape.inner, max_position_embeddings=8194,
+        type_vocab_size=1, num_labels=1, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
         initializer_range=0.02 if shape.hidden > 512 else 0.2,  # so that a small model's scores differ
-    )
+    )  # fmt: skip
     XLMRobertaForSequenceClassification(config).save_pretrained(folder)
     names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *(f"w{i}" for i in range(WORDS))]
     tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))

@@ -1,11 +1,11 @@
-r"""Time and memory of a training step: this project, FlagEmbedding's trainer and sentence-transformers', side by side.
+r"""Time and memory of a training step: this project, FlagEmbedding's trainer and sentence-transformers'.
 
     python benchmarks/training.py
     python benchmarks/training.py --lengths 8192 --steps 10 --rounds 3   # on a GPU: bge-reranker-v2-m3's shape, bf16
 
 All train the same random weights on the same rows, batch and order, each in a process of its own, in turns. On a CPU
 the model is a small one of XLM-RoBERTa's shape, in fp32 and without dropout (SDPA has no fused kernel with it there).
-Times are wall time; beside it stands the ratio in the processes' CPU time, which other work on the machine sways less.
+Times are wall time; the ratio in CPU time depends less on other work on the machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OURS, FLAG, SENTENCE = "this project", "FlagEmbedding", "sentence-transformers"
 
 
 def main() -> None:
-    """Measure all contenders in turns, print a table, write the results."""
+    """Measure all trainers in turns, print a table, write the results."""
     args = parse_args()
     if args.spec:
         print("RESULT " + json.dumps(CONTENDERS[args.contender](json.loads(args.spec))))
@@ -67,21 +67,16 @@ def main() -> None:
 
 
 COLUMNS = {
-    "step_s": "s a step",
-    "tokens_per_s": "text tokens/s",
-    "peak_share": "share of peak",
-    "memory_gib": "memory GiB",
-    "speed": "speed, FlagEmbedding = 1",
-    "cpu_speed": "in CPU time",
-    "memory": "memory, FlagEmbedding = 1",
-}
+    "step_s": "s per step", "tokens_per_s": "text tokens/s", "peak_share": "share of peak", "memory_gib": "memory GiB",
+    "speed": "speed, FlagEmbedding = 1", "cpu_speed": "in CPU time", "memory": "memory, FlagEmbedding = 1",
+}  # fmt: skip
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 512], help="longest pairs in tokens")
-    parser.add_argument("--steps", type=int, default=3, help="steps a run; the first is not timed (default: 3)")
+    parser.add_argument("--steps", type=int, default=3, help="steps per run; the first is not timed (default: 3)")
     parser.add_argument("--rounds", type=int, default=1, help="runs of each trainer (default: 1)")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="default: all")
     parser.add_argument("--recompute", type=int, choices=(0, 1), help="gradient checkpointing (default: on a GPU)")
@@ -91,7 +86,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def measure(name: str, spec: dict[str, Any]) -> dict[str, float]:
-    """Run one contender in a process of its own."""
+    """Run one trainer in a process of its own."""
     command = [sys.executable, __file__, "--contender", name, "--spec", json.dumps(spec)]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_DISABLED": "true"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -104,21 +99,16 @@ def measure(name: str, spec: dict[str, Any]) -> dict[str, float]:
 def summarise(
     name: str, runs: dict[str, list[dict[str, float]]], lengths: list[int], shape: Shape, spec: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return a contender's medians, and its ratios to FlagEmbedding's within each round."""
+    """Return a trainer's medians, and its ratios to FlagEmbedding's within each round."""
     step = statistics.median(run["step_s"] for run in runs[name])
     flops = shape.flops(lengths, train=True) / spec["steps"]
     value: dict[str, Any] = {
-        "trainer": name,
-        "length": spec["length"],
-        "runs": runs[name],
-        "step_s": step,
+        "trainer": name, "length": spec["length"], "runs": runs[name], "step_s": step,
         "tokens_per_s": round(sum(lengths) / spec["steps"] / step),
         "peak_share": device_share(flops / step) if spec["cuda"] else None,
         "memory_gib": max(run["memory"] for run in runs[name]) / 2**30,
-        "speed": None,
-        "cpu_speed": None,
-        "memory": None,
-    }
+        "speed": None, "cpu_speed": None, "memory": None,
+    }  # fmt: skip
     if FLAG in runs:
         pairs = list(zip(runs[FLAG], runs[name], strict=True))
         value["speed"] = statistics.median(theirs["step_s"] / own["step_s"] for theirs, own in pairs)
@@ -136,22 +126,23 @@ def device_share(flops_per_second: float) -> float | None:
 
 
 def device_line(cuda: bool, shape: Shape) -> str:
-    """Say what ran where."""
+    """Describe the device and the model."""
     import torch
 
     where = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
-    return f"{where}; {'bf16' if cuda else 'fp32'}; {shape}; {BATCH} rows of {GROUP} pairs a step"
+    return f"{where}; {'bf16' if cuda else 'fp32'}; {shape}; {BATCH} rows of {GROUP} pairs per step"
 
 
-# The contenders. Each returns the seconds of a step, the first left out, and the bytes that training took.
+# The trainers. Each returns the seconds of a step after the first, and the bytes that training took.
 
 
 def run_ours(spec: dict[str, Any]) -> dict[str, float]:
     """Train with this project."""
     from utils.training import launch
-    from utils.training.arguments import chunk_memory, training_arguments
-    from utils.training.job import TrainingSettings, prepare
-    from utils.training.trainer import RerankerRunner
+    from utils.training.arguments import memory_budget, training_arguments
+    from utils.training.fit import make_trainer
+    from utils.training.job import prepare
+    from utils.training.settings import TrainingSettings
 
     settings = TrainingSettings(
         model_path=spec["model"], train_data=[spec["data"]], output_dir=tempfile.mkdtemp(dir=spec["folder"]),
@@ -162,8 +153,8 @@ def run_ours(spec: dict[str, Any]) -> dict[str, float]:
     )  # fmt: skip
     job = prepare(settings)
     with launch.quiet():
-        runner = RerankerRunner(job, training_arguments(job), chunk_memory(job))
-        return timed(runner.trainer, lambda: runner.trainer.train())
+        trainer = make_trainer(job, training_arguments(job), memory_budget(job))
+        return timed(trainer, trainer.train)
 
 
 def run_flag(spec: dict[str, Any]) -> dict[str, float]:
@@ -186,11 +177,11 @@ def run_flag(spec: dict[str, Any]) -> dict[str, float]:
             activation_checkpointing=bool(spec["recompute"]), **common(spec),
         ),
     )  # fmt: skip
-    return timed(runner.trainer, lambda: runner.trainer.train())
+    return timed(runner.trainer, runner.trainer.train)
 
 
 def run_sentence(spec: dict[str, Any]) -> dict[str, float]:
-    """Train with sentence-transformers, with the listwise loss that is nearest to FlagEmbedding's."""
+    """Train with sentence-transformers, with the loss that is nearest to FlagEmbedding's."""
     from datasets import Dataset
     from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
     from sentence_transformers.cross_encoder.losses import ListNetLoss
@@ -211,18 +202,15 @@ def run_sentence(spec: dict[str, Any]) -> dict[str, float]:
         train_dataset=Dataset.from_dict(columns),
         loss=ListNetLoss(model),
     )  # fmt: skip
-    return timed(trainer, lambda: trainer.train())
+    return timed(trainer, trainer.train)
 
 
-CONTENDERS: dict[str, Callable[[dict[str, Any]], dict[str, float]]] = {
-    FLAG: run_flag,
-    OURS: run_ours,
-    SENTENCE: run_sentence,
-}
+Contender = Callable[[dict[str, Any]], dict[str, float]]
+CONTENDERS: dict[str, Contender] = {FLAG: run_flag, OURS: run_ours, SENTENCE: run_sentence}
 
 
 def common(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return what all trainers are given."""
+    """Return the arguments that all trainers share."""
     return {
         "per_device_train_batch_size": BATCH, "num_train_epochs": 1, "learning_rate": 6e-6, "bf16": spec["cuda"],
         "use_cpu": not spec["cuda"], "report_to": "none", "save_strategy": "no", "logging_steps": 1, "seed": 42,
@@ -238,7 +226,7 @@ def timed(trainer: Any, train: Callable[[], Any]) -> dict[str, float]:
     ends: list[tuple[float, float]] = []
 
     class Clock(TrainerCallback):
-        """Notes when steps end."""
+        """Records when steps end."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """Wait for the device, then note the time."""
@@ -256,7 +244,7 @@ def timed(trainer: Any, train: Callable[[], Any]) -> dict[str, float]:
 
 
 def resident() -> int:
-    """Return the bytes of memory that this process holds now (Linux)."""
+    """Return the resident bytes of this process (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 

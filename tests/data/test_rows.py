@@ -17,7 +17,8 @@ from utils.data.rows import parse_example, read_examples
 from utils.errors import InputError, RunError
 from utils.files import read_jsonl
 from utils.schema import ContrastiveExample
-from utils.training.job import REPORTERS, TrainingSettings, prepare
+from utils.training.job import prepare
+from utils.training.settings import REPORTERS, TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,147 +17,18 @@ from safetensors.torch import load_file, save_file
 import rerank_ablation_test
 import test_reranker as testing_script
 import train_reranker
-from miniature import save_tokenizer, t5
+from architectures import ARCHITECTURES, PAIRS, SMALL, bert_like, qwen3, scored_alone
+from miniature import save_tokenizer
 from utils import cli
 from utils.errors import EXIT_UNUSABLE_INPUT, InputError
-from utils.models.lengths import cut_text, length_limit
-from utils.models.loading import BASE, ENCODER, RERANKER, load_model, load_tokenizer
+from utils.models.lengths import Lengths
+from utils.models.loading import BASE, ENCODER, RERANKER, load_model
 from utils.retrieval.encoder import PASSAGE, Encoder
 from utils.scoring import open_reranker
-from utils.training.groups import Lengths, collate, encode_pairs
-from utils.training.micro_batches import ChunkBudget
+from utils.training.groups import collate, encode_pairs
+from utils.training.micro_batches import MemoryBudget
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-WORDS = ["the", "mill", "stands", "by", "a", "river", "and", "was", "built", "for", "wool", ",", "ice", "came", "later"]
-WORDS += [".", "who", "?", "when"]
-PAIRS = [
-    ("who built the mill ?", "wool"),
-    ("when ?", "the mill stands by a river and was built for wool . ice came later , the river was ice . " * 2),
-    ("who was by the river and when was ice built ?", "a mill came later"),
-    ("ice", "the river stands by a mill"),
-]
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-SMALL |= {"initializer_range": 0.3}  # small weights would give all pairs nearly the same score
-CAUSAL = SMALL | {"num_labels": 1, "num_key_value_heads": 2, "max_position_embeddings": 256}
-
-
-def bert_like(folder: Path, padding_side: str = "right", dtype: Any = torch.float32, **config: Any) -> None:
-    from transformers import BertConfig, BertForSequenceClassification
-
-    special = ["<pad>", "<unk>", "<s>", "</s>"]
-    size = save_tokenizer(
-        folder, special, "<s> $A </s> $B:1 </s>:1", pad_token="<pad>", padding_side=padding_side, model_max_length=64,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )  # fmt: skip
-    model = BertForSequenceClassification(BertConfig(vocab_size=size, num_labels=1, **SMALL | config))
-    model.to(dtype).save_pretrained(folder)
-
-
-def xlnet(folder: Path) -> None:
-    from transformers import XLNetConfig, XLNetForSequenceClassification
-
-    size = save_tokenizer(
-        folder, ["<unk>", "<cls>", "<sep>", "<pad>"], "$A:0 <sep>:0 $B:1 <sep>:1 <cls>:2", padding_side="left",
-        pad_token="<pad>", pad_token_type_id=3, model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )  # fmt: skip
-    config = {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64, "initializer_range": 0.3, "pad_token_id": 3}
-    XLNetForSequenceClassification(XLNetConfig(vocab_size=size, num_labels=1, **config)).save_pretrained(folder)
-
-
-def qwen3(folder: Path, pair: str = "$A <sep> $B", side: str = "left", **config: Any) -> None:
-    from transformers import Qwen3Config, Qwen3ForSequenceClassification
-
-    size = save_tokenizer(
-        folder, ["<end>", "<unk>", "<sep>"], pair, pad_token="<end>", eos_token="<end>", padding_side=side,
-        model_input_names=["input_ids", "attention_mask"],
-    )  # fmt: skip
-    config = CAUSAL | {"vocab_size": size, "head_dim": 16, "pad_token_id": 0} | config
-    Qwen3ForSequenceClassification(Qwen3Config(**config)).save_pretrained(folder)
-
-
-def llama_without_padding(folder: Path) -> None:
-    from transformers import LlamaConfig, LlamaForSequenceClassification
-
-    size = save_tokenizer(
-        folder, ["<unk>", "<s>", "</s>"], "<s> $A <s> $B </s>", bos_token="<s>", eos_token="</s>", model_max_length=64,
-        model_input_names=["input_ids", "attention_mask"],
-    )  # fmt: skip
-    LlamaForSequenceClassification(LlamaConfig(vocab_size=size, **CAUSAL)).save_pretrained(folder)
-
-
-def gpt2_padded_beyond_its_table(folder: Path) -> None:
-    from transformers import GPT2Config, GPT2ForSequenceClassification
-
-    names = ["input_ids", "attention_mask"]
-    size = save_tokenizer(folder, ["<end>", "<unk>"], "$A <end> $B", eos_token="<end>", model_input_names=names)
-    config = GPT2Config(
-        vocab_size=size, n_embd=32, n_layer=2, n_head=2, n_positions=48, num_labels=1, initializer_range=0.3
-    )
-    GPT2ForSequenceClassification(config).save_pretrained(folder)
-    tokenizer, _ = load_tokenizer(folder)
-    tokenizer.add_special_tokens({"pad_token": "<pad>"})  # and the model was not resized
-    tokenizer.padding_side = "left"  # where GPT-2's positions would shift
-    tokenizer.save_pretrained(folder)
-
-
-def phobert(folder: Path) -> None:
-    """A RoBERTa whose tokenizer is written in Python alone."""
-    from transformers import RobertaConfig, RobertaForSequenceClassification
-
-    letters = sorted({letter for word in WORDS for letter in word})
-    tokens = [*letters, *(f"{letter}@@" for letter in letters)]
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("".join(f"{token} 1\n" for token in tokens))
-    (folder / "bpe.codes").write_text("#version: 0.2\n")
-    config = {"tokenizer_class": "PhobertTokenizer", "model_max_length": 250}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    config = SMALL | {"max_position_embeddings": 258, "type_vocab_size": 1, "pad_token_id": 1, "num_labels": 1}
-    RobertaForSequenceClassification(RobertaConfig(vocab_size=len(tokens) + 5, **config)).save_pretrained(folder)
-
-
-ARCHITECTURES: dict[str, Callable[[Path], None]] = {
-    "BERT": bert_like,
-    "BERT padded on the left": lambda folder: bert_like(folder, padding_side="left"),
-    "BERT in half precision": lambda folder: bert_like(folder, dtype=torch.float16),
-    "BERT in double precision": lambda folder: bert_like(folder, dtype=torch.float64),
-    "XLNet, on the left and without a limit": xlnet,
-    "T5, without a limit": t5,
-    "Qwen3": qwen3,
-    "Qwen3 on the right": lambda folder: qwen3(folder, side="right"),
-    "Qwen3 whose configuration names no padding": lambda folder: qwen3(folder, pad_token_id=None),
-    "Qwen3 that ends on its padding": lambda folder: qwen3(folder, pair="$A <sep> $B <end>", pad_token_id=None),
-    "Qwen3 whose configuration names another padding": lambda folder: qwen3(folder, pad_token_id=1, side="right"),
-    "Llama without a padding token": llama_without_padding,
-    "GPT-2 with a padding token beyond its table": gpt2_padded_beyond_its_table,
-    "PhoBERT, whose tokenizer is Python": phobert,
-}
-
-
-@pytest.fixture(scope="module")
-def architecture(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Make a model of ``ARCHITECTURES`` once."""
-    root = tmp_path_factory.mktemp("architectures")
-
-    def make(name: str) -> Path:
-        folder = root / name.replace(" ", "-").replace(",", "")
-        if not folder.exists():
-            torch.manual_seed(0)
-            ARCHITECTURES[name](folder)
-        return folder
-
-    return make
-
-
-def scored_alone(folder: Path, pairs: list[tuple[str, str]] = PAIRS, limit: int = 1024) -> np.ndarray:
-    """Return transformers' own scores of single pairs in full precision."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-    cut = {"truncation": "only_second", "max_length": limit}
-    with torch.no_grad():
-        return np.array([model(**tokenizer(*pair, return_tensors="pt", **cut)).logits.item() for pair in pairs])
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -169,7 +40,7 @@ def test_batches_score_as_single_pairs_do(architecture: Callable[[str], Path], n
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_trainers_chunks_score_as_single_pairs_do(architecture: Callable[[str], Path], name: str) -> None:
+def test_micro_batches_score_as_single_pairs_do(architecture: Callable[[str], Path], name: str) -> None:
     from utils.training.trainer import GroupedCrossEncoder
 
     folder = architecture(name)
@@ -177,7 +48,7 @@ def test_the_trainers_chunks_score_as_single_pairs_do(architecture: Callable[[st
     assert fresh == []
     pairs = [p for query, passage in PAIRS for p in encode_pairs(tokenizer, query, [passage], Lengths(120, 130))]
     for multiple in (1, 8):
-        scorer = GroupedCrossEncoder(model, tokenizer, 2, ChunkBudget(None, multiple=multiple)).scorer
+        scorer = GroupedCrossEncoder(model, tokenizer, 2, MemoryBudget(None, multiple=multiple)).scorer
         scores = scorer(collate([(pairs, None)])["pair"]).detach().flatten().numpy()
         assert scores == pytest.approx(scored_alone(folder), abs=1e-5)
 
@@ -191,36 +62,11 @@ def test_texts_that_spell_the_end_token_are_scored(architecture: Callable[[str],
     assert open_reranker(folder, half=False).score(pairs) == pytest.approx(alone, abs=1e-5)
     tokenizer, model, _ = load_model(folder, BASE)
     encoded = [p for query, passage in pairs for p in encode_pairs(tokenizer, query, [passage], Lengths(120, 130))]
-    scorer = GroupedCrossEncoder(model, tokenizer, 5, ChunkBudget(None)).scorer
+    scorer = GroupedCrossEncoder(model, tokenizer, 5, MemoryBudget(None)).scorer
     scores = scorer(collate([(encoded, None)])["pair"])
     assert scores.detach().flatten().numpy() == pytest.approx(alone, abs=1e-5)
     scores.sum().backward()
     assert all(w.grad is None or w.grad.isfinite().all() for w in model.parameters())
-
-
-def test_a_python_tokenizer_cuts_texts(architecture: Callable[[str], Path]) -> None:
-    tokenizer, _ = load_tokenizer(architecture("PhoBERT, whose tokenizer is Python"))
-    text = "the mill stands by a river"
-    for limit in range(1, 30):
-        cut = cut_text(tokenizer, text, limit)
-        assert text.startswith(cut)
-        assert len(tokenizer(cut, add_special_tokens=False)["input_ids"]) == min(limit, 21)
-    assert cut_text(tokenizer, text, 21) == text
-
-
-@pytest.mark.parametrize(
-    ("name", "limit"),
-    [
-        ("BERT", 64),  # the tokenizer's, of 512 positions
-        ("T5, without a limit", None),
-        ("XLNet, on the left and without a limit", None),
-        ("GPT-2 with a padding token beyond its table", 48),
-        ("PhoBERT, whose tokenizer is Python", 250),
-    ],
-)
-def test_limits_are_the_smaller_of_two(architecture: Callable[[str], Path], name: str, limit: int | None) -> None:
-    tokenizer, config = load_tokenizer(architecture(name))
-    assert length_limit(config, tokenizer) == limit
 
 
 # --- a trained folder
@@ -252,8 +98,11 @@ def test_a_trained_folder_holds_the_bases_own_files(
     assert train(base, examples_file, tmp_path / "out") == 0
     files = {file.name for file in base.iterdir()} - {"config.json", "model.safetensors", "README.md"}
     assert files >= {"special_tokens_map.json", "tokenizer_config.json"}
-    for file in files:
+    for file in files - {"tokenizer_config.json"}:
         assert (tmp_path / "out" / file).read_bytes() == (base / file).read_bytes()
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    lengths = {"model_max_length": 48, "query_max_length": 16}
+    assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text()) == settings | lengths
     trained = json.loads((tmp_path / "out" / "config.json").read_text())
     if config.get("pad_token_id") is None:  # batches need one
         assert trained.pop("pad_token_id") == 0
@@ -261,7 +110,8 @@ def test_a_trained_folder_holds_the_bases_own_files(
     assert trained == config
     alone = scored_alone(tmp_path / "out")
     assert alone != pytest.approx(scored_alone(base), abs=1e-3)
-    assert open_reranker(tmp_path / "out", half=False).score(PAIRS) == pytest.approx(alone, abs=1e-5)
+    whole = open_reranker(tmp_path / "out", half=False, query_max_length=120, max_length=250)
+    assert whole.score(PAIRS) == pytest.approx(alone, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["Llama without a padding token", "GPT-2 with a padding token beyond its table"])
@@ -284,7 +134,7 @@ def test_shared_weights_resume(architecture: Callable[[str], Path], examples_fil
     assert (out / "model.safetensors").read_bytes() == whole
 
 
-def test_a_fresh_head_is_told_and_seeded(
+def test_a_fresh_head_is_reported_and_seeded(
     tiny_encoder: Path, examples_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folders = [tmp_path / name for name in "ab"]

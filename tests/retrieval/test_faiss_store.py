@@ -24,7 +24,7 @@ from utils.retrieval.encoder import PASSAGE, Encoder
 from utils.retrieval.faiss_store import FaissIndex, keeps_vectors, open_index
 from utils.retrieval.retriever import Retriever
 from utils.schema import Candidate
-from utils.scoring import Reranker
+from utils.scoring import open_reranker
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
@@ -61,12 +61,12 @@ def test_devices_that_cannot_be_seen_are_told(tiny_encoder: Path, tiny_reranker:
     with pytest.raises(InputError, match="retrieval_devices names cuda:7, but only"):
         Encoder(tiny_encoder, devices=["cuda:7"])
     with pytest.raises(InputError, match="reranker_devices names cuda:9, but only"):
-        Reranker(tiny_reranker, device="cuda:9")
+        open_reranker(tiny_reranker, device="cuda:9")
 
 
 def test_encoder_is_no_reranker(tiny_encoder: Path) -> None:
     with pytest.raises(InputError, match="has no weights for classifier"):
-        Reranker(tiny_encoder)
+        open_reranker(tiny_encoder)
 
 
 def test_what_was_begun_for_another_encoder_is_not_gone_on_with(

@@ -18,7 +18,8 @@ sys.path.insert(0, str(SCRIPTS))
 os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 from utils.training import launch
-from utils.training.job import TrainingSettings, prepare
+from utils.training.job import prepare
+from utils.training.settings import TrainingSettings
 
 GROUP, LENGTH, RATE = 4, 32, 1e-3
 
@@ -28,17 +29,17 @@ def ours(model: Path, data: Path, output: Path, batch: int, deepspeed: bool) -> 
     settings = TrainingSettings(
         model_path=str(model), train_data=[str(data)], output_dir=str(output), epochs=2, batch_size=batch,
         learning_rate=RATE, query_max_len=LENGTH, passage_max_len=LENGTH, train_group_size=GROUP, save_steps=0,
-        eval_fraction=0, report_to="none", use_deepspeed=deepspeed, no_mixed_precision=True, max_tokens_per_chunk=150,
-        gradient_checkpointing=deepspeed,
+        eval_fraction=0, report_to="none", use_deepspeed=deepspeed, no_mixed_precision=True,
+        max_tokens_per_micro_batch=150, gradient_checkpointing=deepspeed,
     )  # fmt: skip
     job = prepare(settings)
     with launch.quiet(), launch.environment(deepspeed):
-        from utils.training.arguments import chunk_memory, training_arguments
-        from utils.training.trainer import RerankerRunner
+        from utils.training.arguments import memory_budget, training_arguments
+        from utils.training.fit import make_trainer
 
-        runner = RerankerRunner(job, training_arguments(job), chunk_memory(job))
-        runner.trainer.train()
-    return losses(runner.trainer)
+        trainer = make_trainer(job, training_arguments(job), memory_budget(job))
+        trainer.train()
+    return losses(trainer)
 
 
 def stock(model: Path, data: Path, output: Path, batch: int, deepspeed: bool) -> list[float]:

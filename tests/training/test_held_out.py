@@ -1,7 +1,8 @@
-"""Evaluation while training: the split, the verdict, and what the numbers are worth."""
+"""Evaluation while training: the split, the comparison with the base, and what is made of it."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -9,11 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+import train_reranker
+from trainings import evaluations, train_evaluated, write_rows
 from utils.data.rows import canonical
+from utils.errors import EXIT_REGRESSION
+from utils.evaluation.paired import BETTER, NO_DIFFERENCE, WORSE, PairedDifference
 from utils.schema import ContrastiveExample
 from utils.training import held_out
-from utils.training.held_out import BETTER, NO_DIFFERENCE, WORSE, History
+from utils.training.held_out import Evaluation, EvaluationHistory
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def rows(count: int) -> list[ContrastiveExample]:
@@ -95,9 +103,9 @@ def test_little_is_lost_to_what_is_held_out(shape: str) -> None:
     assert not texts(split.train) & texts(split.test)
     assert all(row.neg for row in split.test)
     assert split == held_out.hold_out(data, 0.1, seed=3)
-    told = held_out.shortfall(split)
-    assert (told is None) == (wanted > 0)
-    assert told is None or "--eval_data" in told
+    reported = held_out.shortfall(split)
+    assert (reported is None) == (wanted > 0)
+    assert reported is None or "--eval_data" in reported
 
 
 def test_whole_components_go_first() -> None:
@@ -146,8 +154,8 @@ def test_some_row_is_left_to_train_on(count: int) -> None:
 def test_rows_that_rank_nothing_are_not_held_out() -> None:
     bare = [row._replace(neg=[], neg_scores=None) for row in rows(300)]
     assert held_out.hold_out(bare, 0.1, seed=1) == (bare, [], 0, 0, 0, 30)
-    told = held_out.shortfall(held_out.hold_out([*bare, *rows(2)], 0.1, seed=1))
-    assert "only 2 rows have a negative to rank against" in str(told)
+    reported = held_out.shortfall(held_out.hold_out([*bare, *rows(2)], 0.1, seed=1))
+    assert "only 2 rows have a negative to rank against" in str(reported)
     mixed = [row._replace(neg=[], neg_scores=None) if i % 4 == 0 else row for i, row in enumerate(rows(600))]
     split = held_out.hold_out(mixed, 0.1, seed=1)
     assert len(split.test) >= 40
@@ -155,47 +163,143 @@ def test_rows_that_rank_nothing_are_not_held_out() -> None:
     assert len(split.train) + len(split.test) + split.dropped == 600
 
 
-def test_one_query_is_no_evidence() -> None:
-    difference = held_out.paired_difference([1.0], [0.5])
-    assert (difference.verdict, difference.low) == (NO_DIFFERENCE, None)
-    assert "no interval" in str(difference)
+def compare(best: Sequence[float], base: Sequence[float], steps: int = 1) -> PairedDifference:
+    """Compare the best of several steps with the base, by the reciprocal ranks of the queries."""
+    history = EvaluationHistory([])
+    history.best = Evaluation(1, 0.0, 0.0, list(best))
+    history.evaluations = [Evaluation(0, 0.0, 0.0, list(base)), *([history.best] * steps)]
+    found = history.difference()
+    assert found is not None
+    return found
 
 
-@pytest.mark.parametrize(("shift", "verdict"), [(0.1, BETTER), (0.0, NO_DIFFERENCE), (-0.1, WORSE)])
-def test_verdict_follows_the_interval(shift: float, verdict: str) -> None:
+def test_few_queries_are_no_evidence() -> None:
+    assert compare([1.0], [0.5]).interval is None
+    assert {compare([1.0] * n, [0.5] * n).outcome for n in range(1, 6)} == {NO_DIFFERENCE}
+
+
+@pytest.mark.parametrize(("shift", "outcome"), [(0.1, BETTER), (0.0, NO_DIFFERENCE), (-0.1, WORSE)])
+def test_outcome_agrees_with_the_interval(shift: float, outcome: str) -> None:
     rng = np.random.default_rng(0)
     base = rng.random(200)
-    difference = held_out.paired_difference(base + shift + rng.normal(0, 0.1, 200), base)
-    assert difference.verdict == verdict
-    assert difference.low < difference.mean < difference.high
+    found = compare(base + shift + rng.normal(0, 0.1, 200), base)
+    assert found.outcome == outcome
+    assert found.interval is not None
+    assert found.interval.low < found.difference < found.interval.high
+    assert (found.interval.low <= 0 <= found.interval.high) == (outcome == NO_DIFFERENCE)
 
 
 def test_best_of_many_needs_a_wider_interval() -> None:
     rng = np.random.default_rng(0)
     ours, base = rng.random(100), rng.random(100)
-    one, ten = (held_out.paired_difference(ours, base, comparisons=n) for n in (1, 10))
-    assert ten.low < one.low < one.high < ten.high
-    assert ten.confidence == pytest.approx(0.995)
+    one, ten = compare(ours, base), compare(ours, base, steps=10)
+    assert one.interval
+    assert ten.interval
+    assert ten.interval.low < one.interval.low < one.interval.high < ten.interval.high
+    assert ten.p_corrected == min(1, 10 * one.p_corrected)
+
+
+@pytest.mark.parametrize(
+    ("shift", "on_regression", "unless_better"),
+    [(0.1, 0, 0), (0.0, 0, EXIT_REGRESSION), (-0.1, *[EXIT_REGRESSION] * 2)],
+)
+def test_flags_fail_on_a_loss_or_on_all_but_a_gain(shift: float, on_regression: int, unless_better: int) -> None:
+    difference = compare(np.linspace(0.2, 0.8, 30) + shift, np.linspace(0.2, 0.8, 30))
+
+    def gate(difference: PairedDifference | None, **flags: bool) -> int:
+        chosen = {"fail_on_regression": False, "fail_unless_better": False} | flags
+        return train_reranker.gate(difference, argparse.Namespace(**chosen))
+
+    assert gate(difference) == 0
+    assert gate(difference, fail_on_regression=True) == on_regression
+    assert gate(difference, fail_unless_better=True) == unless_better
+    assert gate(None, fail_on_regression=True) == 0
+    assert gate(None, fail_unless_better=True) == EXIT_REGRESSION  # unknown is not better
 
 
 def test_history_keeps_the_best_and_is_resumed(tmp_path: Path) -> None:
     examples = [ContrastiveExample(f"q{i}", ["p"], ["n", "m"]) for i in range(30)]
     good, bad = np.tile([2.0, 1.0, 0.0], 30), np.tile([0.0, 1.0, 2.0], 30)
-    history = History(examples)
+    history = EvaluationHistory(examples)
     for step, scores in ((0, bad), (10, good), (20, bad)):
-        point = history.add(step, scores)
-        assert history.is_best(point) == (step == 10)
-    assert [point.MRR for point in history.points] == pytest.approx([1 / 3, 1, 1 / 3])
+        new = history.add(step, scores)
+        assert (new is history.best) == (step == 10)
+    assert [one.MRR for one in history.evaluations] == pytest.approx([1 / 3, 1, 1 / 3])
     assert history.since_best == 1
     assert history.summary() == (
-        "MRR of 30 held-out queries: base 0.333, best 1.000 (step 10), difference +0.667 [+0.667, +0.667]: better"
+        "MRR of 30 held-out queries: base 0.333, best 1.000 (step 10), difference +0.667, corrected p <0.001: better"
     )
     history.write(tmp_path)
-    again = History(examples)
-    again.restore(json.loads((tmp_path / held_out.FILE).read_text()), tmp_path)
+    again = EvaluationHistory(examples)
+    # As an earlier version wrote it.
+    value = json.loads((tmp_path / held_out.FILE).read_text())
+    value["difference"] = {"mean": 2 / 3, "low": 2 / 3, "high": 2 / 3, "confidence": 0.975, "verdict": "better"}
+    again.restore(value, tmp_path)
     again.rewind(10)
     assert again.best == history.best
-    assert [point.step for point in again.points] == [0, 10]
+    assert [one.step for one in again.evaluations] == [0, 10]
     assert again.since_best == 0
     held_out.draw_curve(again, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_gain_is_reported_logged_and_drawn(trained: Path, tiny_reranker: Path) -> None:
+    found = evaluations(trained)
+    assert [point["step"] for point in found["points"]] == [0, 4, 8, 12, 14]
+    assert found["queries"] == 24
+    assert found["difference"]["outcome"] == "better"
+    assert found["best"]["MRR"] == max(point["MRR"] for point in found["points"])
+    assert (trained / held_out.CURVE).read_bytes().startswith(b"\x89PNG")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (log,) = trained.rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(log)).Reload()
+    assert [event.step for event in events.Scalars("eval/MRR")] == [0, 4, 8, 12, 14]
+    assert events.Scalars("eval/nDCG@10")
+    header, body = (trained / "README.md").read_text().split("---\n", 2)[1:]
+    metadata = yaml.safe_load(header)
+    assert metadata["base_model"] == tiny_reranker.name
+    assert metadata["pipeline_tag"] == "text-ranking"
+    assert metadata["model-index"][0]["results"][0]["metrics"][0]["value"] == round(found["best"]["MRR"], 4)
+    assert "SHA-256" in body
+    for snippet in body.split("```python\n")[1:]:
+        exec(snippet.partition("```")[0].replace('"out"', repr(str(trained))))
+
+
+def test_folder_holds_the_best_model(trained: Path, data: Path) -> None:
+    from utils.data.rows import read_examples
+    from utils.evaluation import metrics
+    from utils.scoring import open_reranker
+
+    found = evaluations(trained)
+    rows = held_out.hold_out(read_examples([data]), 0.1, 42).test
+    scores = open_reranker(trained, max_length=32, half=False).score(metrics.pairs_of(rows))
+    (row, *_) = metrics.compare({"model": metrics.pools_of(rows, scores)})
+    assert row.values["model"] == pytest.approx(found["best"]["MRR"], abs=1e-3)
+
+
+def test_shuffled_labels_are_no_gain(
+    tiny_reranker: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(0)
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    for row in rows:
+        texts = [*row["pos"], *row["neg"]]
+        rng.shuffle(texts)
+        row |= {"pos": texts[:1], "neg": texts[1:]}
+    shuffled = write_rows(tmp_path / "shuffled.jsonl", rows)
+    assert train_evaluated(tiny_reranker, shuffled, tmp_path / "out", "--fail_unless_better") == EXIT_REGRESSION
+    assert "no difference" in capsys.readouterr().out
+
+
+def test_a_loss_is_reported_and_exits_3(
+    trained: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    wrong = write_rows(tmp_path / "wrong.jsonl", [row | {"pos": row["neg"][:1], "neg": row["pos"]} for row in rows])
+    flags = ("--eval_data", str(data), "--patience", "2", "--save_steps", "0", "--fail_on_regression")
+    assert train_evaluated(trained, wrong, tmp_path / "out", *flags) == EXIT_REGRESSION
+    assert "WORSE THAN ITS BASE" in caplog.text
+    assert "share a query or passage with --eval_data" in caplog.text
+    points = evaluations(tmp_path / "out")["points"]
+    assert len(points) == 4  # the base, the first, and two that were no better

@@ -1,4 +1,4 @@
-"""Chunks: the same scores and gradients as one batch, whatever is kept, recomputed or had to be lowered."""
+"""Micro-batches: scores and gradients of one batch, whether graphs are kept, recomputed or run out of memory."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from utils.training.groups import collate, plan_chunks
-from utils.training.micro_batches import ChunkBudget, ChunkedScorer
+from utils.training.groups import collate
+from utils.training.micro_batches import MemoryBudget, MicroBatchScorer
 
 LENGTHS = [30, 7, 120, 64, 8, 9, 100, 31]
 
@@ -27,35 +27,25 @@ def ragged() -> dict[str, Any]:
     return collate([(pairs, None)])["pair"]
 
 
-def gradients(model: Any, memory: ChunkBudget, pairs: dict[str, Any] | None = None) -> tuple[Any, list[Any]]:
+def gradients(model: Any, memory: MemoryBudget, pairs: dict[str, Any] | None = None) -> tuple[Any, list[Any]]:
     """Scores of the ragged batch, and the gradients of their listwise loss."""
     torch.manual_seed(2)
     model.zero_grad()
     pairs = pairs or ragged()
-    scores = ChunkedScorer(model, {"input_ids": 0, "token_type_ids": 0}, memory)(pairs)
+    scores = MicroBatchScorer(model, {"input_ids": 0, "token_type_ids": 0}, memory)(pairs)
     torch.nn.functional.cross_entropy(scores.view(-1, 4), torch.zeros(2, dtype=torch.long)).backward()
     return scores.detach(), [None if p.grad is None else p.grad.clone() for p in model.parameters()]
 
 
-def test_plan_holds_the_budget_and_every_pair_once() -> None:
-    chunks = plan_chunks(LENGTHS, 130, 8)
-    assert sorted(i for chunk in chunks for i in chunk) == list(range(8))
-    assert chunks[0] == [2]
-    for chunk in chunks:
-        width = -(-max(LENGTHS[i] for i in chunk) // 8) * 8
-        assert len(chunk) == 1 or len(chunk) * width <= 130
-    assert plan_chunks([5000], 130) == [[0]]
-
-
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("tokens", [1, 130, 10_000])
-def test_chunks_change_nothing(tiny_reranker: Path, tokens: int, keep: bool) -> None:
+def test_micro_batches_change_no_score_and_no_gradient(tiny_reranker: Path, tokens: int, keep: bool) -> None:
     model = load(tiny_reranker)
     padded = torch.nn.utils.rnn.pad_sequence(list(ragged()["input_ids"].split(LENGTHS)), batch_first=True)
     whole = model(padded, attention_mask=(padded != 0).long()).logits
-    expected, gradient = gradients(model, ChunkBudget(None))
+    expected, gradient = gradients(model, MemoryBudget(None))
     assert torch.allclose(expected, whole, atol=1e-5)
-    scores, found = gradients(model, ChunkBudget(tokens, keep, multiple=8))
+    scores, found = gradients(model, MemoryBudget(tokens, keep, multiple=8))
     assert torch.allclose(scores, expected, atol=1e-5)
     for ours, theirs in zip(found, gradient, strict=True):
         assert (ours is None) == (theirs is None)
@@ -64,17 +54,17 @@ def test_chunks_change_nothing(tiny_reranker: Path, tokens: int, keep: bool) -> 
 
 def test_recomputation_draws_the_same_dropout(tiny_reranker: Path) -> None:
     model = load(tiny_reranker, dropout=True)
-    (kept, one), (again, other) = (gradients(model, ChunkBudget(130, keep)) for keep in (True, False))
+    (kept, one), (again, other) = (gradients(model, MemoryBudget(130, keep)) for keep in (True, False))
     assert torch.equal(kept, again)
     assert all(a is None or torch.allclose(a, b, atol=1e-6) for a, b in zip(one, other, strict=True))
 
 
 def test_half_precision_sums_in_full(tiny_reranker: Path) -> None:
     model = load(tiny_reranker)
-    _, full = gradients(model, ChunkBudget(130, keep=False))
+    _, full = gradients(model, MemoryBudget(130, keep=False))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        _, autocast = gradients(model, ChunkBudget(130, keep=False))
-    _, half = gradients(model.bfloat16(), ChunkBudget(130, keep=False))
+        _, autocast = gradients(model, MemoryBudget(130, keep=False))
+    _, half = gradients(model.bfloat16(), MemoryBudget(130, keep=False))
     for a, b, c in zip(full, autocast, half, strict=True):
         if a is not None and a.abs().max() > 1e-3:
             assert b.dtype == torch.float32
@@ -88,7 +78,7 @@ def test_exhausted_memory_lowers_the_budget(
     tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, in_backward: bool
 ) -> None:
     model = load(tiny_reranker)
-    expected = gradients(model, ChunkBudget(None))
+    expected = gradients(model, MemoryBudget(None))
     forward = type(model).forward
 
     def small(self: Any, input_ids: Any, **rest: Any) -> Any:
@@ -97,7 +87,7 @@ def test_exhausted_memory_lowers_the_budget(
         return forward(self, input_ids=input_ids, **rest)
 
     monkeypatch.setattr(type(model), "forward", small)
-    memory = ChunkBudget(1000, keep=not in_backward, multiple=8)
+    memory = MemoryBudget(1000, keep=not in_backward, multiple=8)
     scores, found = gradients(model, memory)
     assert "out of memory: from here on" in caplog.text
     assert memory.max_tokens is not None
@@ -107,7 +97,7 @@ def test_exhausted_memory_lowers_the_budget(
     assert all(a is None or torch.allclose(a, b, atol=1e-5) for a, b in zip(expected[1], found, strict=True))
 
 
-def test_memory_for_not_even_one_pair_is_an_error(tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_too_large_for_memory_is_an_error(tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(tiny_reranker)
 
     def full(self: Any, **inputs: Any) -> Any:
@@ -115,4 +105,4 @@ def test_memory_for_not_even_one_pair_is_an_error(tiny_reranker: Path, monkeypat
 
     monkeypatch.setattr(type(model), "forward", full)
     with pytest.raises(torch.OutOfMemoryError, match="a single pair"):
-        gradients(model, ChunkBudget(1000))
+        gradients(model, MemoryBudget(1000))

@@ -89,8 +89,8 @@ def documents(articles: list[dict[str, str]]) -> Iterator[dict[str, str]]:
 
 def train_base(retriever: Retriever, articles: list[dict[str, str]], output: Path, num_pairs: int, seed: int) -> None:
     """Train the encoder, under a fresh head, on title and description against introduction."""
-    from utils.training.job import TrainingSettings
     from utils.training.run import train
+    from utils.training.settings import TrainingSettings
 
     data = output.with_name(f"{output.name}-pairs.jsonl")
     examples = label_free_pairs(retriever, articles, num_pairs, random.Random(seed))

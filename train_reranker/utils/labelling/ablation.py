@@ -84,7 +84,7 @@ class ArmSet(NamedTuple):
             arms = [arm for arm in arms if arm not in left_out]
         paths = {BASE: config.reranker_path, FINE_TUNED: fine_tuned}
         needed = dict.fromkeys(ARMS[arm].reranker for arm in arms)
-        rerankers = {name: open_reranker(paths[name], **reranker_options(config)) for name in needed if name}
+        rerankers = {name: open_reranker(paths[name], reranker_options(config)) for name in needed if name}
         return cls(arms, rerankers, left_out)
 
 

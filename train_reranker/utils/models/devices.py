@@ -1,4 +1,4 @@
-"""The devices that models run on, their precision, and batches that fit into their memory."""
+"""Devices, their precision, and batches that fit into their memory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from utils.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-
-# More tokens at once make a CPU no faster and only take memory.
-CPU_BATCH_TOKENS = 4096
+CPU_BATCH_TOKENS = 4096  # more at once make a CPU no faster
 
 
 def visible_devices() -> list[str]:
@@ -25,8 +23,18 @@ def visible_devices() -> list[str]:
 
 
 def best_device() -> str:
-    """Return the device that models run on: the first visible GPU, else the CPU."""
+    """Return the first visible GPU, else the CPU."""
     return visible_devices()[0]
+
+
+def check_devices(devices: Sequence[str], key: str) -> None:
+    """Refuse GPUs that are not visible, with an InputError that names the configuration ``key``."""
+    visible = visible_devices()
+    if missing := [device for device in devices if device != "cpu" and device not in visible]:
+        raise InputError(
+            f"{key} names {', '.join(missing)}, but only {', '.join(visible)} can be seen: fix the key, or "
+            "CUDA_VISIBLE_DEVICES, from which GPUs are counted"
+        )
 
 
 def half_precision(device: str) -> torch.dtype | None:
@@ -39,19 +47,17 @@ def half_precision(device: str) -> torch.dtype | None:
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return torch.bfloat16 if fast else None
+    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else None
 
 
 def token_batches(lengths: Sequence[int], max_tokens: int, max_items: int) -> Iterator[list[int]]:
-    """Yield positions in batches of like length, longest first: at most ``max_items`` and ``max_tokens`` padded.
+    """Yield positions in length-bucketed batches of at most ``max_items``, and ``max_tokens`` with padding.
 
-    A single item longer than ``max_tokens`` is a batch of its own. Longest first: if a batch does not fit into
-    memory, it is the first.
+    An item longer than ``max_tokens`` is a batch of its own. The longest come first, so that a batch that does not fit
+    into memory shows at once.
     """
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     batch: list[int] = []
-    for position in order:
+    for position in np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable"):
         if batch and (len(batch) == max_items or (len(batch) + 1) * lengths[batch[0]] > max_tokens):
             yield batch
             batch = []
@@ -60,23 +66,9 @@ def token_batches(lengths: Sequence[int], max_tokens: int, max_items: int) -> It
         yield batch
 
 
-def check_devices(devices: Sequence[str], key: str) -> None:
-    """Refuse GPUs that cannot be seen.
-
-    Raises:
-        InputError: names them, the configuration's ``key``, and what can be seen.
-    """
-    visible = visible_devices()
-    if missing := [device for device in devices if device != "cpu" and device not in visible]:
-        raise InputError(
-            f"{key} names {', '.join(missing)}, but only {', '.join(visible)} can be seen: mend it, or "
-            "CUDA_VISIBLE_DEVICES, from which GPUs are counted"
-        )
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that the device's, or the machine's, memory has run out."""
     import torch
 
-    told = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in told or "can't allocate memory" in told
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in text or "can't allocate memory" in text

@@ -1,4 +1,4 @@
-"""A model's folder: found, checked by its files, and told apart from others."""
+"""The folder of a model: found, checked by its files alone, and fingerprinted."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from utils.errors import InputError
 from utils.files import ROOT, find
 
-if TYPE_CHECKING:
-    pass
-
-
 BASE_MODEL = "BAAI/bge-reranker-v2-m3"
-# What a model's folder must hold, and by which names.
+# What a model's folder must hold, under one of these names.
 PARTS = {
     "config.json": ("config.json",),
     "weights": ("model*.safetensors", "pytorch_model*.bin"),
     "tokenizer": ("tokenizer.json", "vocab.*", "*.model"),
 }
-# What tokenizers are made of, beside the files that a few of their classes name.
+# What tokenizers are read from, beside the files that a few of their classes name.
 TOKENIZER_FILES = (
     "tokenizer*", "*vocab*", "merges*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model",
     "*.codes", "*.tiktoken", "*.py",
@@ -32,11 +28,7 @@ LFS_POINTER = b"version https://git-lfs"
 
 
 def find_model(path: str | Path) -> Path:
-    """Return the folder of a reranker, or of an encoder to make one of, looked up as all inputs are.
-
-    Raises:
-        InputError: it is not there, which says what to download to where, or it lacks a file of a model.
-    """
+    """Return the folder of a reranker, or of an encoder to train; an InputError says what to download to where."""
     found = find(path)
     if found is None:
         # A folder of ours before the slash, as in models/name, is no owner of a repository.
@@ -44,7 +36,7 @@ def find_model(path: str | Path) -> Path:
         repository = str(path) if named else BASE_MODEL
         folder = ROOT / "models" / repository.partition("/")[2]
         raise InputError(
-            f"model {path} is not there: fine-tune one with train_reranker.py, or download {repository} "
+            f"model {path} not found: fine-tune one with train_reranker.py, or download {repository} "
             f"(hf download {repository} --local-dir {folder}) and name its folder"
         )
     check_files(found)
@@ -52,17 +44,13 @@ def find_model(path: str | Path) -> Path:
     if architecture.endswith(("ForCausalLM", "GPT2LMHeadModel")):
         raise InputError(
             f"model {found} is a language model ({architecture}), not a reranker with one score: give one saved "
-            "for sequence classification (hubs have many such rerankers as …-seq-cls), or an encoder to train"
+            "for sequence classification (on hubs: …-seq-cls), or an encoder to train"
         )
     return found
 
 
 def check_files(folder: Path) -> None:
-    """Refuse, by its files alone, a folder that holds no whole model.
-
-    Raises:
-        InputError: says what is missing or broken, and what to do.
-    """
+    """Refuse a folder that holds no complete model, with an InputError that says what is missing or broken."""
     if fault := _find_fault(folder):
         raise InputError(f"model {folder} {fault}")
 
@@ -105,49 +93,51 @@ def _files(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def stored_types(file: Path) -> set[str] | None:
-    """Return the number types in a safetensors file, as it names them; None where it is shorter than it promises."""
+    """Return the data types in a safetensors file, as it names them; None where it is truncated."""
+    try:
+        size, tensors = tensor_headers(file)
+        end = max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+        types = {str(tensor["dtype"]) for tensor in tensors}
+    except (ValueError, OverflowError, MemoryError, AttributeError, LookupError, TypeError):
+        return None
+    return types if file.stat().st_size == size + end else None
+
+
+def tensor_headers(file: Path) -> tuple[int, list[dict[str, Any]]]:
+    """Return the bytes before the first tensor of a safetensors file, and what it says of its tensors."""
     with file.open("rb") as content:
         size = int.from_bytes(content.read(8), "little")
-        try:
-            header = json.loads(content.read(size))
-            tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-            end = max((tensor["data_offsets"][1] for tensor in tensors), default=0)
-            types = {str(tensor["dtype"]) for tensor in tensors}
-        except (ValueError, OverflowError, MemoryError, AttributeError, LookupError, TypeError):
-            return None
-    return types if file.stat().st_size == 8 + size + end else None
+        header = json.loads(content.read(size))
+    return 8 + size, [tensor for name, tensor in header.items() if name != "__metadata__"]
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """Return the JSON object, or the list of objects, in a file of a model.
-
-    Raises:
-        InputError: it holds none.
-    """
-    told = f"model {path.parent} has a {path.name} that is not"
+    """Return the JSON object, or list of objects, in a file of a model; an InputError where it holds none."""
+    problem = f"model {path.parent} has a {path.name} that is not"
     try:
         value: Any = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(f"{told} valid JSON ({error}): download it again") from None
+        raise InputError(f"{problem} valid JSON ({error}): download it again") from None
     items = value if isinstance(value, list) else []
     if not isinstance(value, kind) or not all(isinstance(item, dict) for item in items):
-        raise InputError(f"{told} a JSON {'object' if kind is dict else 'list of objects'}: download it again")
+        raise InputError(f"{problem} a JSON {'object' if kind is dict else 'list of objects'}: download it again")
     return value
 
 
 def tokenizer_files(folder: Path, tokenizer: Any = None) -> list[Path]:
-    """Return the files of a model's folder that its tokenizer may be made of, by name and by the tokenizer's word."""
+    """Return the files of a model's folder that its tokenizer may be read from."""
     return _files(folder, [*TOKENIZER_FILES, *getattr(tokenizer, "vocab_files_names", {}).values()])
 
 
 def weights_fingerprint(path: Path) -> str:
-    """Return a hash over the files of a model folder that its outputs depend on."""
+    """Return a hash of a model's weights, configuration and vocabulary.
+
+    Lengths, in tokenizer_config.json, are not part of it: what depends on them records those that were used.
+    """
     digest = hashlib.sha256()
     for file in sorted(file for file in path.iterdir() if file.is_file()):
-        if file.suffix in (".safetensors", ".bin", ".txt", ".model") or file.name in (
-            "config.json",
-            "tokenizer.json",
-        ):
+        named = file.name in ("config.json", "tokenizer.json")
+        if named or file.suffix in (".safetensors", ".bin", ".txt", ".model"):
             with file.open("rb") as content:
                 digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()

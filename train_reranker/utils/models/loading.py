@@ -1,4 +1,4 @@
-"""The one way from a folder to a network and its tokenizer, for encoders, rerankers and training."""
+"""The one loader of models and tokenizers, for encoders, rerankers and training."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from utils.errors import InputError
+from utils.models.folders import check_files
+from utils.models.lengths import length_limit
 
 if TYPE_CHECKING:
     import torch
-
-from utils.models.folders import check_files
-from utils.models.lengths import length_limit
 
 # What a model is loaded for: to make vectors, to score pairs, or to be trained to score pairs.
 ENCODER, RERANKER, BASE = "encoder", "reranker", "base"
 
 PROBE_LENGTH, SHORTEST_PAIR = 32, 16  # tokens
 
-# Pairs of unlike length, which must get the same scores in a batch as alone.
+# Pairs of different lengths, which must get the same scores in a batch as alone.
 PROBES = (
     ("who built it?", "Nobody knows."),
     ("where does the canal end?", "It runs from the lake past three mills and two villages to the harbour wall."),
@@ -32,19 +31,15 @@ PROBES = (
 
 
 class Loaded(NamedTuple):
-    """A model in float32 on the CPU, not training, and its tokenizer, whose padding changes no score."""
+    """A model in float32 on the CPU, in evaluation mode, and its tokenizer, whose padding changes no score."""
 
     tokenizer: Any
     model: Any
-    fresh: list[str]  # weights that no file holds, drawn at random
+    fresh: list[str]  # weights that no file holds, initialised at random
 
 
 def load_tokenizer(folder: Path) -> tuple[Any, Any]:
-    """Return the tokenizer of a model's folder, and its configuration.
-
-    Raises:
-        InputError: they cannot be loaded.
-    """
+    """Return a folder's tokenizer and configuration, or raise InputError where they cannot be loaded."""
     from transformers import AutoConfig, AutoTokenizer
 
     try:
@@ -55,30 +50,24 @@ def load_tokenizer(folder: Path) -> tuple[Any, Any]:
 
 
 def load_model(folder: Path, task: str, *, pooler: bool = False) -> Loaded:
-    """Load what a folder holds for ``ENCODER``, ``RERANKER`` or ``BASE``; the one way to a network in this project.
+    """Load a folder as ``ENCODER``, ``RERANKER`` or ``BASE``.
 
-    No weight may be drawn at random but what is never used (an encoder's pooler, unless ``pooler`` says that it is)
-    and, for ``BASE``, the head that makes the scores.
+    No weight may be missing but those never used (an encoder's pooler, unless ``pooler`` says that it is) and, for
+    ``BASE``, the head that makes the scores.
 
     Raises:
         InputError: the folder holds no such model, or one whose outputs would not be its own.
     """
     import torch
-    from transformers import (
-        MODEL_FOR_TEXT_ENCODING_MAPPING,
-        AutoModel,
-        AutoModelForSequenceClassification,
-        AutoModelForTextEncoding,
-    )
-    from transformers.utils import logging
+    import transformers
 
     check_files(folder)
     tokenizer, config = load_tokenizer(folder)
-    logging.disable_progress_bar()  # loading takes a second; the bars that matter are our own
-    auto: Any = AutoModel if task == ENCODER else AutoModelForSequenceClassification
+    transformers.utils.logging.disable_progress_bar()  # loading takes a second
+    auto: Any = transformers.AutoModel if task == ENCODER else transformers.AutoModelForSequenceClassification
     options = {} if task == ENCODER else {"num_labels": 1}
-    if task == ENCODER and config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
-        auto = AutoModelForTextEncoding  # T5's encoder alone: embeddings have no use for its decoder
+    if task == ENCODER and config.is_encoder_decoder and type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING:
+        auto = transformers.AutoModelForTextEncoding  # T5's encoder alone
     try:
         model, found = auto.from_pretrained(
             folder, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,
@@ -89,7 +78,7 @@ def load_model(folder: Path, task: str, *, pooler: bool = False) -> Loaded:
             or _foreign_tokens(tokenizer, model)
             or _settle_padding(tokenizer, model, task)
         )
-    except Exception as error:  # whatever the libraries say of a broken folder is about the folder
+    except Exception as error:  # libraries have many kinds for a broken folder
         raise _unloadable(folder, error) from None
     if fault:
         raise InputError(f"model {folder} {fault}")
@@ -102,22 +91,24 @@ def _unloadable(folder: Path, error: Exception) -> InputError:
             f"model {folder} needs code of its own (auto_map in its config.json), which is not run here: give a model "
             "of an architecture that transformers has"
         )
-    told = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    told = told if " " in told else f"{type(error).__name__} {told}".strip()
-    return InputError(f"model {folder} cannot be loaded ({told}): download it again, or give another")
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    reason = reason if " " in reason else f"{type(error).__name__} {reason}".strip()
+    return InputError(f"model {folder} cannot be loaded ({reason}): download it again, or give another")
 
 
 def _misfit(model: Any, found: Mapping[str, Any], task: str, pooler: bool) -> str | None:
     """Say which weights are not those that ``config.json`` asks for; None if all are."""
     # Heads have names of their own; a pooler belongs to the head, wherever it stands.
     inner = "" if task == ENCODER else f"{model.base_model_prefix}."
-    for name, stored, wanted in sorted(found["mismatched_keys"]):
-        if not name.startswith(inner) and stored[1:] == wanted[1:] and wanted[0] == 1:
+    for name, stored, expected in sorted(found["mismatched_keys"]):
+        if not name.startswith(inner) and stored[1:] == expected[1:] and expected[0] == 1:
             return (
                 f"has {stored[0]} labels ({name}), where a reranker has one score: give another, or train its encoder, "
                 "which AutoModel.from_pretrained(folder).save_pretrained(other) saves"
             )
-        return f"has {name} in shape {tuple(stored)}, but its config.json asks for {tuple(wanted)}: download both again"
+        return (
+            f"has {name} in shape {tuple(stored)}, but its config.json asks for {tuple(expected)}: download both again"
+        )
     missing = sorted(found["missing_keys"])
     backbone = [name for name in missing if name.startswith(inner) and (pooler or not re.search(r"\bpooler\.", name))]
     if backbone:
@@ -132,7 +123,7 @@ def _misfit(model: Any, found: Mapping[str, Any], task: str, pooler: bool) -> st
 
 
 def first_not_finite(weights: Mapping[str, torch.Tensor]) -> str | None:
-    """Return the name of the first tensor that holds an infinity or what is no number; None if none does."""
+    """Return the name of the first tensor that holds an infinity or NaN; None if none does."""
     return next((name for name, values in weights.items() if not values.isfinite().all()), None)
 
 
@@ -163,10 +154,10 @@ def _count_embeddings(model: Any) -> float:
 
 
 def _settle_padding(tokenizer: Any, model: Any, task: str) -> str | None:
-    """Set the padding with which a batch gives what each text gives alone, and say so where none does.
+    """Choose the padding with which a batch gives the same outputs as each text alone; a fault where none does.
 
-    What that takes is the architecture's: the side, where positions count from the left or the last token is read;
-    a padding token, in the model's configuration too where it looks for the last token by it.
+    The side matters where positions count from the left or the last token is read, the token where the model looks
+    for the last one by it.
     """
     import torch
 

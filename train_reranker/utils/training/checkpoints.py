@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written beside their place, then renamed; checked before they are used."""
+"""Checkpoints: written beside their place and then renamed, checked before they are used."""
 
 from __future__ import annotations
 
@@ -13,56 +13,53 @@ from utils.errors import InputError
 from utils.models.folders import stored_types
 from utils.progress import log
 
-# A name that neither the resumption nor transformers takes for a checkpoint.
-STAGING = ".unfinished"
+STAGING = ".unfinished"  # which transformers does not take for a checkpoint
 
 
-def whole_checkpoints(output: Path) -> list[Path]:
-    """Return the whole checkpoints of a training's folder, latest first; each broken one is told in a line."""
+def complete_checkpoints(output: Path) -> list[Path]:
+    """Return the complete checkpoints of an output folder, latest first; log a line for each broken one."""
     found = []
     for folder in sorted(output.glob("checkpoint-*"), key=step_of, reverse=True):
         fault = find_fault(folder)
         if fault is None:
             found.append(folder)
         else:
-            log.warning("%s is not whole and left aside: %s", folder, fault)
+            log.warning("%s is incomplete and left aside: %s", folder, fault)
     return found
 
 
 def step_of(checkpoint: Path) -> int:
-    """Return the step that a checkpoint's folder is named for, 0 where its name has none."""
+    """Return the step in a checkpoint's name, 0 where it has none."""
     match = re.fullmatch(r"checkpoint-(\d+)", checkpoint.name)
     return int(match[1]) if match else 0
 
 
-def find_checkpoint(output: Path, wanted: str | bool) -> Path:
-    """Return the checkpoint to go on from: the one that is named, or the latest whole one of the folder.
-
-    Raises:
-        InputError: the one that is named is broken, or there is none.
-    """
-    if isinstance(wanted, str):
-        folder = Path(wanted).resolve()
-        fault = find_fault(folder) if folder.is_dir() else "it is not there"
+def find_checkpoint(output: Path, named: str | bool) -> Path:
+    """Return the checkpoint that is named, or the latest complete one of the folder; an InputError if there is none."""
+    if isinstance(named, str):
+        folder = Path(named).resolve()
+        fault = find_fault(folder) if folder.is_dir() else "not found"
         if fault is not None:
-            raise InputError(f"checkpoint {folder} cannot be gone on from: {fault}; name another with --resume")
+            raise InputError(f"checkpoint {folder} cannot be resumed: {fault}; name another with --resume")
         return folder
-    if not (found := whole_checkpoints(output)):
-        raise InputError(f"{output} holds no whole checkpoint to go on from: train anew with --overwrite_output_dir")
+    if not (found := complete_checkpoints(output)):
+        raise InputError(
+            f"{output} holds no complete checkpoint to resume from: start from scratch with --overwrite_output_dir"
+        )
     return found[0]
 
 
 def find_fault(checkpoint: Path) -> str | None:
-    """Say what a checkpoint lacks, or which of its files is cut; None if it is whole. Reads no weights."""
+    """Say what a checkpoint lacks, or which of its files is truncated; None if it is complete. Reads no weights."""
     if not (checkpoint / "trainer_state.json").is_file():
         return "trainer_state.json is missing"
     try:
         json.loads((checkpoint / "trainer_state.json").read_bytes())["global_step"]
     except (ValueError, TypeError, KeyError):
-        return "trainer_state.json is cut"
+        return "trainer_state.json is truncated"
     if not any(checkpoint.glob("*.safetensors")):
         return "it has no weights (*.safetensors)"
-    # Without both of the first two, transformers goes on with fresh ones and says nothing; DeepSpeed has its own.
+    # Without both of the first two, transformers silently resumes with fresh ones; DeepSpeed has its own.
     kept = ("optimizer.*", "scheduler.pt"), ("global_step*/*.pt",)
     if not any(all(any(checkpoint.glob(name)) for name in names) for names in kept):
         return "it has no state of the optimizer and the scheduler"
@@ -70,12 +67,12 @@ def find_fault(checkpoint: Path) -> str | None:
         if (file.suffix == ".safetensors" and stored_types(file) is None) or (
             file.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(file)
         ):
-            return f"{file.relative_to(checkpoint)} is cut"
+            return f"{file.relative_to(checkpoint)} is truncated"
     return None
 
 
 def publish(staged: Path, place: Path) -> None:
-    """Move what has been written whole into its place, file by file where the place is a folder in use."""
+    """Move a complete folder into its place, file by file where that exists."""
     if not place.exists():
         staged.rename(place)
         return
@@ -85,21 +82,17 @@ def publish(staged: Path, place: Path) -> None:
 
 
 def remove_all(output: Path) -> None:
-    """Remove a training's checkpoints and what one that was killed left unfinished.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
+    """Remove the checkpoints of an output folder, and unfinished ones."""
     for folder in (*output.glob("checkpoint-*"), output / STAGING):
         if folder.exists():
             shutil.rmtree(folder)
 
 
 def remove_staging(output: Path) -> None:
-    """Remove what was written beside its place and not put there, and the output folder if nothing else is in it."""
+    """Remove what was left unfinished, and the output folder if it is then empty."""
     shutil.rmtree(output / STAGING, ignore_errors=True)
     with contextlib.suppress(OSError):
-        output.rmdir()  # which an empty folder allows only
+        output.rmdir()  # fails unless it is empty
 
 
 def rotate(output: Path, keep: int) -> None:

@@ -1,35 +1,22 @@
-"""Rows to groups, groups to token ids, token ids to batches without padding and to chunks of like length."""
+"""Rows to groups, groups to token ids, token ids to ragged batches and length-bucketed micro-batches."""
 
 from __future__ import annotations
 
 import os
 import random
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from utils.models.devices import token_batches
-from utils.models.lengths import cut_text
+from utils.models.lengths import Lengths, cut_text
 from utils.schema import ContrastiveExample
-
-
-class Lengths(NamedTuple):
-    """Tokens that a query may have, and what is left for the passage and the special tokens."""
-
-    query: int
-    passage: int
-
-    @property
-    def total(self) -> int:
-        """Tokens of the longest pair that the model is given."""
-        return self.query + self.passage
 
 
 class TrainingGroups:
     """A map-style dataset whose item is the tokenised group of one row: a positive, then its negatives.
 
-    What is drawn depends on seed, epoch and row alone, so that neither the number of processes nor an
-    interruption changes it. The token ids are those of FlagEmbedding's dataset, without its detour through
-    decoding; only queries over ``query_max_len`` differ, which it lets take from the passage.
+    Draws depend on seed, epoch and row alone, so that neither the number of processes nor an interruption changes
+    them. The token ids are FlagEmbedding's, but for queries over the limit, which it lets take from the passage.
     """
 
     def __init__(
@@ -42,16 +29,12 @@ class TrainingGroups:
         distil: bool = False,
     ) -> None:
         """Hold the rows; each needs at least one negative. ``distil`` asks for the teacher's scores."""
-        self.rows = rows
-        self.tokenizer = tokenizer
-        self.lengths = lengths
-        self.group_size = group_size
-        self.seed = seed
-        self.distil = distil
+        self.rows, self.tokenizer, self.lengths = rows, tokenizer, lengths
+        self.group_size, self.seed, self.distil = group_size, seed, distil
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw as is due in epoch ``epoch`` from now on."""
+        """Draw for epoch ``epoch`` from now on."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -59,8 +42,10 @@ class TrainingGroups:
         return len(self.rows)
 
     def __getitem__(self, number: int) -> tuple[list[dict[str, list[int]]], list[float] | None]:
-        """Return a row's encoded pairs, and their teacher's scores where the training distils."""
-        if in_worker():
+        """Return the encoded pairs of a row, and their teacher's scores where the training distils."""
+        from torch.utils.data import get_worker_info
+
+        if get_worker_info() is not None:
             os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
         rng = random.Random(f"{self.seed} {self.epoch} {number}")
         passages, scores = draw_group(self.rows[number], self.group_size, rng)
@@ -68,32 +53,25 @@ class TrainingGroups:
         return pairs, scores if self.distil else None
 
 
-def in_worker() -> bool:
-    """Tell whether this process is one of a data loader's workers."""
-    from torch.utils.data import get_worker_info
-
-    return get_worker_info() is not None
-
-
 def draw_group(row: ContrastiveExample, size: int, rng: random.Random) -> tuple[list[str], list[float] | None]:
     """Draw a positive and ``size`` - 1 negatives of a row, with their scores if it has any.
 
-    A row of fewer negatives gives each of them as often as any other, or once more.
+    Where negatives are too few, all are repeated equally often, or once more.
     """
     positive = rng.randrange(len(row.pos))
     times, rest = divmod(size - 1, len(row.neg))
     negatives = list(range(len(row.neg))) * times + rng.sample(range(len(row.neg)), rest)
     passages = [row.pos[positive], *(row.neg[i] for i in negatives)]
-    # A row whose negatives were filled from other rows has scores for its own ones only.
+    # Negatives from other rows have no scores.
     if row.pos_scores is None or row.neg_scores is None or len(row.neg_scores) != len(row.neg):
         return passages, None
     return passages, [row.pos_scores[positive], *(row.neg_scores[i] for i in negatives)]
 
 
 def encode_pairs(tokenizer: Any, query: str, passages: Sequence[str], lengths: Lengths) -> list[dict[str, list[int]]]:
-    """Return the model's inputs for a query with each passage; the passage is what gives way to the limit."""
+    """Return the model's inputs for a query with each passage, whose end is cut where the pair is too long."""
     query = cut_text(tokenizer, query, lengths.query)
-    columns = tokenizer([query] * len(passages), list(passages), truncation="only_second", max_length=lengths.total)
+    columns = tokenizer([query] * len(passages), list(passages), truncation="only_second", max_length=lengths.pair)
     return [dict(zip(columns.keys(), values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
@@ -101,8 +79,8 @@ def collate(groups: Sequence[tuple[list[dict[str, list[int]]], list[float] | Non
     """Lay the pairs of several groups end to end, without padding.
 
     Returns:
-        ``pair``: the model's inputs as flat tensors of shape (tokens,), and ``lengths``, a list of the pairs' tokens;
-        ``teacher_scores``: one number a pair, or None.
+        ``pair``: the model's inputs as flat tensors of shape (tokens,), and ``lengths``, the tokens of each pair;
+        ``teacher_scores``: one number per pair, or None.
     """
     import torch
 
@@ -114,20 +92,19 @@ def collate(groups: Sequence[tuple[list[dict[str, list[int]]], list[float] | Non
     return {"pair": flat, "teacher_scores": scores or None}
 
 
-def plan_chunks(lengths: Sequence[int], max_tokens: int | None, multiple: int = 1) -> list[list[int]]:
-    """Return the pairs' positions in chunks of like length, longest first, of at most ``max_tokens`` padded tokens.
+def plan_micro_batches(lengths: Sequence[int], max_tokens: int | None, multiple: int = 1) -> list[list[int]]:
+    """Return the positions of pairs in length-bucketed micro-batches, longest first.
 
     Args:
         lengths: tokens of each pair.
-        max_tokens: None puts all pairs into one chunk; a pair that is longer is a chunk of its own.
-        multiple: what each chunk's width is rounded up to.
+        max_tokens: of a micro-batch, with padding; a longer pair is alone in its own. None: all pairs in one.
+        multiple: what widths are rounded up to.
     """
     if max_tokens is None:
         return [list(range(len(lengths)))]
-    widths = [round_up(length, multiple) for length in lengths]
-    return list(token_batches(widths, max_tokens, len(lengths)))
+    return list(token_batches([round_up(length, multiple) for length in lengths], max_tokens, len(lengths)))
 
 
 def round_up(length: int, multiple: int) -> int:
-    """Return the least multiple of ``multiple`` that is no less than ``length``."""
+    """Return the least multiple of ``multiple`` that is no less than ``length``; 0 rounds nothing."""
     return -(-length // max(1, multiple)) * max(1, multiple)

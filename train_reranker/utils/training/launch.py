@@ -1,4 +1,4 @@
-"""Processes and their surroundings: how many there are, starting several, what DeepSpeed expects to find."""
+"""Processes and their environment: how many there are, launching and joining them, what DeepSpeed expects."""
 
 from __future__ import annotations
 
@@ -24,18 +24,17 @@ def is_main_process() -> bool:
 
 
 def count_processes(num_gpus: int | None) -> int:
-    """Return how many processes must be launched: one for each GPU, or 1 to train in this one.
+    """Return how many processes must be launched: one per GPU, or 1 to train in this one.
 
-    Without a GPU the processes share the CPU. Under torchrun or DeepSpeed's launcher this process is one of
-    those already, and trains.
+    Without a GPU the processes share the CPU. Under torchrun or DeepSpeed's launcher this is one of them already.
 
     Raises:
-        InputError: more GPUs are wanted than are visible, or the environment holds a part of what launchers set.
+        InputError: more GPUs are asked for than are visible, or the environment holds a part of what launchers set.
     """
-    there = [name for name in LAUNCHERS_VARIABLES if name in os.environ]
-    if {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & {*there} and len(there) < len(LAUNCHERS_VARIABLES):
+    present = [name for name in LAUNCHERS_VARIABLES if name in os.environ]
+    if {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & {*present} and len(present) < len(LAUNCHERS_VARIABLES):
         raise InputError(
-            f"the environment has {', '.join(there)}, but not all of {', '.join(LAUNCHERS_VARIABLES)}, as launchers "
+            f"the environment has {', '.join(present)}, but not all of {', '.join(LAUNCHERS_VARIABLES)}, as launchers "
             "set them: unset them, or start under torchrun"
         )
     if "LOCAL_RANK" in os.environ or num_gpus == 1:
@@ -51,15 +50,15 @@ def count_processes(num_gpus: int | None) -> int:
 
 
 def world_size(num_gpus: int | None) -> int:
-    """Return how many processes train together: as a launcher says, else what :func:`count_processes` does."""
+    """Return how many processes train together, as the launcher says or :func:`count_processes`."""
     return int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else count_processes(num_gpus)
 
 
 def launch(script: str | Path, argv: Sequence[str], processes: int) -> int:
     """Run ``script`` with ``argv`` in several processes of this machine and return their exit code.
 
-    This is ``torchrun --nproc_per_node``, called here so that a signal to this process reaches all of them
-    and a failure, which its process has told already, is not told again with a traceback.
+    This is ``torchrun --nproc_per_node``, called here so that a signal to this process reaches all of them, and a
+    failure is not reported again with a traceback.
 
     Raises:
         RunError: a process was killed, or this one was asked to end.
@@ -86,7 +85,7 @@ def launch(script: str | Path, argv: Sequence[str], processes: int) -> int:
 
 
 def free_port() -> int:
-    """Return a TCP port that nothing on this machine listens to."""
+    """Return a free TCP port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -94,20 +93,20 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def environment(deepspeed: bool) -> Iterator[None]:
-    """Let one process meet DeepSpeed as a launcher would, and put the environment back afterwards."""
+    """Set for one process what a launcher sets for DeepSpeed, and put the environment back afterwards."""
     import torch
 
     before = dict(os.environ)
-    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # left over from a launcher; the flag decides
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # a launcher's; the flag decides
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         if deepspeed:
-            _spare_compilation()
+            _skip_compilation()
     if deepspeed and "LOCAL_RANK" not in os.environ:
         # DeepSpeed looks for MPI where these are not set, and fails where there is none.
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        # accelerate takes these for several processes, and would share out the cores anew.
+        # accelerate takes these for several processes, and would divide the cores among them.
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     try:
         yield
@@ -116,17 +115,17 @@ def environment(deepspeed: bool) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _spare_compilation() -> None:
-    """Keep DeepSpeed on a CPU from compiling a kernel for what gloo does too: it takes minutes and a compiler."""
+def _skip_compilation() -> None:
+    """Keep DeepSpeed on a CPU from compiling a kernel for what gloo does, too: it takes minutes and a compiler."""
     import deepspeed.ops
 
-    # It compiles what this names as compatible, and to find out what is would try the compiler as well.
+    # It compiles what this lists, and to find that out would try the compiler.
     deepspeed.ops.__compatible_ops__ = {}
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Leave stderr to the progress bar and to this project's own lines, and stdout to the result."""
+    """Keep other libraries' messages off stderr, and all but the result off stdout."""
     from transformers.utils import logging as transformers_logging
 
     for name in ("FlagEmbedding", "DeepSpeed", "accelerate", "torch.distributed"):
@@ -139,13 +138,13 @@ def quiet() -> Iterator[None]:
 
 
 def leave_process_group() -> None:
-    """End the processes' communication in order, where there was any."""
+    """End the communication of the processes in order, where there was any."""
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        # A launcher ends all processes when the first one ends with an error: none goes before all are done.
+        # A launcher ends all processes when one fails: none ends before all are done.
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-        # gloo's threads may still have to drop a tensor of the last exchange, which takes Python's lock. Once the
-        # interpreter is ending they get it no more, and abort the process.
+        # gloo's threads may still have to free a tensor, which takes Python's lock: without it, as in an interpreter
+        # that shuts down, they abort the process.
         time.sleep(0.2)

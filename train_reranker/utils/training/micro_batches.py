@@ -1,14 +1,14 @@
-"""Scores of a batch's pairs, computed chunk by chunk inside one node of the autograd graph.
+"""Scores of a batch of pairs, computed in micro-batches inside one node of the autograd graph.
 
-A batch that is padded to its longest pair is mostly padding when lengths vary. Here the pairs go through the encoder
-in chunks of like length, and what comes out is one tensor of scores in the batch's order, so that the loss and its
-gradient are the same as if all had gone at once.
+A batch that is padded to its longest pair is mostly padding when lengths vary. Here the pairs go through the model in
+length-bucketed micro-batches, and come out as one tensor of scores in the order of the batch: loss and gradient are
+the same as if all had gone at once.
 
-The whole step is one autograd function, which hands each weight a single gradient, summed over the chunks: to
-DistributedDataParallel and DeepSpeed it looks like one forward and one backward pass. A chunk's graph is either kept
-for the backward pass, or dropped and computed again from the random state that it had: the second bounds the memory
-to one chunk's, whatever the batch (the gradient cache of Gao et al., arXiv 2101.06983, held inside autograd). When
-memory runs out, which here is a matter of this process alone, the chunks become smaller and the step goes on.
+The step is one autograd function, which hands each weight a single gradient, summed over the micro-batches: to
+DistributedDataParallel and DeepSpeed it looks like one forward and one backward pass. The graph of a micro-batch is
+either kept for the backward pass, or dropped and computed again from its random state: that bounds the memory to one
+micro-batch, whatever the batch (the gradient cache of Gao et al., arXiv 2101.06983, inside autograd). When memory runs
+out in this process, its micro-batches shrink and the step continues.
 """
 
 from __future__ import annotations
@@ -25,28 +25,25 @@ from torch import Tensor
 
 from utils.models.devices import is_out_of_memory
 from utils.progress import log
-from utils.training.groups import plan_chunks, round_up
+from utils.training.groups import plan_micro_batches, round_up
 
 
 @dataclass
-class ChunkBudget:
-    """What the chunks may take. It becomes less when the device's memory runs out, and stays so.
+class MemoryBudget:
+    """What micro-batches may take; lowered for the rest of the run when the device's memory runs out."""
 
-    ``max_tokens`` bounds a chunk's padded tokens (None: all pairs are one chunk), ``keep`` keeps the chunks' graphs,
-    ``multiple`` is what widths are rounded up to, ``by_layer`` computes each layer's activations again as well.
-    """
-
-    max_tokens: int | None = None
-    keep: bool = True
-    multiple: int = 1
-    by_layer: bool = False
+    max_tokens: int | None = None  # of a micro-batch, with padding; None: all pairs in one
+    keep: bool = True  # graphs are kept for the backward pass
+    multiple: int = 1  # what widths are rounded up to
+    by_layer: bool = False  # activations are computed again layer by layer
 
     def lower(self, pairs: int, tokens: int) -> bool:
-        """Ask for less than a chunk of so many pairs and padded tokens took; False where no less is possible."""
+        """Allow less than a micro-batch of ``pairs`` and padded ``tokens`` took; False where no less is possible."""
         if self.keep:
             self.keep, how = False, "activations are computed again in the backward pass"
         elif pairs > 1:
-            self.max_tokens, how = tokens // 2, f"chunks hold at most {tokens // 2} tokens (--max_tokens_per_chunk)"
+            self.max_tokens = tokens // 2
+            how = f"micro-batches hold at most {tokens // 2} tokens (--max_tokens_per_micro_batch)"
         elif not self.by_layer:
             self.by_layer, how = True, "activations are computed again layer by layer"
         else:
@@ -56,68 +53,61 @@ class ChunkBudget:
 
 
 class MicroBatch(NamedTuple):
-    """A chunk: its pairs, the random state it was scored from, and its scores' graph where that is kept."""
+    """The positions of some pairs, the random state they were scored from, and their scores' graph if kept."""
 
     positions: list[int]
     random_state: list[Tensor]
     graph: Tensor | None
 
 
-class ChunkedScorer:
-    """Scores ragged batches (see :func:`utils.training.groups.collate`) with a sequence classifier, chunk by chunk."""
+class MicroBatchScorer:
+    """Scores ragged batches (see :func:`utils.training.groups.collate`) with a sequence classifier."""
 
-    def __init__(self, model: Any, padding: dict[str, int], memory: ChunkBudget, side: str = "right") -> None:
-        """Hold the model; ``padding`` names the value that fills up each of its inputs, ``side`` where it goes."""
+    def __init__(self, model: Any, padding: dict[str, int], memory: MemoryBudget, side: str = "right") -> None:
+        """Hold the model; ``padding`` maps its inputs to their padding values, ``side`` is where these go."""
         self.model = model
-        self.padding, self.side = padding, side
-        self.memory = memory
+        self.padding, self.side, self.memory = padding, side, memory
 
     def __call__(self, pairs: dict[str, Any]) -> Tensor:
-        """Return the scores of a ragged batch, float32 of shape (pairs, 1).
-
-        Raises:
-            torch.OutOfMemoryError: not even a single pair fits into memory.
-        """
+        """Return the scores of a ragged batch, float32 of shape (pairs, 1); OutOfMemoryError if a pair is too large."""
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         if torch.is_grad_enabled() and weights:
             return _Scores.apply(self, pairs, *weights)
         return self.forward(pairs, keep=False)[0]
 
     def forward(self, pairs: dict[str, Any], keep: bool = True) -> tuple[Tensor, list[MicroBatch]]:
-        """Score all pairs and return the scores, (pairs, 1), and the chunks that they came from."""
-        waiting = plan_chunks(pairs["lengths"], self.memory.max_tokens, self.memory.multiple)
-        scores: Tensor | None = None
+        """Return the scores of all pairs, (pairs, 1), and the micro-batches that they came from."""
+        waiting = plan_micro_batches(pairs["lengths"], self.memory.max_tokens, self.memory.multiple)
+        scores = torch.empty(len(pairs["lengths"]), 1, device=pairs["input_ids"].device)
         pieces: list[MicroBatch] = []
         while waiting:
             positions, state = waiting[0], _random_state(pairs)
-            work = functools.partial(self.score, pairs, positions)
             with torch.set_grad_enabled(keep and self.memory.keep):
-                graph = self._within_memory(work)
+                graph = self._within_memory(functools.partial(self.score, pairs, positions))
             if graph is None:
                 self._lower(pairs, positions)
                 pieces = [piece._replace(graph=None) for piece in pieces]
                 waiting = self._plan(pairs, list(itertools.chain(*waiting)))
                 _restore(state)
                 continue
-            if scores is None:
-                scores = graph.new_empty(len(pairs["lengths"]), 1)
             scores[positions] = graph.detach()
             pieces.append(MicroBatch(positions, state, graph if graph.requires_grad else None))
-            del waiting[0], graph, work
-        assert scores is not None
+            del waiting[0], graph
         return scores, pieces
 
-    def gradients(self, pairs: dict[str, Any], piece: MicroBatch, wanted: Tensor, totals: list[Tensor | None]) -> None:
-        """Add the gradient of a chunk's scores, weighted by ``wanted`` (pairs, 1), to each weight's ``totals``.
+    def add_gradients(
+        self, pairs: dict[str, Any], piece: MicroBatch, grad_output: Tensor, totals: list[Tensor | None]
+    ) -> None:
+        """Add the gradients of a micro-batch's scores to ``totals``, one per weight; ``grad_output`` is (pairs, 1).
 
-        Where memory runs out over a chunk that is scored again, its halves draw dropout anew.
+        Where memory runs out over a micro-batch that is scored again, its halves draw other dropout.
         """
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         positions, random_state, graph = piece
-        del piece  # a graph that memory runs out over must have no other holder
+        del piece  # nothing else may hold a graph that memory runs out over
 
         def differentiate(scores: Tensor) -> tuple[Tensor | None, ...]:
-            return torch.autograd.grad(scores, weights, wanted[positions], allow_unused=True)
+            return torch.autograd.grad(scores, weights, grad_output[positions], allow_unused=True)
 
         def again() -> tuple[Tensor | None, ...]:
             with torch.enable_grad(), _random(random_state):
@@ -130,19 +120,19 @@ class ChunkedScorer:
         graph = None
         self._lower(pairs, positions)
         for part in self._plan(pairs, positions):
-            self.gradients(pairs, MicroBatch(part, random_state, None), wanted, totals)
+            self.add_gradients(pairs, MicroBatch(part, random_state, None), grad_output, totals)
 
     def score(self, pairs: dict[str, Any], positions: Sequence[int]) -> Tensor:
         """Return the scores of some pairs, float32 of shape (B, 1)."""
         try:
             return self.model(**self.pad(pairs, positions), return_dict=True).logits.float()
-        except ValueError:  # T5 and BART refuse a batch of texts that spell their end token unequally often
+        except ValueError:  # T5 and BART refuse texts with different numbers of end tokens
             if len(positions) == 1:
                 raise
             return torch.cat([self.score(pairs, [position]) for position in positions])
 
     def pad(self, pairs: dict[str, Any], positions: Sequence[int]) -> dict[str, Tensor]:
-        """Cut some pairs out of a ragged batch: inputs of shape (B, T), and a mask unless all are as long."""
+        """Return some pairs of a ragged batch as inputs of shape (B, T), with a mask unless all fill their row."""
         lengths = [pairs["lengths"][i] for i in positions]
         width = round_up(max(lengths), self.memory.multiple)
         starts = list(itertools.accumulate(pairs["lengths"], initial=0))
@@ -154,17 +144,17 @@ class ChunkedScorer:
         mask = (column >= 0) & (column < bounds[0, :, None])
         source = (bounds[1, :, None] + column).clamp_(0, len(ids) - 1)
         inputs = {key: pairs[key][source].masked_fill_(~mask, fill) for key, fill in self.padding.items()}
-        # Without a mask, attention need not read one.
+        # Attention is faster without a mask.
         return inputs if min(lengths) == width else inputs | {"attention_mask": mask.long()}
 
     def _plan(self, pairs: dict[str, Any], positions: list[int]) -> list[list[int]]:
-        """Plan anew for some of the pairs."""
+        """Plan again for some of the pairs."""
         lengths = [pairs["lengths"][i] for i in positions]
-        plan = plan_chunks(lengths, self.memory.max_tokens, self.memory.multiple)
-        return [[positions[i] for i in chunk] for chunk in plan]
+        plan = plan_micro_batches(lengths, self.memory.max_tokens, self.memory.multiple)
+        return [[positions[i] for i in part] for part in plan]
 
     def _within_memory(self, work: Callable[[], Any]) -> Any:
-        """Return what ``work`` returns, or None where the memory ran out over it and has been freed."""
+        """Return what ``work`` returns, or None where memory ran out over it and has been freed."""
         try:
             return work()
         except RuntimeError as error:
@@ -183,49 +173,42 @@ class ChunkedScorer:
 
 
 class _Scores(torch.autograd.Function):
-    """Scores as a function of all weights, whose backward pass goes from chunk to chunk."""
+    """Scores as a function of all weights, whose backward pass goes from micro-batch to micro-batch."""
 
     @staticmethod
-    def forward(ctx: Any, scorer: ChunkedScorer, pairs: dict[str, Any], *weights: Tensor) -> Tensor:
-        """Score; the graphs that are kept hang on the context."""
+    def forward(ctx: Any, scorer: MicroBatchScorer, pairs: dict[str, Any], *weights: Tensor) -> Tensor:
+        """Score; kept graphs hang on the context."""
         scores, pieces = scorer.forward(pairs)
         ctx.scorer, ctx.pairs, ctx.pieces, ctx.dtypes = scorer, pairs, pieces, [w.dtype for w in weights]
         ctx.autocast = _autocast_state(pairs["input_ids"].device.type)
         return scores
 
     @staticmethod
-    def backward(ctx: Any, wanted: Tensor) -> Any:
-        """Return one gradient a weight; they are summed in float32, also those of weights in half precision."""
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        """Return one gradient per weight, summed in float32 also where weights are in half precision."""
         totals: list[Tensor | None] = [None] * len(ctx.dtypes)
         with torch.autocast(**ctx.autocast):
-            while ctx.pieces:  # each graph is freed once its gradient is there
-                ctx.scorer.gradients(ctx.pairs, ctx.pieces.pop(), wanted, totals)
-        return (
-            None,
-            None,
-            *(None if t is None else t.to(kind) for t, kind in zip(totals, ctx.dtypes, strict=True)),
-        )
+            while ctx.pieces:  # each graph is freed after its gradient
+                ctx.scorer.add_gradients(ctx.pairs, ctx.pieces.pop(), grad_output, totals)
+        gradients = (None if t is None else t.to(kind) for t, kind in zip(totals, ctx.dtypes, strict=True))
+        return None, None, *gradients
 
 
 def _add(totals: list[Tensor | None], gradients: Sequence[Tensor | None]) -> None:
     for i, gradient in enumerate(gradients):
-        total = totals[i]
-        if gradient is None:
-            continue
-        totals[i] = gradient.float() if total is None else total.add_(gradient)
+        if gradient is not None:
+            total = totals[i]
+            totals[i] = gradient.float() if total is None else total.add_(gradient)
 
 
 def _autocast_state(device: str) -> dict[str, Any]:
-    """Return what ``torch.autocast`` must be given to be as it is now: the backward pass has its own thread."""
-    return {
-        "device_type": device,
-        "dtype": torch.get_autocast_dtype(device),
-        "enabled": torch.is_autocast_enabled(device),
-    }
+    """Return the arguments that set ``torch.autocast`` as it is now: the backward pass has its own thread."""
+    enabled = torch.is_autocast_enabled(device)
+    return {"device_type": device, "dtype": torch.get_autocast_dtype(device), "enabled": enabled}
 
 
 def _random_state(pairs: dict[str, Any]) -> list[Tensor]:
-    """Return the state of the generators that dropout draws from: the CPU's, and the batch's device's."""
+    """Return the states of the generators that dropout draws from: the CPU's and the device's."""
     ids = pairs["input_ids"]
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(ids.device)] if ids.is_cuda else [])]
 
@@ -238,7 +221,7 @@ def _restore(states: Sequence[Tensor]) -> None:
 
 @contextlib.contextmanager
 def _random(states: Sequence[Tensor]) -> Iterator[None]:
-    """Draw from earlier states, and afterwards on from where the generators were."""
+    """Draw from earlier states, then put the generators back."""
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if len(states) > 1 else []):
         _restore(states)
         yield

@@ -1,32 +1,33 @@
-"""The model card of a fine-tuned reranker: what hubs read, how it was made, how good it is, and how to load it."""
+"""The model card of a fine-tuned reranker: metadata, metrics, how it was trained, and how to load it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from utils.files import replacing
+from utils.models.folders import BASE_MODEL
 from utils.report.text import table
-from utils.training.held_out import History
-from utils.training.job import CARD, TrainingJob
+from utils.training.held_out import EvaluationHistory
+from utils.training.output import CARD_FILE
+from utils.training.settings import TrainingJob
 
 
-def write(job: TrainingJob, history: History | None) -> None:
+def write(job: TrainingJob, history: EvaluationHistory | None) -> None:
     """Write the card into the output folder, atomically."""
-    with replacing(job.output / CARD) as out:
-        out.write(render(job, history))
-
-
-def render(job: TrainingJob, history: History | None) -> str:
-    """Return the card's text."""
     import yaml
 
     header = yaml.safe_dump(metadata(job, history), sort_keys=False, allow_unicode=True)
-    parts = [f"---\n{header}---", f"# {job.output.name}", _introduction(job), "## Metrics", _metrics(job, history)]
+    introduction = (
+        f"A reranker: it scores how well a passage answers a query. Fine-tuned from `{base_name(job)}` with a "
+        f"listwise cross-entropy over groups of one positive and {job.settings.train_group_size - 1} negatives."
+    )
+    parts = [f"---\n{header}---", f"# {job.output.name}", introduction, "## Metrics", _metrics(job, history)]
     parts += ["## Training", _training(job), "## Use", _snippets(job)]
-    return "\n\n".join(parts) + "\n"
+    with replacing(job.output / CARD_FILE) as out:
+        out.write("\n\n".join(parts) + "\n")
 
 
-def metadata(job: TrainingJob, history: History | None) -> dict[str, Any]:
+def metadata(job: TrainingJob, history: EvaluationHistory | None) -> dict[str, Any]:
     """Return the card's metadata, with the keys and values that the Hugging Face hub knows."""
     values: dict[str, Any] = {
         "library_name": "sentence-transformers",
@@ -35,70 +36,59 @@ def metadata(job: TrainingJob, history: History | None) -> dict[str, Any]:
         "tags": ["reranker", "cross-encoder", "sentence-transformers"],
     }
     if history is not None and history.best is not None:
-        results = [{"type": "mrr", "name": "MRR", "value": round(history.best.MRR, 4)}]
-        results.append({"type": "ndcg", "name": "nDCG@10", "value": round(history.best.nDCG_10, 4)})
-        task = {"type": "text-ranking", "name": "Reranking"}
-        dataset = {"type": "custom", "name": "held-out queries"}
-        entry = {"task": task, "dataset": dataset, "metrics": results}
+        named = (("mrr", "MRR", history.best.MRR), ("ndcg", "nDCG@10", history.best.nDCG_10))
+        entry = {
+            "task": {"type": "text-ranking", "name": "Reranking"},
+            "dataset": {"type": "custom", "name": "held-out queries"},
+            "metrics": [{"type": kind, "name": name, "value": round(value, 4)} for kind, name, value in named],
+        }
         values["model-index"] = [{"name": job.output.name, "results": [entry]}]
     return values
 
 
 def base_name(job: TrainingJob) -> str:
-    """Return the base model's name: the repository's where that was asked for, else its folder's."""
-    return "BAAI/bge-reranker-v2-m3" if job.model.name == "bge-reranker-v2-m3" else job.model.name
+    """Return the base model's name: a known repository, else its folder's."""
+    return BASE_MODEL if job.model.name == BASE_MODEL.partition("/")[2] else job.model.name
 
 
-def _introduction(job: TrainingJob) -> str:
-    return (
-        f"A reranker: it scores how well a passage answers a query. Fine-tuned from `{base_name(job)}` with a "
-        f"listwise cross-entropy over groups of one positive and {job.settings.train_group_size - 1} negatives."
-    )
-
-
-def _metrics(job: TrainingJob, history: History | None) -> str:
-    if history is None or history.best is None or history.difference() is None:
+def _metrics(job: TrainingJob, history: EvaluationHistory | None) -> str:
+    summary = history and history.summary()
+    if history is None or history.best is None or summary is None:
         return "Not compared with its base: the training had no held-out queries, or its first evaluation is lost."
-    base, best = history.points[0], history.best
+    base, best = history.evaluations[0], history.best
     rows = [["MRR", base.MRR, best.MRR], ["nDCG@10", base.nDCG_10, best.nDCG_10]]
-    origin = ", ".join(job.settings.eval_data) or "taken out of the training data by seed, with all their passages"
+    origin = ", ".join(job.settings.eval_data) or "a seeded share of the training data, with all their passages"
     shown = table(rows, ["metric", "base", f"step {best.step}"])
-    return f"```\n{shown}\n```\n\n{history.summary()}.\n\nThe held-out queries: {origin}."
+    return f"```\n{shown}\n```\n\n{summary}.\n\nThe held-out queries: {origin}."
 
 
 def _training(job: TrainingJob) -> str:
     settings, facts = job.settings, job.facts
+    names = ["epochs", "batch_size", "gradient_accumulation_steps", "learning_rate", "warmup_ratio", "weight_decay"]
+    names += ["train_group_size", "knowledge_distillation", "seed"]
     shown = {
         "data": f"{', '.join(settings.train_data)}: {facts.rows} rows, SHA-256 `{facts.digest}`",
         "rows trained on": len(job.examples),
-        "epochs": settings.epochs,
-        "rows a step and device": settings.batch_size,
-        "gradient accumulation": settings.gradient_accumulation_steps,
-        "peak learning rate": settings.learning_rate,
-        "warm-up": settings.warmup_ratio,
-        "weight decay": settings.weight_decay,
-        "passages a group": settings.train_group_size,
         "rows with filled-up negatives": f"{facts.short} ({settings.fill})",
-        "tokens": f"query {job.lengths.query}, pair {job.lengths.total}",
-        "knowledge distillation": settings.knowledge_distillation,
-        "seed": settings.seed,
+        "tokens": f"query {job.lengths.query}, pair {job.lengths.pair}",
     }
+    shown |= {f"`--{name}`": getattr(settings, name) for name in names}
     return "\n".join(f"- {key}: {value}" for key, value in shown.items())
 
 
 def _snippets(job: TrainingJob) -> str:
-    name, length = job.output.name, job.lengths.total
+    name, length = job.output.name, job.lengths.pair
     return f'''```python
 from FlagEmbedding import FlagReranker
 
-reranker = FlagReranker("{name}", max_length={length})
+reranker = FlagReranker("{name}", max_length={length})  # it reads no length from the folder
 print(reranker.compute_score([("query", "passage")]))
 ```
 
 ```python
 from sentence_transformers import CrossEncoder
 
-model = CrossEncoder("{name}", max_length={length})
+model = CrossEncoder("{name}")
 print(model.predict([("query", "passage")]))
 ```
 
@@ -108,8 +98,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 model = AutoModelForSequenceClassification.from_pretrained("{name}").eval()
-cut = {{"truncation": "only_second", "max_length": {length}, "padding": True}}
-inputs = tokenizer(["query"], ["passage"], return_tensors="pt", **cut)
+inputs = tokenizer(["query"], ["passage"], truncation="only_second", padding=True, return_tensors="pt")
 with torch.inference_mode():
     print(model(**inputs).logits.flatten())
 ```'''

@@ -1,4 +1,4 @@
-"""Fine-tune a reranker over FlagEmbedding's runner: train a prepared job, keep what it made, say what it is worth."""
+"""Train a prepared job, keep what it made, and report whether it helped."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.errors import InputError, RunError
-from utils.files import write_json
+from utils.evaluation.paired import PairedDifference
 from utils.models.devices import is_out_of_memory
 from utils.progress import log
-from utils.training import checkpoints, dry_run, held_out, launch, model_card
-from utils.training.held_out import Difference, History
-from utils.training.job import BEGUN, TrainingJob, TrainingSettings, begun_with, prepare
+from utils.training import dry_run, launch, model_card
+from utils.training.held_out import EvaluationHistory
+from utils.training.job import prepare
+from utils.training.output import open_output
+from utils.training.settings import TrainingJob, TrainingSettings
 
 
 class Result(NamedTuple):
-    """A trained model's folder, and how it compares with its base on the held-out queries, if there were any."""
+    """A trained model's folder, and how it compares with its base on held-out queries, if there were any."""
 
     folder: Path
-    difference: Difference | None
+    difference: PairedDifference | None
     summary: str | None
 
 
 def train(settings: TrainingSettings) -> Path:
-    """Fine-tune a reranker in this process and return its folder; one call for scripts that train on the way.
+    """Fine-tune a reranker in this process and return its folder.
 
-    The training is FlagEmbedding's: a listwise cross-entropy over groups of one positive and its negatives.
-    Several devices need :func:`utils.training.launch.launch`, or a launcher of the user's own, whose environment is
-    followed.
+    The loss is FlagEmbedding's: a listwise cross-entropy over groups of one positive and its negatives. Several
+    devices need :func:`utils.training.launch.launch`, or torchrun, whose environment is followed.
 
     Raises:
         InputError: a setting or an input cannot be used.
@@ -38,10 +39,10 @@ def train(settings: TrainingSettings) -> Path:
 
 
 def run(job: TrainingJob) -> Result:
-    """Train a prepared job in this process, or as one of several under a launcher; return where the model is.
+    """Train a prepared job in this process, alone or as one of several under a launcher.
 
     Raises:
-        InputError: the model cannot be loaded, the folder not written, or the device lacks what is asked.
+        InputError: the model cannot be loaded, the folder not written, or the device lacks what is asked for.
         RunError: memory ran out, the losses or scores became useless, or the disk is full.
     """
     with launch.quiet(), launch.environment(job.ds_config is not None):
@@ -55,7 +56,7 @@ def run(job: TrainingJob) -> Result:
             if not is_out_of_memory(error):
                 raise
             raise RunError(
-                "out of memory, with chunks as small as can be: lower --passage_max_len, or take a larger device"
+                "out of memory even with one pair per micro-batch: lower --passage_max_len, or use a larger device"
             ) from None
         except Exception as error:
             reporter = job.settings.report_to
@@ -63,42 +64,42 @@ def run(job: TrainingJob) -> Result:
                 raise
             reason = str(error).partition("\n")[0]
             raise RunError(f"--report_to {reporter} failed: {reason}; fix that, or use --report_to none") from None
-    # Not before: DeepSpeed keeps groups in its modules, and another training of this process would meet them.
+    # Not before: DeepSpeed keeps groups in its modules, which another training of this process would find.
     atexit.register(launch.leave_process_group)
-    difference = None if history is None else history.difference()
-    return Result(job.output, difference, history.summary() if history and difference else None)
+    return Result(job.output, history.difference(), history.summary()) if history else Result(job.output, None, None)
 
 
-def _fit(job: TrainingJob) -> History | None:
-    """Train, write the model and what is to be known of it; return the evaluations, if there were any."""
-    from utils.training.arguments import chunk_memory, training_arguments
-    from utils.training.trainer import RerankerRunner
+def _fit(job: TrainingJob) -> EvaluationHistory | None:
+    """Train, write the model and its card; return the evaluations, if there were any."""
+    from utils.training.arguments import memory_budget, training_arguments
+    from utils.training.fit import fit, make_trainer
 
     arguments = training_arguments(job)
     if launch.is_main_process():
-        _open_output(job)
-        _tell(job, arguments)
-    runner = RerankerRunner(job, arguments, chunk_memory(job))
-    runner.run()
+        open_output(job)
+        _log_start(job, arguments)
+    trainer = make_trainer(job, arguments, memory_budget(job))
+    fit(trainer)
+    history = trainer.history
     if launch.is_main_process():
-        if runner.history is not None:
-            runner.history.write(job.output)
-        model_card.write(job, runner.history)
-    return runner.history
+        if history is not None:
+            history.write(job.output)
+        model_card.write(job, history)
+    return history
 
 
-def _tell(job: TrainingJob, arguments: Any) -> None:
-    """Say in a few lines what is about to be trained on what."""
+def _log_start(job: TrainingJob, arguments: Any) -> None:
+    """Log what is about to be trained on what."""
     settings, lengths, facts = job.settings, job.lengths, job.facts
     if (settings.query_max_len, settings.passage_max_len or lengths.passage) != lengths:
-        log.warning("lengths cut to what the model can take: query_max_len %d, passage_max_len %d", *lengths)
+        log.warning("lengths cut to what the model takes: query_max_len %d, passage_max_len %d", *lengths)
     if facts.short:
-        mend = "they are repeated" if settings.fill == "repeat" else "other rows' passages fill them up"
-        log.info("%d of %d rows have too few negatives: %s", facts.short, len(job.examples), mend)
+        remedy = "they are repeated" if settings.fill == "repeat" else "passages of other rows are added"
+        log.info("%d of %d rows have too few negatives: %s", facts.short, len(job.examples), remedy)
     if job.held_out and not settings.eval_data:
         log.info(
-            "%d rows are held out for evaluation; for that, %d others are left out, %d passages taken out of others "
-            "and %d negatives out of the held-out ones",
+            "%d rows are held out for evaluation; for that, %d others are left out, and %d passages of others and %d "
+            "held-out negatives are removed",
             len(job.held_out), facts.dropped, facts.pruned, facts.thinned,
         )  # fmt: skip
     for note in facts.notes:
@@ -107,27 +108,10 @@ def _tell(job: TrainingJob, arguments: Any) -> None:
     if steps.warmup >= steps.total:
         log.warning("the only steps are warm-up, the first at a learning rate of 0: give more rows or --warmup_ratio 0")
     if job.resume:
-        log.info("going on from %s", job.resume)
-    batch = settings.batch_size * settings.gradient_accumulation_steps * arguments.world_size
+        log.info("resuming from %s", job.resume)
     precision = "fp32" if arguments.mixed_precision == "no" else arguments.mixed_precision
     log.info(
-        "training %s on %d rows in groups of %d: %d rows a step, at most %d tokens a pair, processes %d, %s, %s",
-        job.model.name, len(job.examples), settings.train_group_size, batch, lengths.total,
+        "training %s on %d rows in groups of %d: %d rows per step, at most %d tokens per pair, processes %d, %s, %s",
+        job.model.name, len(job.examples), settings.train_group_size, steps.batch, lengths.pair,
         arguments.world_size, arguments.device.type, precision,
     )  # fmt: skip
-
-
-def _open_output(job: TrainingJob) -> None:
-    """Make the output folder and, unless a run is gone on with, take an older training's checkpoints out of it.
-
-    They would be counted among the new ones; the old model stays until the new one replaces it.
-    """
-    try:
-        job.output.mkdir(parents=True, exist_ok=True)
-        if job.resume is None:
-            checkpoints.remove_all(job.output)
-            for name in (held_out.FILE, held_out.CURVE):
-                (job.output / name).unlink(missing_ok=True)
-        write_json(job.output / BEGUN, begun_with(job))
-    except OSError as error:
-        raise InputError(f"output folder {job.output} cannot be written: {error.strerror}") from None

@@ -1,0 +1,88 @@
+"""Groups, pairs and micro-batches: what is drawn, encoded and planned."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from utils.models.lengths import Lengths
+from utils.schema import ContrastiveExample
+from utils.training import groups
+from utils.training.groups import plan_micro_batches
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+ROW = ContrastiveExample("q", ["p0", "p1"], ["n0", "n1", "n2", "n3"], [10.0, 11.0], [0.0, 1.0, 2.0, 3.0])
+LENGTHS = [30, 7, 120, 64, 8, 9, 100, 31]
+
+
+def test_pairs_are_encoded_as_flagembedding_does(tiny_reranker: Path) -> None:
+    from FlagEmbedding.abc.finetune.reranker import AbsRerankerDataArguments, AbsRerankerTrainDataset
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_reranker)
+    theirs = AbsRerankerTrainDataset.__new__(AbsRerankerTrainDataset)
+    theirs.tokenizer = tokenizer
+    theirs.args = AbsRerankerDataArguments(train_data=[], query_max_len=16, passage_max_len=24)
+    passages = ["Arden lies on a river.", "Belmont holds a market each week. " * 9]
+    ours = groups.encode_pairs(tokenizer, "what of arden?", passages, Lengths(16, 24))
+    assert ours == [dict(theirs.create_one_example("what of arden?", p)) for p in passages]
+    assert len(ours[1]["input_ids"]) == 40
+
+
+def test_long_query_leaves_the_passage_its_room(tiny_reranker: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_reranker)
+    (pair,) = groups.encode_pairs(tokenizer, "a b c d e " * 20, ["z " * 90], Lengths(16, 24))
+    kept = tokenizer.decode(pair["input_ids"]).split("[SEP]")
+    assert len(pair["input_ids"]) == 40
+    assert kept[0].split() == ["[CLS]", *"abcdeabcdeabcdea"]
+    assert kept[1].split() == ["z"] * 21
+
+
+def test_groups_keep_scores_beside_their_passages() -> None:
+    scores = {"p0": 10.0, "p1": 11.0, "n0": 0.0, "n1": 1.0, "n2": 2.0, "n3": 3.0}
+    for seed in range(20):
+        passages, drawn = groups.draw_group(ROW, 4, random.Random(seed))
+        assert passages[0] in ROW.pos
+        assert len(set(passages[1:])) == 3
+        assert set(passages[1:]) <= set(ROW.neg)
+        assert drawn == [scores[passage] for passage in passages]
+
+
+def test_few_negatives_are_repeated_evenly() -> None:
+    passages, _ = groups.draw_group(ROW._replace(neg=["n0", "n1"], neg_scores=None), 6, random.Random(0))
+    assert sorted(passages[1:].count(n) for n in ("n0", "n1")) == [2, 3]
+
+
+def test_draws_depend_on_seed_epoch_and_row_alone(tiny_reranker: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_reranker)
+
+    def items(seed: int, epoch: int, order: list[int]) -> list[Any]:
+        dataset = groups.TrainingGroups([ROW] * 8, tokenizer, Lengths(16, 16), 3, seed)
+        dataset.set_epoch(epoch)
+        drawn = {row: dataset[row] for row in order}
+        return [drawn[row] for row in range(8)]
+
+    forwards, backwards = list(range(8)), list(range(7, -1, -1))
+    assert items(1, 0, forwards) == items(1, 0, backwards)
+    assert items(1, 0, forwards) != items(1, 1, forwards)
+    assert items(1, 0, forwards) != items(2, 0, forwards)
+    assert len({str(item) for item in items(1, 0, forwards)}) > 1
+
+
+def test_plan_holds_the_budget_and_every_pair_once() -> None:
+    plan = plan_micro_batches(LENGTHS, 130, 8)
+    assert sorted(i for part in plan for i in part) == list(range(8))
+    assert plan[0] == [2]
+    for part in plan:
+        width = -(-max(LENGTHS[i] for i in part) // 8) * 8
+        assert len(part) == 1 or len(part) * width <= 130
+    assert plan_micro_batches([5000], 130) == [[0]]

@@ -1,0 +1,139 @@
+"""Inputs: what becomes of the rows, and what is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import train_reranker
+from trainings import train, write_rows
+from utils import cli
+from utils.errors import EXIT_UNUSABLE_INPUT
+from utils.models.lengths import Lengths
+from utils.training.job import prepare
+from utils.training.settings import TrainingSettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_rows_without_negatives_train(tiny_reranker: Path, examples_file: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in examples_file.read_text().splitlines()]
+    for row in rows[::2]:
+        del row["neg"]
+    data = write_rows(tmp_path / "train.jsonl", rows)
+    job = prepare(TrainingSettings(model_path=str(tiny_reranker), train_data=[str(data)]))
+    assert job.facts.short == 12
+    assert all(len(row.neg) >= 3 and not set(row.neg) & set(row.pos) for row in job.examples)
+    train(tiny_reranker, data, tmp_path / "out", "--epochs", "1")
+
+
+def test_distillation_leaves_out_rows_whose_negatives_are_held_out(tiny_reranker: Path, tmp_path: Path) -> None:
+    scores = {"pos_scores": [0.9], "neg_scores": [0.1]}
+    rows = [{"query": f"what of {i}?", "pos": [f"town {i}"], "neg": [f"lake {i % 60}"]} | scores for i in range(300)]
+    data = write_rows(tmp_path / "train.jsonl", rows)
+    job = prepare(TrainingSettings(str(tiny_reranker), [str(data)], knowledge_distillation=True))
+    assert len(job.held_out) >= 20
+    assert all(row.neg_scores for row in job.examples)
+    assert len(job.examples) + len(job.held_out) + job.facts.dropped == 300
+
+
+def test_one_negative_is_enough_to_be_repeated(tiny_reranker: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "train.jsonl", [{"query": "what of arden?", "pos": ["a river"], "neg": ["a lake"]}])
+    job = prepare(TrainingSettings(str(tiny_reranker), [str(data)], negative_fill="repeat"))
+    assert (job.facts.short, job.examples[0].neg) == (1, ["a lake"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "passage", "expected"),
+    [
+        ({}, 128, (32, 128)),
+        ({"model_max_length": 64}, 128, (32, 32)),  # the tokenizer's limit
+        ({"model_max_length": 64}, None, (32, 32)),
+        (Lengths(16, 24).tokenizer_settings(), 128, (32, 128)),  # trained at 40 tokens, which limits nothing
+        (Lengths(16, 24).tokenizer_settings(), 9999, (32, 480)),
+    ],
+)
+def test_lengths_obey_the_limits_of_the_base(
+    changes: dict[str, int], passage: int | None, expected: tuple[int, int],
+    tiny_reranker: Path, examples_file: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    model = Path(shutil.copytree(tiny_reranker, tmp_path / "model"))
+    settings = json.loads((model / "tokenizer_config.json").read_text()) | changes
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    job = prepare(TrainingSettings(str(model), [str(examples_file)], query_max_len=32, passage_max_len=passage))
+    assert job.lengths == expected
+
+
+BAD_INPUTS = {
+    "no model": (["--model_path", "./models/none"], "download BAAI/bge-reranker-v2-m3 (hf"),
+    "no model in our folder": (["--model_path", "models/bge-reranker-v2-m3"], "hf download BAAI/bge-reranker-v2-m3 --"),
+    "no model of this name": (["--model_path", "BAAI/bge-reranker-base"], "hf download BAAI/bge-reranker-base"),
+    "no whole model": (["--model_path", "{full}/.."], "no config.json and no weights and no tokenizer"),
+    "no data": (["--train_data", "none.jsonl"], "training data none.jsonl is not there"),
+    "no query": (["--train_data", "{bad}"], 'bad.jsonl, line 1: "query" must be'),
+    "no scores": (["--knowledge_distillation"], "row 1: --knowledge_distillation needs"),
+    "no such config": (["--use_deepspeed", "--ds_config", "none.json"], "DeepSpeed configuration none.json"),
+    "config not JSON": (["--use_deepspeed", "--ds_config", "{data}"], "train.jsonl is not readable as JSON"),
+    "filled output": (["--output_dir", "{full}"], "is not empty: choose another --output_dir"),
+    "output a file": (["--output_dir", "{data}"], "is a file: choose another --output_dir"),
+    "output in a file": (["--output_dir", "{data}/out", "--num_gpus", "1"], "cannot be written"),
+    "output over the model": (["--output_dir", "{model}", "--overwrite_output_dir"], "holds the model"),
+    "batch of none": (["--batch_size", "0", "--epochs", "0"], "--batch_size must be at least 1; --epochs must be"),
+    "no number": (["--weight_decay", "nan"], "--weight_decay must be at least 0"),
+    "no name of data": (["--train_data", ""], "training data  is not there"),
+    "no name of a folder": (["--output_dir", ""], "--output_dir must name a folder"),
+    "two precisions": (["--fp16", "--bf16"], "only one of --fp16, --bf16"),
+    "groups too large": (["--train_group_size", "99"], "too few passages to fill groups of 99"),
+    "ZeRO's stage 3": (["--use_deepspeed", "--ds_config", "{zero3}"], "zero_optimization.stage must be 0, 1 or 2"),
+    "DeepSpeed's numbers as texts": (
+        ["--use_deepspeed", "--ds_config", "{texts}"],
+        'gradient_accumulation_steps must be "auto" or a number, not "8"',
+    ),
+    "DeepSpeed without a batch": (["--use_deepspeed", "--ds_config", "{bare}"], 'train_batch_size must be "auto"'),
+    "resumed over a finished model": (
+        ["--output_dir", "{finished}", "--resume"],
+        "a finished model and no",
+    ),
+    "resumed over the model": (["--output_dir", "{model}", "--resume"], "holds the model to start from"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_input_is_one_line_and_exit_2(
+    case: str,
+    tiny_reranker: Path,
+    examples_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "model.safetensors").write_text("precious")
+    bad = write_rows(tmp_path / "bad.jsonl", [{"pos": ["a"], "neg": ["b"]}])
+    batches = '"train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto"'
+    (tmp_path / "zero3.json").write_text(f'{{{batches}, "zero_optimization": {{"stage": 3}}}}')
+    (tmp_path / "texts.json").write_text(f'{{{batches}, "gradient_accumulation_steps": "8"}}')
+    (tmp_path / "bare.json").write_text('{"zero_optimization": {"stage": 0}}')
+    finished = Path(shutil.copytree(tiny_reranker, tmp_path / "finished"))
+    (finished / "README.md").write_text("a model card")
+    names = {"data": examples_file, "bad": bad, "full": full, "model": tiny_reranker, "finished": finished}
+    names |= {name: tmp_path / f"{name}.json" for name in ("zero3", "texts", "bare")}
+    flags, expected = BAD_INPUTS[case]
+    argv = ["--model_path", str(tiny_reranker), "--train_data", str(examples_file)]
+    argv += [flag.format(**names) for flag in flags]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run(train_reranker.main, argv)
+    reported = capsys.readouterr()
+    assert stop.value.code == EXIT_UNUSABLE_INPUT
+    assert expected in reported.err
+    assert reported.err.startswith("error: ")
+    assert len(reported.err.splitlines()) == 1
+    assert reported.out == ""
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
