@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.schema import Document
-from utils.teachers.protocol import EndpointSettings
+from utils.teachers.endpoint import EndpointSettings
 from utils.teachers.rate_limit import RetryPolicy
 
 Messages = list[dict[str, str]]

@@ -40,21 +40,17 @@ from utils.files import SCRIPTS
 from utils.schema import BridgeEntity, Document, Outcome
 from utils.teachers import prompts
 from utils.teachers.base import TeacherError
-from utils.teachers.client import Client
+from utils.teachers.completion import Completion, read_completion
+from utils.teachers.endpoint import Scrubber
+from utils.teachers.endpoint_errors import EndpointError, Kind, retry_after, status_error
 from utils.teachers.language_model import LLMTeacher
 from utils.teachers.ledger import BudgetSpent, Ledger, Price
-from utils.teachers.parsing import BrokenReply, count_words, read_extraction, read_verdict
-from utils.teachers.protocol import (
-    Completion,
-    EndpointError,
-    Kind,
-    Scrubber,
-    read_completion,
-    retry_after,
-    status_error,
-)
+from utils.teachers.parsing import read_extraction, read_verdict
 from utils.teachers.rate_limit import RetryPolicy
 from utils.teachers.reply_cache import Reply, ReplyCache, reply_key
+from utils.teachers.reply_json import InvalidReply
+from utils.teachers.text import count_words
+from utils.teachers.transport import Transport
 
 KEYS = (KEY, "sk-proj-Hd5mUa9PfGs2JeQo")
 
@@ -70,16 +66,14 @@ def use(
     work: Callable[[LLMTeacher], Awaitable[Any]],
     ledger: Ledger | None = None,
     *,
-    patience: RetryPolicy = QUICK,
-    max_in_flight: int = 256,
+    retry: RetryPolicy = QUICK,
     **settings: Any,
 ) -> Any:
     """Run ``work`` with a teacher for both roles."""
     role = settings_for(url if isinstance(url, str) else url.url, **settings)
 
     async def run() -> Any:
-        options: dict[str, Any] = {"patience": patience, "max_in_flight": max_in_flight}
-        async with LLMTeacher(role, role, cache, ledger or Ledger(), **options) as teacher:
+        async with LLMTeacher(role, role, cache, ledger or Ledger(), retry=retry) as teacher:
             return await work(teacher)
 
     return asyncio.run(run())
@@ -240,7 +234,7 @@ def test_json_is_found_in_what_models_put_around_it(content: str) -> None:
     ],
 )
 def test_broken_extractions_are_told_apart(bad: Reply, complaint: str) -> None:
-    with pytest.raises(BrokenReply, match=complaint):
+    with pytest.raises(InvalidReply, match=complaint):
         read_extraction(bad, ROMANS, 20)
 
 
@@ -260,7 +254,7 @@ def test_no_entity_is_an_answer() -> None:
 )
 def test_broken_verdicts_are_told_apart(change: dict[str, Any]) -> None:
     assert read_verdict(reply(dict(VALID))).outcome is Outcome.USABLE
-    with pytest.raises(BrokenReply):
+    with pytest.raises(InvalidReply):
         read_verdict(reply({**VALID, **change}))
 
 
@@ -272,14 +266,14 @@ def test_words_are_counted_where_there_are_no_spaces() -> None:
 # Asking again
 
 
-def test_a_broken_reply_is_asked_for_again_with_a_note(cache: Path) -> None:
+def test_a_invalid_reply_is_asked_for_again_with_a_note(cache: Path) -> None:
     ledger = Ledger()
     with ScriptedEndpoint(canned, fault=lambda _, nth: ("cut_json", "empty", None)[nth]) as endpoint:
         entity = use(endpoint, cache, lambda t: t.extract(ROMANS), ledger)
     assert entity.name == "Claudius"
     assert [request.note for request in endpoint.seen] == [False, True, True]
     assert not endpoint.repeated()
-    assert ledger.retries == {"broken_reply": 2}
+    assert ledger.retries == {"invalid_reply": 2}
 
 
 def test_a_reply_that_stays_broken_is_an_error_and_never_evidence(cache: Path) -> None:
@@ -292,7 +286,7 @@ def test_a_reply_that_stays_broken_is_an_error_and_never_evidence(cache: Path) -
         assert verdict.outcome is Outcome.ERROR
         assert isinstance(error, TeacherError)
         assert len(endpoint.seen) == ledger.calls == 6
-        assert ledger.failures == {"broken_reply": 2}
+        assert ledger.failures == {"invalid_reply": 2}
 
         again = Ledger()
         verdict, (error,) = use(endpoint, cache, work, again)
@@ -329,10 +323,17 @@ def test_a_storm_changes_nothing(tmp_path: Path) -> None:
         calm = use(endpoint, tmp_path / "calm.sqlite", extract_all(docs))
     ledger = Ledger()
     with ScriptedEndpoint(canned, fault=storm(0.3, seed=4)) as endpoint:
-        stormy = use(endpoint, tmp_path / "storm.sqlite", extract_all(docs), ledger, timeout=1.0, max_in_flight=32)
+        stormy = use(
+            endpoint,
+            tmp_path / "storm.sqlite",
+            extract_all(docs),
+            ledger,
+            timeout=1.0,
+            retry=QUICK._replace(max_in_flight=32),
+        )
     assert stormy == calm
     assert {request.fault for request in endpoint.seen} > {*TRANSPORT_FAULTS, *BROKEN_REPLIES}
-    assert set(ledger.retries) == {"rate_limit", "server_error", "timeout", "connection", "broken_reply"}
+    assert set(ledger.retries) == {"rate_limit", "server_error", "timeout", "connection", "invalid_reply"}
 
 
 def test_a_fault_that_stays_is_an_error_after_bounded_tries(cache: Path) -> None:
@@ -350,7 +351,7 @@ def test_retry_after_slows_everybody_down(cache: Path) -> None:
     """The one that is told to wait holds back the others, too."""
     slow = threading_once("429")
     with ScriptedEndpoint(canned, fault=slow, retry_after="0.4", latency=0.05) as endpoint:
-        use(endpoint, cache, extract_all(documents(20)), max_in_flight=4)
+        use(endpoint, cache, extract_all(documents(20)), retry=QUICK._replace(max_in_flight=4))
     first = endpoint.seen[0].arrived
     waited = [request.arrived - first for request in endpoint.seen]
     assert len([wait for wait in waited if wait < 0.4]) <= 4 + 3  # on their way when it said so
@@ -376,9 +377,9 @@ def test_a_rate_limit_is_waited_out_while_others_get_through(cache: Path) -> Non
 
 
 def test_a_rate_limit_that_never_ends_ends_the_run(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    patience = QUICK._replace(longest_limit=0.3, say_after=0.0, say_every=0.1)
+    retry = QUICK._replace(max_rate_limited=0.3, warn_after=0.0, warn_every=0.1)
     with ScriptedEndpoint(canned, fault=lambda *_: "429", retry_after=None) as endpoint:
-        (error,) = use(endpoint, cache, extract_all([ROMANS]), patience=patience)
+        (error,) = use(endpoint, cache, extract_all([ROMANS]), retry=retry)
         assert isinstance(error, RunError)
         assert "nothing but rate limit 429: Slow down." in str(error)
         assert any("rate limit 429: Slow down. (no reply for" in line for line in caplog.messages)
@@ -393,7 +394,7 @@ def test_a_rate_limit_that_never_ends_ends_the_run(cache: Path, caplog: pytest.L
         use(large, cache, extract_all([tall]))
         large.large = large.seen[0].question
         cache.unlink()
-        results = use(large, cache, extract_all([tall, *documents(40)]), patience=patience, max_in_flight=1)
+        results = use(large, cache, extract_all([tall, *documents(40)]), retry=retry._replace(max_in_flight=1))
     assert [type(result) for result in results] == [TeacherError] + [BridgeEntity] * 40
 
 
@@ -498,7 +499,7 @@ def test_a_refusal_is_learnt_by_what_was_sent(cache: Path, name: str, refusal: t
         assert len(lost) == 1
     else:
         assert lost == ([] if name == "max_tokens" else [name])
-    (told,) = [line for line in caplog.messages if "so it is asked from now on" in line]
+    (told,) = [line for line in caplog.messages if "refuses the configured request format" in line]
     assert {"system": "system message", "max_tokens": "max_completion_tokens"}.get(name, name) in told or "both" in str(
         refusal
     )
@@ -521,7 +522,7 @@ def test_a_refusal_is_learnt_by_what_was_sent(cache: Path, name: str, refusal: t
 def test_several_refusals_at_once_are_learnt(cache: Path, refuses: dict[str, Any]) -> None:
     params = {"temperature": 0, "max_tokens": 99}
     with ScriptedEndpoint(canned, refuses=refuses) as endpoint:
-        entities = use(endpoint, cache, extract_all(documents(9)), params=params, max_in_flight=1)
+        entities = use(endpoint, cache, extract_all(documents(9)), params=params, retry=QUICK._replace(max_in_flight=1))
     assert all(isinstance(entity, BridgeEntity) for entity in entities)
     assert len(endpoint.seen) <= 9 + 4 + 12
 
@@ -529,7 +530,7 @@ def test_several_refusals_at_once_are_learnt(cache: Path, refuses: dict[str, Any
 def test_a_stream_is_sent_for_where_nothing_else_is_served(cache: Path) -> None:
     refusal = 400, {"error": {"message": "This model only serves requests with stream set"}}
     with ScriptedEndpoint(canned, refuses={"no stream": refusal}) as endpoint:
-        entities = use(endpoint, cache, extract_all(documents(5)), max_in_flight=1)
+        entities = use(endpoint, cache, extract_all(documents(5)), retry=QUICK._replace(max_in_flight=1))
     assert [entity.name for entity in entities] == [f"Entity{n}" for n in range(5)]
     assert len(endpoint.seen) <= 5 + 4
 
@@ -546,7 +547,9 @@ def test_one_refusal_changes_nothing_once_a_request_has_succeeded(cache: Path) -
     endpoint = ScriptedEndpoint(canned)
     endpoint.turn_away = lambda number: blocked if number == 2 else None
     with endpoint:
-        results = use(endpoint, cache, extract_all(documents(6)), max_in_flight=1, params={"temperature": 0})
+        results = use(
+            endpoint, cache, extract_all(documents(6)), retry=QUICK._replace(max_in_flight=1), params={"temperature": 0}
+        )
     assert [type(result) for result in results] == [BridgeEntity, TeacherError] + [BridgeEntity] * 4
     assert len(endpoint.seen) == 6
     assert all(body["messages"][0]["role"] == "system" and "temperature" in body for body in endpoint.sent)
@@ -557,7 +560,7 @@ def test_a_first_question_that_is_refused_for_its_text_changes_nothing_either(ca
     endpoint = ScriptedEndpoint(canned)
     endpoint.turn_away = lambda _: blocked if "Entity0" in endpoint.sent[-1]["messages"][-1]["content"] else None
     with endpoint:
-        results = use(endpoint, cache, extract_all(documents(4)), max_in_flight=1)
+        results = use(endpoint, cache, extract_all(documents(4)), retry=QUICK._replace(max_in_flight=1))
         assert [type(result) for result in results] == [TeacherError] + [BridgeEntity] * 3
     others = [body for body in endpoint.sent if "Entity0" not in body["messages"][-1]["content"]]
     assert len(others) == 3
@@ -659,7 +662,7 @@ def test_tokens_are_taken_as_told_where_they_can_be(usage: Any, tokens: tuple[in
     body = json.dumps({"choices": [{"message": {"content": "four" * 5}}], "usage": usage}).encode()
     read = read_completion(body, 400, Scrubber([]))
     assert isinstance(read, Completion)
-    assert (read.counted, read.reply[2:]) == (tokens is not None, tokens or (100, 5))
+    assert (read.has_usage, read.reply[2:]) == (tokens is not None, tokens or (100, 5))
 
 
 @pytest.mark.parametrize(
@@ -768,8 +771,8 @@ def test_what_fails_for_everybody_ends_the_run_early(cache: Path, refusal: Any, 
 
 def test_timeouts_for_everybody_end_the_run_early(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     with ScriptedEndpoint(canned, fault=lambda *_: "hang") as endpoint:
-        patience = QUICK._replace(say_after=0.1)
-        results = use(endpoint, cache, extract_all(documents(64)), timeout=0.2, patience=patience)
+        retry = QUICK._replace(warn_after=0.1)
+        results = use(endpoint, cache, extract_all(documents(64)), timeout=0.2, retry=retry)
     error = next(result for result in results if isinstance(result, RunError))
     assert "no reply within 0.2 s; raise openai_setting.timeout (0.2 s) or lower --concurrency" in str(error)
     assert len(endpoint.seen) <= 10
@@ -818,13 +821,13 @@ def test_an_outage_of_a_while_is_no_end(cache: Path) -> None:
     """After replies have come, the same fault must have been all there was for as long as ``outage`` says."""
     endpoint = ScriptedEndpoint(canned)
     endpoint.turn_away = lambda number: (503, {"error": "gone"}) if 3 < number < 120 else None
-    patience = QUICK._replace(outage=60.0)
+    retry = QUICK._replace(max_outage=60.0)
     with endpoint:
-        results = use(endpoint, cache, extract_all(documents(20)), patience=patience, max_in_flight=1)
+        results = use(endpoint, cache, extract_all(documents(20)), retry=retry._replace(max_in_flight=1))
     assert {type(result) for result in results} == {BridgeEntity, TeacherError}
     with ScriptedEndpoint(canned, fault=lambda *_: "500", port=endpoint.port) as endpoint:
         # What an earlier run has got says that the endpoint works, and that only a few questions do not.
-        results = use(endpoint, cache, extract_all(documents(20)), patience=patience, max_in_flight=1)
+        results = use(endpoint, cache, extract_all(documents(20)), retry=retry._replace(max_in_flight=1))
     assert {type(result) for result in results} == {BridgeEntity, TeacherError}
 
 
@@ -832,8 +835,10 @@ def test_an_outage_for_good_ends_the_run(cache: Path) -> None:
     endpoint = ScriptedEndpoint(canned)
     endpoint.turn_away = lambda number: (503, {"error": "gone"}) if number > 3 else None
     with endpoint:
-        results = use(endpoint, cache, extract_all(documents(64)), patience=QUICK._replace(outage=0.1), max_in_flight=4)
-    assert any(isinstance(result, RunError) and "gone; see to the endpoint" in str(result) for result in results)
+        results = use(
+            endpoint, cache, extract_all(documents(64)), retry=QUICK._replace(max_outage=0.1, max_in_flight=4)
+        )
+    assert any(isinstance(result, RunError) and "gone; check the endpoint" in str(result) for result in results)
 
 
 # Addresses, proxies, certificates
@@ -905,9 +910,9 @@ def test_a_certificate_that_is_not_trusted_is_named(cache: Path, monkeypatch: py
     async def refused(*_: Any) -> EndpointError:
         return EndpointError(Kind.UNREACHABLE, "ConnectError [SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
 
-    monkeypatch.setattr(Client, "_post", refused)
+    monkeypatch.setattr(Transport, "post", refused)
     (error,) = use("https://host.invalid/v1", cache, extract_all([ROMANS]))
-    assert "self-signed certificate); name the certificate that it is to be trusted by in SSL_CERT_FILE" in str(error)
+    assert "self-signed certificate); name the certificate to trust in SSL_CERT_FILE" in str(error)
 
 
 def test_an_address_without_a_path_is_told_of_v1(cache: Path) -> None:
@@ -915,7 +920,7 @@ def test_an_address_without_a_path_is_told_of_v1(cache: Path) -> None:
     endpoint.turn_away = lambda _: (404, b"not found")
     with endpoint:
         (error,) = use(endpoint.url.removesuffix("/v1"), cache, extract_all([ROMANS]))
-    assert "(404: not found); fix generator_model or openai_setting.base_url, which ends in /v1" in str(error)
+    assert "(404: not found); fix generator_model or openai_setting.base_url, which usually ends in /v1" in str(error)
 
 
 def test_a_body_that_cannot_be_unpacked_ends_the_run(cache: Path) -> None:
@@ -951,7 +956,7 @@ def test_a_body_in_another_encoding_is_read_as_its_header_says(cache: Path) -> N
 )
 def test_what_only_the_user_can_mend_ends_the_run(cache: Path, server: Any, change: Any, mend: str) -> None:
     with ScriptedEndpoint(canned, **server) as endpoint:
-        results = use(endpoint, cache, extract_all(documents(30)), max_in_flight=4, **change)
+        results = use(endpoint, cache, extract_all(documents(30)), retry=QUICK._replace(max_in_flight=4), **change)
         errors = [result for result in results if isinstance(result, RunError)]
         assert len(errors) >= 27  # all but those on their way with the other key
         assert len(endpoint.seen) <= 4 + len(KEYS)  # nobody burns through the corpus
@@ -981,7 +986,7 @@ def test_a_refusal_of_one_question_is_no_end(cache: Path) -> None:
     """A 403 for a key that works is about what was asked, and so is any 400 that names no parameter."""
     with ScriptedEndpoint(canned, fault=lambda *_: None) as endpoint:
         endpoint.fault = lambda *_: "403" if len(endpoint.seen) == 1 else None
-        results = use(endpoint, cache, extract_all(documents(4)), max_in_flight=1)
+        results = use(endpoint, cache, extract_all(documents(4)), retry=QUICK._replace(max_in_flight=1))
     assert [type(result) for result in results] == [BridgeEntity, TeacherError, BridgeEntity, BridgeEntity]
 
 
@@ -991,7 +996,15 @@ def test_keys_take_turns_and_spent_ones_rest(cache: Path) -> None:
         assert [request.key for request in endpoint.seen].count(KEYS[0]) == 5
     ledger = Ledger()
     with ScriptedEndpoint(canned, spent_keys=[KEYS[1]]) as endpoint:
-        use(endpoint, cache, extract_all(documents(10)), ledger, api_keys=KEYS, max_in_flight=1, model="other")
+        use(
+            endpoint,
+            cache,
+            extract_all(documents(10)),
+            ledger,
+            api_keys=KEYS,
+            retry=QUICK._replace(max_in_flight=1),
+            model="other",
+        )
         assert [request.key for request in endpoint.seen].count(KEYS[1]) == 1
     assert (ledger.calls, ledger.retries) == (10, {"quota": 1})
 
@@ -1100,7 +1113,7 @@ def test_closing_does_not_wait_for_retries(cache: Path) -> None:
 
     with ScriptedEndpoint(canned, fault=lambda *_: "500", retry_after="500") as endpoint:
         started = time.monotonic()
-        use(endpoint, cache, work, patience=RetryPolicy(first_wait=500.0, longest_wait=500.0))
+        use(endpoint, cache, work, retry=RetryPolicy(first_wait=500.0, longest_wait=500.0))
         endpoint.fault = lambda *_: "429"
         use(endpoint, cache, work)
         assert time.monotonic() - started < 250
@@ -1185,7 +1198,14 @@ def test_cost_is_counted_and_limited(tmp_path: Path) -> None:
         cost = free.cost
         assert cost == pytest.approx((free.tokens_in * 2 + free.tokens_out * 10) / 1e6)
         half = Ledger(max_cost=cost / 2)
-        results = use(endpoint, tmp_path / "half.sqlite", extract_all(docs), half, price=price, max_in_flight=4)
+        results = use(
+            endpoint,
+            tmp_path / "half.sqlite",
+            extract_all(docs),
+            half,
+            price=price,
+            retry=QUICK._replace(max_in_flight=4),
+        )
         assert 0.3 * cost < half.cost <= cost / 2
         assert any(isinstance(result, BudgetSpent) for result in results)
         with pytest.raises(InputError, match="add it to price_per_million_tokens"):

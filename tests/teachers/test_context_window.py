@@ -16,7 +16,7 @@ from utils.errors import RunError
 from utils.labelling.ablation import try_lists
 from utils.schema import BridgeEntity, Candidate, Document, Outcome
 from utils.teachers import context_window, prompts
-from utils.teachers.language_model import LLMTeacher
+from utils.teachers.language_model import LLMTeacher, PromptLimits
 from utils.teachers.ledger import Ledger
 from utils.teachers.reply_cache import Reply
 
@@ -31,8 +31,8 @@ def judge(endpoint: ScriptedEndpoint, cache: Path, document: Document, **options
 
     async def run() -> Any:
         role = settings_for(endpoint.url)
-        given = {"max_document_tokens": 1000, "patience": QUICK} | options
-        async with LLMTeacher(role, role, cache, Ledger(), **given) as teacher:
+        limits = PromptLimits(**({"max_document_tokens": 1000} | options))
+        async with LLMTeacher(role, role, cache, Ledger(), limits, QUICK) as teacher:
             return await teacher.judge(QUARRY, document)
 
     return asyncio.run(run())
@@ -129,7 +129,9 @@ def test_an_entity_in_any_window_of_a_source_is_found(tmp_path: Path) -> None:
 
     async def extract(url: str) -> Any:
         role = settings_for(url)
-        async with LLMTeacher(role, role, tmp_path / "r.sqlite", Ledger(), max_document_tokens=1500) as teacher:
+        async with LLMTeacher(
+            role, role, tmp_path / "r.sqlite", Ledger(), PromptLimits(max_document_tokens=1500)
+        ) as teacher:
             documents = [Document(str(i), "Long", f"{FILLER} Tolmin") for i in range(4)]
             return await asyncio.gather(*map(teacher.extract, documents))
 
@@ -143,9 +145,9 @@ def test_an_entity_in_any_window_of_a_source_is_found(tmp_path: Path) -> None:
 def test_fewer_tokens_than_words_tell_a_cut_prompt() -> None:
     question = prompts.extraction(Document("1", "Long", FILLER))
     words = sum(len(message["content"].split()) for message in question.messages)
-    assert context_window.is_cut(question, Reply("{}", "stop", words - 1, 9))
-    assert not context_window.is_cut(question, Reply("{}", "stop", words, 9))
-    assert not context_window.is_cut(question, Reply("{}", "stop", 500, 9))  # a count of something else
+    assert context_window.is_truncated(question, Reply("{}", "stop", words - 1, 9))
+    assert not context_window.is_truncated(question, Reply("{}", "stop", words, 9))
+    assert not context_window.is_truncated(question, Reply("{}", "stop", 500, 9))  # a count of something else
 
 
 def test_no_prompt_is_taken_for_cut_by_an_estimate_of_its_tokens(tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ def test_a_window_too_small_for_the_longest_prompt_ends_the_run_before_any_verdi
         if fits:
             assert judge(endpoint, tmp_path / "r.sqlite", longest, **options).outcome is Outcome.UNUSABLE
         else:
-            with pytest.raises(RunError, match=rf"cuts prompts at {holds:,} .*num_ctx.*max_document_tokens"):
+            with pytest.raises(RunError, match=rf"truncates prompts at {holds:,} .*num_ctx.*max_document_tokens"):
                 judge(endpoint, tmp_path / "r.sqlite", longest, **options)
         assert len(endpoint.seen) == 1 + fits
 
@@ -207,7 +209,9 @@ def test_success_and_attempts_do_not_depend_on_length(tmp_path: Path) -> None:
 
     async def attempts(url: str, documents: list[Document]) -> list[tuple[bool, bool, int]]:
         role = settings_for(url)
-        async with LLMTeacher(role, role, tmp_path / "r.sqlite", Ledger(), max_document_tokens=1500) as teacher:
+        async with LLMTeacher(
+            role, role, tmp_path / "r.sqlite", Ledger(), PromptLimits(max_document_tokens=1500)
+        ) as teacher:
             lists = {str(i): [Candidate(doc, 0.0) for doc in documents[i : i + 5]] for i in range(35)}
             trials = await try_lists(QUARRY, lists, teacher)
             return [(trial.failed, trial.success, trial.attempts) for trial in trials.values()]

@@ -9,7 +9,8 @@ import pytest
 from miniature import CORPUS
 from utils.corpus.documents import Corpus
 from utils.schema import BridgeEntity, Document, Outcome
-from utils.teachers.offline import OfflineTeacher, TitleFinder, name_of, sentences, words
+from utils.teachers.offline import OfflineTeacher, TitleFinder, name_of
+from utils.teachers.text import sentences, words
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from utils.schema import BridgeEntity, Document, Outcome
-from utils.teachers.parsing import BrokenReply, read_extraction, read_verdict
+from utils.teachers.parsing import InvalidReply, read_extraction, read_verdict
 from utils.teachers.reply_cache import Reply
 
 HOPS = [
@@ -63,17 +63,17 @@ THOUGHTS = [
 def test_a_thought_is_never_an_answer(opening: str, closing: str) -> None:
     assert outcome(f"{opening}A draft: {no}{closing}{yes}") is Outcome.USABLE
     for unfinished in (f"{opening}A draft: {no} but wait", f"{opening}{no}", f"{opening}{yes}\n{opening}or {no}"):
-        with pytest.raises(BrokenReply, match="within a thought") as broken:
+        with pytest.raises(InvalidReply, match="within a thought") as broken:
             outcome(unfinished)
-        assert "generation_params.max_tokens" in broken.value.told(said(unfinished))
-    with pytest.raises(BrokenReply):
+        assert "generation_params.max_tokens" in broken.value.explain(said(unfinished))
+    with pytest.raises(InvalidReply):
         outcome(f"{opening}A draft: {no}{closing}I cannot say.")
 
 
 def test_thoughts_without_an_opening_tag_and_within_one_another() -> None:
     assert outcome(f"Perhaps {no}?</think>{yes}") is Outcome.USABLE
     assert outcome(f"<think>a<think>b</think>{no}</think>{yes}") is Outcome.USABLE
-    with pytest.raises(BrokenReply, match="within a thought"):
+    with pytest.raises(InvalidReply, match="within a thought"):
         outcome(f"<think>a<think>b</think>{no} and so on")
 
 
@@ -165,7 +165,7 @@ def test_a_usable_verdict_is_repaired(content: str | dict[str, Any]) -> None:
     ],
 )
 def test_what_is_not_clear_is_no_verdict(content: str | dict[str, Any]) -> None:
-    with pytest.raises(BrokenReply):
+    with pytest.raises(InvalidReply):
         outcome(content)
 
 
@@ -173,9 +173,9 @@ def test_what_is_not_clear_is_no_verdict(content: str | dict[str, Any]) -> None:
 def test_a_verdict_that_is_cut_anywhere_is_none(whole: str) -> None:
     assert outcome(whole) is Outcome.UNUSABLE
     for end in range(len(whole)):
-        with pytest.raises(BrokenReply):
+        with pytest.raises(InvalidReply):
             outcome(whole[:end])
-    with pytest.raises(BrokenReply, match="cut off"):
+    with pytest.raises(InvalidReply, match="cut off"):
         read_verdict(Reply(whole, "length", 1, 1))
 
 
@@ -192,7 +192,7 @@ def test_a_verdict_that_is_cut_anywhere_is_none(whole: str) -> None:
     ],
 )
 def test_what_is_cut_off_may_have_said_the_contrary(content: str) -> None:
-    with pytest.raises(BrokenReply, match="no complete JSON"):
+    with pytest.raises(InvalidReply, match="no complete JSON"):
         outcome(content)
 
 
@@ -225,7 +225,7 @@ def test_an_entity_needs_what_is_asked_of_it_and_no_more() -> None:
     ],
 )
 def test_an_entity_that_is_not_the_texts_is_none(change: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(BrokenReply, match=complaint):
+    with pytest.raises(InvalidReply, match=complaint):
         entity(BRANDT | change)
 
 

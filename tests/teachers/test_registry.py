@@ -10,8 +10,8 @@ import yaml
 
 from utils.config import load_config
 from utils.errors import InputError
-from utils.teachers.protocol import EndpointSettings
-from utils.teachers.registry import endpoint
+from utils.teachers.endpoint import EndpointSettings
+from utils.teachers.providers import configured_endpoint
 
 
 def configured(folder: Path, **setting: Any) -> EndpointSettings:
@@ -19,7 +19,7 @@ def configured(folder: Path, **setting: Any) -> EndpointSettings:
     section = {"api_key": "some-key", "base_url": "http://localhost:8000/v1"} | setting
     path = folder / "c.yaml"
     path.write_text(yaml.safe_dump({"generator_model": "small", "openai_setting": section}))
-    return endpoint(load_config(path), "question_generator_model")
+    return configured_endpoint(load_config(path), "question_generator_model")
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,4 @@ def test_an_api_version_may_look_like_a_date(tmp_path: Path) -> None:
         "generator_model: small\n"
         "openai_setting: {api_key: k, base_url: http://localhost, api_type: azure, api_version: 2024-02-01}\n"
     )
-    assert endpoint(load_config(path), "generator_model").api_version == "2024-02-01"
+    assert configured_endpoint(load_config(path), "generator_model").api_version == "2024-02-01"

@@ -15,9 +15,9 @@ from utils.errors import RunError
 from utils.schema import BridgeEntity, Document
 from utils.teachers import prompts
 from utils.teachers.base import TeacherError
-from utils.teachers.language_model import HOPELESS, LLMTeacher
+from utils.teachers.endpoint import EndpointSettings
+from utils.teachers.language_model import MAX_UNANSWERED, LLMTeacher
 from utils.teachers.ledger import Ledger
-from utils.teachers.protocol import EndpointSettings
 from utils.teachers.reply_cache import Reply, ReplyCache, request_key
 
 MILL = Document("1", "The mill", "It stood for two hundred years beside the bridge, built of oak by Adam Wirth")
@@ -93,13 +93,15 @@ def test_the_first_questions_without_a_usable_reply_end_all(cache: Path) -> None
     documents = [MILL._replace(id=str(n), contents=f"{MILL.contents}{n}") for n in range(40)]
     with ScriptedEndpoint(lambda *_: "As a model I must not.") as endpoint:
         errors = extract(endpoint.url, cache, *documents)
-        assert 3 * HOPELESS <= len(endpoint.seen) < 6 * HOPELESS  # others begin while the first are asked again
-    assert sum(isinstance(error, TeacherError) for error in errors) == HOPELESS - 1
-    assert sum(isinstance(error, RunError) for error in errors) == 40 - (HOPELESS - 1)
+        assert (
+            3 * MAX_UNANSWERED <= len(endpoint.seen) < 6 * MAX_UNANSWERED
+        )  # others begin while the first are asked again
+    assert sum(isinstance(error, TeacherError) for error in errors) == MAX_UNANSWERED - 1
+    assert sum(isinstance(error, RunError) for error in errors) == 40 - (MAX_UNANSWERED - 1)
     ends = {str(error) for error in errors if isinstance(error, RunError)}
     (line,) = ends
     assert "it said 'As a model I must not.'" in line
-    assert f"each of the first {HOPELESS} questions" in line
+    assert f"each of the first {MAX_UNANSWERED} questions" in line
     assert len(ReplyCache(cache)) == 0  # so that what was fixed is asked anew
 
 
@@ -113,6 +115,6 @@ def test_one_usable_reply_opens_the_gate(cache: Path) -> None:
 
     with ScriptedEndpoint(answer, latency=0.02) as endpoint:
         results = extract(endpoint.url, cache, *documents)
-        assert endpoint.most_in_flight > 2 * HOPELESS
+        assert endpoint.most_in_flight > 2 * MAX_UNANSWERED
     assert sum(isinstance(result, BridgeEntity) for result in results) == 33
     assert sum(isinstance(result, TeacherError) for result in results) == 7
