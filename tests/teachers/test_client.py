@@ -14,6 +14,7 @@ import textwrap
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from datetime import date
 from email.utils import formatdate
 from pathlib import Path
@@ -73,7 +74,7 @@ def use(
     role = settings_for(url if isinstance(url, str) else url.url, **settings)
 
     async def run() -> Any:
-        async with LLMTeacher(role, role, cache, ledger or Ledger(), retry=retry) as teacher:
+        async with aclosing(LLMTeacher(role, role, cache, ledger or Ledger(), retry=retry)) as teacher:
             return await work(teacher)
 
     return asyncio.run(run())
@@ -158,7 +159,7 @@ def test_schemas_are_strict() -> None:
 def test_roles_may_have_models_of_their_own(cache: Path) -> None:
     async def run(url: str) -> None:
         extractor, judge = settings_for(url, model="one"), settings_for(url, model="two", params={"top_p": 0.5})
-        async with LLMTeacher(extractor, judge, cache, Ledger()) as teacher:
+        async with aclosing(LLMTeacher(extractor, judge, cache, Ledger())) as teacher:
             await teacher.extract(ROMANS)
             await teacher.judge(ROAD, USABLE)
 
@@ -1122,13 +1123,14 @@ def test_closing_does_not_wait_for_retries(cache: Path) -> None:
 
 KILLED = """
     import asyncio, sys
+    from contextlib import aclosing
     from pathlib import Path
     from endpoint import documents, settings_for
     from utils.teachers.language_model import LLMTeacher
     from utils.teachers.ledger import Ledger
 
     async def main(url, cache):
-        async with LLMTeacher(settings_for(url), settings_for(url), Path(cache), Ledger()) as teacher:
+        async with aclosing(LLMTeacher(settings_for(url), settings_for(url), Path(cache), Ledger())) as teacher:
             for document in documents(200):
                 await teacher.extract(document)
                 print(document.id, flush=True)

@@ -6,6 +6,7 @@ import asyncio
 import random
 import zlib
 from collections.abc import Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def judge(endpoint: ScriptedEndpoint, cache: Path, document: Document, **options
     async def run() -> Any:
         role = settings_for(endpoint.url)
         limits = PromptLimits(**({"max_document_tokens": 1000} | options))
-        async with LLMTeacher(role, role, cache, Ledger(), limits, QUICK) as teacher:
+        async with aclosing(LLMTeacher(role, role, cache, Ledger(), limits, QUICK)) as teacher:
             return await teacher.judge(QUARRY, document)
 
     return asyncio.run(run())
@@ -129,9 +130,8 @@ def test_an_entity_in_any_window_of_a_source_is_found(tmp_path: Path) -> None:
 
     async def extract(url: str) -> Any:
         role = settings_for(url)
-        async with LLMTeacher(
-            role, role, tmp_path / "r.sqlite", Ledger(), PromptLimits(max_document_tokens=1500)
-        ) as teacher:
+        limits = PromptLimits(max_document_tokens=1500)
+        async with aclosing(LLMTeacher(role, role, tmp_path / "r.sqlite", Ledger(), limits)) as teacher:
             documents = [Document(str(i), "Long", f"{FILLER} Tolmin") for i in range(4)]
             return await asyncio.gather(*map(teacher.extract, documents))
 
@@ -209,9 +209,8 @@ def test_success_and_attempts_do_not_depend_on_length(tmp_path: Path) -> None:
 
     async def attempts(url: str, documents: list[Document]) -> list[tuple[bool, bool, int]]:
         role = settings_for(url)
-        async with LLMTeacher(
-            role, role, tmp_path / "r.sqlite", Ledger(), PromptLimits(max_document_tokens=1500)
-        ) as teacher:
+        limits = PromptLimits(max_document_tokens=1500)
+        async with aclosing(LLMTeacher(role, role, tmp_path / "r.sqlite", Ledger(), limits)) as teacher:
             lists = {str(i): [Candidate(doc, 0.0) for doc in documents[i : i + 5]] for i in range(35)}
             trials = await try_lists(QUARRY, lists, teacher)
             return [(trial.failed, trial.success, trial.attempts) for trial in trials.values()]

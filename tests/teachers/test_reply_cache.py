@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def extract(url: str, cache: Path, *documents: Document, **settings: Any) -> lis
     role = EndpointSettings(**({"provider": "openai", "base_url": url, "model": "small", "timeout": 5.0} | settings))
 
     async def work() -> list[Any]:
-        async with LLMTeacher(role, role, cache, Ledger()) as teacher:
+        async with aclosing(LLMTeacher(role, role, cache, Ledger())) as teacher:
             return await asyncio.gather(*map(teacher.extract, documents or [MILL]), return_exceptions=True)
 
     return asyncio.run(work())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-from typing import NamedTuple
 
 from utils.progress import log
 from utils.teachers.completion import Completion
@@ -19,29 +18,15 @@ from utils.teachers.request_adapter import MAY_REJECT, RequestFormat
 from utils.teachers.transport import Transport
 
 
-class _Sent(NamedTuple):
-    """The key with which a question was sent, and the outcome."""
-
-    key: int
-    outcome: Reply | EndpointError
-
-
 class Client:
     """Asks any model of one endpoint, with one set of API keys."""
 
     def __init__(
         self, settings: EndpointSettings, ledger: Ledger, retry: RetryPolicy | None = None, seed: int = 0
     ) -> None:
-        """Prepare everything; nothing is sent yet.
+        """Prepare the connections to an address with its keys; the model may differ from call to call.
 
-        Args:
-            settings: address and keys; the model may differ from call to call.
-            ledger: counts all calls, and may refuse one.
-            retry: when to retry and when to give up.
-            seed: of the jitter of waits.
-
-        Raises:
-            InputError: a proxy or certificate named in the environment cannot be used.
+        ``seed`` is for the jitter of waits. Raises InputError as :class:`Transport` does.
         """
         retry = retry or RetryPolicy()
         self._ledger = ledger
@@ -130,8 +115,10 @@ class Client:
             self._policy.count_refused_trials(model, refusal)
         return None
 
-    async def _send(self, model: ModelState, question: Question, format_: RequestFormat) -> _Sent:
-        """Wait for a slot, send the question, and enter the outcome in the ledger."""
+    async def _send(
+        self, model: ModelState, question: Question, format_: RequestFormat
+    ) -> tuple[int, Reply | EndpointError]:
+        """Wait for a slot, send the question, enter the outcome in the ledger; return the key's number and it."""
         settings, ledger = model.settings, self._ledger
         async with self._limiter:
             key = self._policy.next_key(settings)
@@ -150,9 +137,9 @@ class Client:
                 else:
                     ledger.release(expected, billed=outcome.billed)
         if isinstance(outcome, EndpointError):
-            return _Sent(key, outcome)
+            return key, outcome
         self._note(model, key, outcome)
-        return _Sent(key, outcome.reply)
+        return key, outcome.reply
 
     def _note(self, model: ModelState, key: int, completion: Completion) -> None:
         """Note a completion; one without text counts as a failure."""

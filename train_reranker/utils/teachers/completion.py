@@ -60,11 +60,7 @@ def _read_body(body: Any, text: str, prompt_chars: int, scrub: Scrubber) -> Comp
 
 
 def _join_stream(text: str) -> Any:
-    """Join a stream of server-sent events into one completion.
-
-    Raises:
-        ValueError: an event is not JSON, or the stream breaks off.
-    """
+    """Join server-sent events into one completion; raise ValueError if one is not JSON or the stream breaks off."""
     events = [line[5:].strip() for line in re.split(r"\r?\n", text) if line.startswith("data:")]
     chunks = [_object(loads(event)) for event in events if event and event != "[DONE]"]
     if error := next((chunk for chunk in chunks if chunk.get("error")), None):

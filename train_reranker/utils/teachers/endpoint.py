@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from utils.errors import InputError
 from utils.teachers.ledger import Price
@@ -42,11 +42,7 @@ class EndpointSettings:
     system_message: bool = True
 
     def __post_init__(self) -> None:
-        """Normalise keys, address and parameters.
-
-        Raises:
-            InputError: no request can carry a key, the address or a parameter.
-        """
+        """Normalise keys, address and parameters; raise InputError for what no request can carry."""
         params = {name: value for name, value in self.params.items() if name != "do_sample" and value is not None}
         if "max_new_tokens" in params:
             params.setdefault("max_tokens", params.pop("max_new_tokens"))
@@ -81,8 +77,7 @@ class EndpointSettings:
 def _clean_url(text: str, where: str) -> str:
     """Return a base URL without what is often pasted along: spaces, quotes, the path of the chat API, a fragment.
 
-    Raises:
-        InputError: it is not a usable address; the message does not quote it, since it may hold a password.
+    Errors do not quote it, since it may hold a password.
     """
     text = text.strip(" \t\r\n\"'")
     if not re.match(r"https?://[^/?#]", text):
@@ -91,18 +86,14 @@ def _clean_url(text: str, where: str) -> str:
         raise InputError(f"{where} has a space, a quote or a second http:// in it; fix it")
     try:
         url = urlsplit(text)
-        _check_host(url)
+        host, place = url.hostname or "", url.netloc.rpartition("@")[2]
+        host.encode("ascii" if host.isascii() else "idna")
+        usable = host and url.port != 0 and unicodedata.normalize("NFKC", place) == place  # no full-width digits
     except ValueError:
-        raise InputError(f"{where} has no usable host and port (1 to 65535); fix it") from None
+        usable = False
+    if not usable:
+        raise InputError(f"{where} has no usable host and port (1 to 65535); fix it")
     return url._replace(path=re.sub(r"(?:/chat)?/completions/*$", "", url.path), fragment="").geturl()
-
-
-def _check_host(url: SplitResult) -> None:
-    """Raise ValueError unless the URL has a host and, if any, a port that can be connected to."""
-    host, place = url.hostname, url.netloc.rpartition("@")[2]
-    if not host or url.port == 0 or unicodedata.normalize("NFKC", place) != place:  # such as full-width digits
-        raise ValueError
-    host.encode("ascii" if host.isascii() else "idna")
 
 
 class Scrubber:
@@ -114,7 +105,7 @@ class Scrubber:
     _FRAGMENT = 5  # fewer characters of a key reveal nothing, and occur in ordinary words
 
     def __init__(self, keys: Iterable[str]) -> None:
-        """Remove these keys."""
+        """Remember the keys."""
         self._keys = tuple(keys)
 
     def message(self, text: str, max_chars: int = 300) -> str:

@@ -65,11 +65,7 @@ class LLMTeacher:
         limits: PromptLimits | None = None,
         retry: RetryPolicy | None = None,
     ) -> None:
-        """Open the cache; the first question that it cannot answer opens a connection.
-
-        Raises:
-            InputError: ``cache_path`` cannot be used, or the ledger limits the cost of a model without a price.
-        """
+        """Open the cache; raise InputError if it is unusable, or if the cost of a model without a price is limited."""
         for role in (extractor, judge):
             if ledger.max_cost is not None and role.price is None:
                 raise InputError(f"a cost limit needs the price of {role.model}: add it to price_per_million_tokens")
@@ -156,14 +152,6 @@ class LLMTeacher:
         for client in self._clients.values():
             await client.aclose()
 
-    async def __aenter__(self) -> LLMTeacher:
-        """Return the teacher itself."""
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Close, see :meth:`aclose`."""
-        await self.aclose()
-
     async def _ask(self, settings: EndpointSettings, question: prompts.Question, read: Callable[[Reply], T]) -> T:
         """Ask until ``read`` accepts the reply; few at once until the first valid reply to this kind of question."""
         history = self._history[question.schema_name]
@@ -233,11 +221,7 @@ class LLMTeacher:
         return await client.ask(settings, question)
 
     async def _probe(self, settings: EndpointSettings, client: Client) -> None:
-        """Check that the model's context window holds the longest prompt and its reply.
-
-        Raises:
-            RunError: it does not, or the endpoint does not answer.
-        """
+        """Raise RunError unless the model's context window holds the longest prompt and its reply."""
         max_tokens = self._limits.max_document_tokens
         longest_prompt = context_window.longest_prompt(self._limits.longest_document, max_tokens)
         if longest_prompt < context_window.PROBE_FROM:

@@ -21,10 +21,9 @@ _DECISIONS = {True: ("true", "yes", "valid", "1", "1.0"), False: ("false", "no",
 
 
 def read_extraction(reply: Reply, document: Document, min_segment_words: int) -> BridgeEntity | None:
-    """Return the bridge entity in a reply, or None if it says that there is none.
+    """Return the bridge entity in a reply, None if it says that there is none.
 
-    Raises:
-        InvalidReply: the entity has no segment or query, or breaks one of the rules.
+    Raises InvalidReply if the entity has no segment or query, or breaks one of the prompt's rules.
     """
     found = find_objects(reply_text(reply), "entity")
     fields = next((answer for answer in reversed(found) if answer.get("query")), found[-1])
@@ -50,8 +49,7 @@ def read_extraction(reply: Reply, document: Document, min_segment_words: int) ->
 def read_verdict(reply: Reply) -> Verdict:
     """Return the verdict in a reply, USABLE or UNUSABLE.
 
-    Raises:
-        InvalidReply: it says neither clearly, or calls a candidate valid without the two questions.
+    Raises InvalidReply if it says neither clearly, or calls a candidate valid without the two questions.
     """
     found = find_objects(reply_text(reply), "valid")
     decisions = {_decision(answer["valid"]) for answer in found}
@@ -69,11 +67,7 @@ def read_verdict(reply: Reply) -> Verdict:
 
 
 def _sub_questions(value: Any) -> tuple[SubQuestion, ...]:
-    """Return one question to document A, then one to B.
-
-    Raises:
-        InvalidReply: the value is anything else.
-    """
+    """Return one question to document A, then one to B; raise InvalidReply for anything else."""
     value = parse_json(value) if isinstance(value, str) else value
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise InvalidReply('"sub_questions" must be a list')
@@ -96,8 +90,7 @@ def _decision(value: Any) -> bool | None:
 def _line(fields: dict[str, Any], key: str, *, required: bool = True) -> str:
     """Return a field as one line of text, without control characters; "" if it is null or absent.
 
-    Raises:
-        InvalidReply: it is a list, an object or ambiguous, and ``required``.
+    Raises InvalidReply if it is ``required``, and a list, an object or ambiguous.
     """
     value = fields.get(key)
     if value is None or (not required and not isinstance(value, str)):

@@ -107,20 +107,18 @@ class RateLimiter:
 
 
 class ApiKeys:
-    """API keys in rotation, by number from 0; a key that is out of quota is suspended for a while."""
+    """API keys in rotation, by number from 0; a key that is out of quota is suspended for ``cooldown`` seconds."""
 
     def __init__(self, count: int, cooldown: float) -> None:
-        """Start with all ``count`` keys in use; ``cooldown`` is in seconds."""
-        self._cooldown = cooldown
+        """Start with all ``count`` keys in use."""
+        self._cooldown, self._rotation = cooldown, deque(range(count))
         self._suspended_until = [0.0] * count
-        self._next = 0
 
     def take(self) -> int | None:
         """Return the next key, None if all are suspended."""
-        count = len(self._suspended_until)
-        for key in ((self._next + offset) % count for offset in range(count)):
+        for key in tuple(self._rotation):
+            self._rotation.rotate(-1)
             if self._suspended_until[key] <= time.monotonic():
-                self._next = (key + 1) % count
                 return key
         return None
 

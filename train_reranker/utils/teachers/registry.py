@@ -38,15 +38,8 @@ TEACHERS: dict[str, Opener] = {OFFLINE: open_offline, LANGUAGE_MODEL: open_langu
 def open_teacher(config: Config, corpus: Corpus, reply_cache: Path, ledger: Ledger, seed: int = 0) -> Teacher:
     """Return the teacher that ``generator_model`` names: an entry of ``TEACHERS``, or else a language model.
 
-    Args:
-        config: names the teacher and holds its settings.
-        corpus: its titles are the offline teacher's entities; its longest document bounds a language model's prompts.
-        reply_cache: the file that keeps a language model's replies.
-        ledger: counts a language model's calls.
-        seed: decides where in a long document a language model looks for an entity.
-
-    Raises:
-        InputError: the endpoint's settings are missing or unusable.
+    ``reply_cache`` is the file of a language model's replies, ``ledger`` counts its calls, and ``seed`` decides where
+    in a long document it looks for an entity. Raises InputError if the settings are missing or unusable.
     """
     opener = TEACHERS.get(config.generator_model, TEACHERS[LANGUAGE_MODEL])
     return opener(config, corpus, reply_cache, ledger, seed)

@@ -91,11 +91,7 @@ class ReplyCache:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file.
-
-        Raises:
-            InputError: ``path`` is not a reply cache of this version.
-        """
+        """Open or create the file; raise InputError if it is not a reply cache of this version."""
         self.path = path
         self._in_flight: dict[str, asyncio.Task[Reply]] = {}
         try:
@@ -130,11 +126,7 @@ class ReplyCache:
         return next((found[key] for key in keys if key in found), None)
 
     def put(self, key: str, model: str, reply: Reply) -> None:
-        """File a reply, unless the key has one; once this returns, a killed process does not lose it.
-
-        Raises:
-            RunError: the file cannot be written.
-        """
+        """File a reply, unless the key has one."""
         columns = "key, model, content, finish_reason, tokens_in, tokens_out"
         self._run(f"INSERT OR IGNORE INTO replies ({columns}) VALUES (?, ?, ?, ?, ?, ?)", (key, model, *reply))
 
@@ -142,9 +134,6 @@ class ReplyCache:
         """Return the reply, and whether it was free: in the cache, or already on its way to another caller.
 
         A cancelled caller leaves its request running: the reply is paid for, and is filed when it arrives.
-
-        Raises:
-            whatever ``fetch`` raises.
         """
         reply = self.get(*keys)
         if reply is not None:

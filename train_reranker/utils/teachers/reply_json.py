@@ -16,13 +16,10 @@ _MORE_TOKENS = "raise generation_params.max_tokens, or turn the model's thinking
 
 
 class InvalidReply(Exception):
-    """A reply that cannot be used.
-
-    The message is a complaint to the model; ``remedy`` is for the user, "" if only another model may help.
-    """
+    """A reply that cannot be used."""
 
     def __init__(self, complaint: str, remedy: str = "") -> None:
-        """Keep both."""
+        """Complain to the model; ``remedy`` is for the user, "" if only another model may help."""
         super().__init__(complaint)
         self.remedy = remedy
 
@@ -38,11 +35,7 @@ class Ambiguous:
 
 
 def reply_text(reply: Reply) -> str:
-    """Return a reply's text.
-
-    Raises:
-        InvalidReply: it is withheld, empty or truncated.
-    """
+    """Return a reply's text; raise InvalidReply if it is withheld, empty or truncated."""
     if reply.finish_reason in ("content_filter", "refusal"):
         raise InvalidReply("it was withheld", "the endpoint's filter or the model refuses it: try another model")
     if not reply.content.strip():
@@ -55,8 +48,7 @@ def reply_text(reply: Reply) -> str:
 def find_objects(text: str, key: str) -> list[dict[str, Any]]:
     """Return the JSON objects in ``text`` that have ``key``, in order, wherever they are nested.
 
-    Raises:
-        InvalidReply: there is none, or an object or the reasoning is truncated.
+    Raises InvalidReply if there is none, or if an object or the reasoning is truncated.
     """
     values = [parse_json(text)]
     if values == [None]:
@@ -94,11 +86,7 @@ def parse_json(text: str) -> Any:
 
 
 def _objects(text: str) -> Iterator[Any]:
-    """Yield the outermost objects in a text, repaired if they are not JSON.
-
-    Raises:
-        InvalidReply: one is not closed: its missing part may have said the opposite.
-    """
+    """Yield the outermost objects in a text, repaired if they are not JSON; all of them must be closed."""
     start = text.find("{")
     while start >= 0:
         try:
@@ -118,10 +106,9 @@ _TOKEN = re.compile(
 
 
 def _object_end(text: str, start: int) -> int:
-    """Return where the object that begins at ``start`` ends.
+    """Return the end of the object that begins at ``start``.
 
-    Raises:
-        InvalidReply: it does not.
+    Raises InvalidReply if it is not closed: the missing part may have said the opposite.
     """
     depth = 0
     for token in _TOKEN.finditer(text, start, start + MAX_CHARS):
@@ -175,8 +162,7 @@ _FINAL = re.compile(r"<\|channel\|>\s*final[^<]*(?:<\|constrain\|>[^<]*)?<\|mess
 def _without_reasoning(text: str) -> str:
     """Return a text without a model's reasoning, also if its opening tag is missing.
 
-    Raises:
-        InvalidReply: the reasoning has no end, so that all of the rest may be reasoning.
+    Raises InvalidReply if its closing tag is missing: all the rest may be reasoning.
     """
     unfinished = InvalidReply("it ended within a thought; close the thought, then give the JSON object", _MORE_TOKENS)
     if _CHANNELS.search(text):

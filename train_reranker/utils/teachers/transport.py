@@ -19,11 +19,7 @@ class Transport:
     """Sends requests with any of the endpoint's API keys, over one pool of connections."""
 
     def __init__(self, settings: EndpointSettings) -> None:
-        """Prepare the connections; nothing is sent yet.
-
-        Raises:
-            InputError: a proxy or certificate named in the environment cannot be used.
-        """
+        """Prepare the connections; raise InputError for an unusable address, proxy or certificate."""
         # A local server needs no key, but without one the package takes one from the environment.
         self._connections = _connect(settings, settings.api_keys or ("no-key",))
         self._scrub = Scrubber(settings.api_keys)
@@ -73,11 +69,7 @@ def named_in_environment(*variables: str) -> str:
 
 
 def _connect(settings: EndpointSettings, keys: tuple[str, ...]) -> list[Any]:
-    """Return one client of the ``openai`` package for each key.
-
-    Raises:
-        InputError: see :class:`Transport`.
-    """
+    """Return one client of the ``openai`` package for each key."""
     import openai
 
     proxies = f"{named_in_environment(*PROXIES)} in the environment"
@@ -93,7 +85,10 @@ def _connect(settings: EndpointSettings, keys: tuple[str, ...]) -> list[Any]:
     url = urlsplit(settings.base_url)
     address, query = url._replace(query="").geturl(), dict(parse_qsl(url.query, keep_blank_values=True))
     shared: dict[str, Any] = {"max_retries": 0, "http_client": pool, "default_query": query}
-    if settings.api_type == "azure":
-        shared |= {"azure_endpoint": address, "api_version": settings.api_version}
-        return [openai.AsyncAzureOpenAI(api_key=key, **shared) for key in keys]
-    return [openai.AsyncOpenAI(api_key=key, base_url=address, **shared) for key in keys]
+    try:
+        if settings.api_type == "azure":
+            shared |= {"azure_endpoint": address, "api_version": settings.api_version}
+            return [openai.AsyncAzureOpenAI(api_key=key, **shared) for key in keys]
+        return [openai.AsyncOpenAI(api_key=key, base_url=address, **shared) for key in keys]
+    except Exception:  # InvalidURL again
+        raise InputError(f"{settings.section}: base_url is not a usable address; fix it") from None
