@@ -31,10 +31,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.schema import Document
-from utils.teachers.endpoint import EndpointSettings
-from utils.teachers.rate_limit import RetryPolicy
-
 Messages = list[dict[str, str]]
 Answer = Callable[[Messages, str], Mapping[str, Any] | str]  # a text is the content as it stands
 
@@ -158,6 +154,7 @@ class ScriptedEndpoint:
         self.hold: Callable[[], bool] = never  # while it is true, no reply is given
         self.seen: list[Request] = []
         self.sent: list[dict[str, Any]] = []  # the bodies of all requests
+        self.paths: list[str] = []  # of all requests, with their queries
         self.connections = self.in_flight = self.most_in_flight = 0
         self._asked: Counter[str] = Counter()
 
@@ -217,7 +214,8 @@ class ScriptedEndpoint:
         first, *lines = head.split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
-        path = first.split(" ")[1].partition("?")[0]
+        self.paths.append(first.split(" ")[1])
+        path = self.paths[-1].partition("?")[0]
         if path == "/seen":  # for those in another process
             _write(writer, 200, [request._asdict() | {"key": ""} for request in self.seen])
         elif path == "/v1/models":
@@ -439,6 +437,15 @@ def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
     raise AssertionError("it waits for something")
 
 
+def free_port() -> int:
+    """Return a free port below those that systems hand out, which nobody else is given before it is used."""
+    for port in random.sample(range(10_000, 30_000), 100):
+        with socket.socket() as trial, suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("100 ports are in use")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Serve until killed; the address is the first line on stdout."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -457,25 +464,3 @@ def main(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-
-def free_port() -> int:
-    """Return a free port below those that systems hand out, which nobody else is given before it is used."""
-    for port in random.sample(range(10_000, 30_000), 100):
-        with socket.socket() as trial, suppress(OSError):
-            trial.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("100 ports are in use")
-
-
-KEY = "sk-proj-Zq8vNw3XyLr7TbKc"
-QUICK = RetryPolicy(tries=6, first_wait=0.01, longest_wait=0.05, connect_tries=2)
-
-
-def settings_for(url: str, **changes: Any) -> EndpointSettings:
-    given = {"provider": "openai", "base_url": url, "model": "small", "api_keys": (KEY,), "timeout": 60.0}
-    return EndpointSettings(**(given | changes))
-
-
-def documents(count: int) -> list[Document]:
-    return [Document(str(n), f"Title {n}", f"What stands in text number {n} is about Entity{n}") for n in range(count)]

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from endpoint import QUICK, Messages, ScriptedEndpoint, canned, read_prompt, settings_for
+from endpoint import Messages, ScriptedEndpoint, canned, read_prompt
+from llm_teacher import QUICK, settings_for
 from utils.errors import RunError
 from utils.labelling.ablation import try_lists
 from utils.schema import BridgeEntity, Candidate, Document, Outcome
@@ -71,7 +72,7 @@ def test_windows_hold_the_whole_text_and_no_more_tokens_than_allowed(letters: in
     assert windows[-1].endswith(words[-1])
 
 
-def test_letters_of_unspaced_scripts_are_tokens() -> None:
+def test_letter_of_an_unspaced_script_is_a_token() -> None:
     windows = context_window.split_windows("青云湖紧邻该镇" * 300, 500)
     assert [len(piece) for piece in windows] == [500] * 5
     assert context_window.estimate_tokens("青云湖 lake") == 4
@@ -142,7 +143,7 @@ def test_an_entity_in_any_window_of_a_source_is_found(tmp_path: Path) -> None:
 # Prompts that are cut
 
 
-def test_fewer_tokens_than_words_tell_a_cut_prompt() -> None:
+def test_fewer_tokens_than_words_mean_a_truncated_prompt() -> None:
     question = prompts.extraction(Document("1", "Long", FILLER))
     words = sum(len(message["content"].split()) for message in question.messages)
     assert context_window.is_truncated(question, Reply("{}", "stop", words - 1, 9))
@@ -150,13 +151,13 @@ def test_fewer_tokens_than_words_tell_a_cut_prompt() -> None:
     assert not context_window.is_truncated(question, Reply("{}", "stop", 500, 9))  # a count of something else
 
 
-def test_no_prompt_is_taken_for_cut_by_an_estimate_of_its_tokens(tmp_path: Path) -> None:
+def test_estimated_tokens_never_mean_a_truncated_prompt(tmp_path: Path) -> None:
     table = Document("1", "Table", "1 " * 5000 + "Tolmin")  # more words than characters by four
     with ScriptedEndpoint(canned, usage=False) as endpoint:
         assert judge(endpoint, tmp_path / "r.sqlite", table).outcome is Outcome.USABLE
 
 
-def test_a_reply_to_a_cut_prompt_is_no_verdict(tmp_path: Path) -> None:
+def test_reply_to_a_truncated_prompt_is_not_a_verdict(tmp_path: Path) -> None:
     with Cutting(2048) as endpoint:
         verdict = judge(endpoint, tmp_path / "r.sqlite", Document("1", "Long", FILLER), max_document_tokens=6000)
     assert verdict.outcome is Outcome.ERROR
@@ -179,7 +180,7 @@ def test_a_window_too_small_for_the_longest_prompt_ends_the_run_before_any_verdi
         assert len(endpoint.seen) == 1 + fits
 
 
-def test_a_window_that_is_enlarged_is_tried_again_and_one_that_fits_is_not(tmp_path: Path) -> None:
+def test_context_window_is_probed_until_it_is_large_enough(tmp_path: Path) -> None:
     options = {"max_document_tokens": 6000, "longest_document": len(FILLER)}
     with Cutting(4096) as endpoint:
         with pytest.raises(RunError):
@@ -190,7 +191,7 @@ def test_a_window_that_is_enlarged_is_tried_again_and_one_that_fits_is_not(tmp_p
         assert len(endpoint.seen) == 4
 
 
-def test_short_documents_are_not_tried_for_their_length(tmp_path: Path) -> None:
+def test_short_documents_need_no_probe(tmp_path: Path) -> None:
     with Cutting(1024) as endpoint:
         judge(endpoint, tmp_path / "r.sqlite", Document("1", "A", "Tolmin built it."), longest_document=900)
         assert len(endpoint.seen) == 1
@@ -223,7 +224,7 @@ def test_success_and_attempts_do_not_depend_on_length(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [100, 5999, 30_000, 100_000])
-def test_no_document_is_read_in_more_windows_than_planned(length: int) -> None:
+def test_count_windows_is_an_upper_bound(length: int) -> None:
     for text in ("lorem " * (length // 6), "湖" * (length // 3)):
         planned = context_window.count_windows(len(text.encode()), 1000, 99)
         assert len(context_window.split_windows(text, 1000)) <= planned
