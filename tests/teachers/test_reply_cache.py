@@ -36,6 +36,11 @@ def extract(url: str, cache: Path, *documents: Document, **settings: Any) -> lis
     return asyncio.run(work())
 
 
+def count(cache: Path) -> int:
+    with sqlite3.connect(cache) as database:
+        return int(database.execute("SELECT count(*) FROM replies").fetchone()[0])
+
+
 def test_address_and_limits_are_not_part_of_the_key(cache: Path) -> None:
     with ScriptedEndpoint(canned) as one, ScriptedEndpoint(canned) as other:
         first = extract(one.url, cache, params={"max_tokens": 300, "temperature": 0})
@@ -99,7 +104,7 @@ def test_no_valid_reply_to_the_first_questions_ends_the_run(cache: Path) -> None
     (line,) = ends
     assert "it said 'As a model I must not.'" in line
     assert f"each of the first {MAX_UNANSWERED} questions" in line
-    assert len(ReplyCache(cache)) == 0  # so that what was fixed is asked anew
+    assert count(cache) == 0  # so that what was fixed is asked anew
 
 
 def test_one_valid_reply_lifts_the_limit_on_questions_at_once(cache: Path) -> None:
@@ -156,7 +161,7 @@ def test_two_processes_may_share_the_cache(cache: Path) -> None:
     other.put("a", "m", Reply("second", "stop", 1, 1))
     other.put("b", "m", Reply("third", "stop", 1, 1))
     assert [one.get(key) and one.get(key).content for key in "abc"] == ["first", "third", None]
-    assert len(one) == 2
+    assert count(cache) == 2
 
 
 @pytest.mark.parametrize("content", [b"not a database, " * 99, None])

@@ -17,20 +17,16 @@ class Teacher(Protocol):
     @property
     def settings(self) -> dict[str, Any]:
         """All that the answers depend on, without API keys."""
-        ...
 
     @property
     def doing(self) -> dict[str, Any]:
         """Figures for a progress bar: calls, tokens, cost."""
-        ...
 
     def forget_failures(self) -> None:
         """Drop cached failures, so that their questions are asked again."""
-        ...
 
     async def aclose(self) -> None:
         """Wait for requests in flight, then close everything."""
-        ...
 
     async def extract(self, document: Document) -> BridgeEntity | None:
         """Return one bridge entity of the document, or None if it has none.
@@ -39,7 +35,6 @@ class Teacher(Protocol):
             TeacherError: this question could not be answered.
             utils.errors.RunError: no question will be (a wrong key, an unknown model).
         """
-        ...
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
         """Return whether the candidate makes the second hop from the entity; ERROR if that could not be answered.
@@ -47,4 +42,3 @@ class Teacher(Protocol):
         Raises:
             utils.errors.RunError: no question will be answered.
         """
-        ...

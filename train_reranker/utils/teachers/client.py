@@ -153,7 +153,7 @@ class Client:
         kind = Kind.REFUSED if reply.finish_reason in ("content_filter", "refusal") else Kind.EMPTY
         error = EndpointError(kind, f"no text (finish_reason {reply.finish_reason or 'none'}{reasoning})")
         self._policy.count(model, error)
-        self._policy.warn_empty(model, error)
+        self._policy.warn(model, error, self._policy.remedy(model.settings, error))
 
     async def _wait(self, model: ModelState, error: EndpointError, attempts: Attempts) -> None:
         """Wait until the question is worth another try."""
@@ -161,10 +161,10 @@ class Client:
             return  # there may be another key
         if error.kind is Kind.RATE_LIMIT or error.wait is not None:
             if wait := self._limiter.slow_down(error.wait):
-                self._policy.warn_slow(model, error, f"all requests wait for {wait:.0f} s", wait)
+                self._policy.warn(model, error, f"all requests wait for {wait:.0f} s", wait)
         else:
             wait = self._limiter.backoff(attempts.tries)
-            self._policy.warn_slow(model, error, f"next try in {wait:.0f} s", wait)
+            self._policy.warn(model, error, f"next try in {wait:.0f} s", wait)
             await self._limiter.pause(wait)
 
 

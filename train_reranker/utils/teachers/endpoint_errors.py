@@ -95,7 +95,6 @@ _NEVER_CONNECTED = {
     "ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol", "LocalProtocolError", "TooManyRedirects",
 }  # fmt: skip
 _ABOUT_THE_REQUEST = {400, *range(411, 418), 406, 422, 426, 428, 431, 451}  # other 4xx are retried
-_SENT_AS_GET = (301, 302, 303)  # redirects that an HTTP client follows without the body
 
 
 def connection_error(error: BaseException, scrub: Scrubber) -> EndpointError:
@@ -107,13 +106,6 @@ def connection_error(error: BaseException, scrub: Scrubber) -> EndpointError:
     if name == "DecodingError":
         return EndpointError(Kind.GARBLED, "no chat completion, but a body that does not match its Content-Encoding")
     return EndpointError(Kind.TIMEOUT if "Timeout" in name else Kind.CONNECTION, name)
-
-
-def redirect_error(status: int, location: str, scrub: Scrubber) -> EndpointError | None:
-    """Return the error of a redirect that loses the request's body; None for one that was followed correctly."""
-    if status not in _SENT_AS_GET:
-        return None
-    return EndpointError(Kind.MODEL, scrub.message(f"it redirects to {location.partition('?')[0]}"), status)
 
 
 def status_error(status: int, headers: Mapping[str, str], body: str, scrub: Scrubber) -> EndpointError:

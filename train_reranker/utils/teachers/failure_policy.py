@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from collections import Counter
+from dataclasses import dataclass
 
 from utils.errors import RunError
 from utils.progress import log
@@ -42,16 +44,15 @@ class ModelState:
         self.answered, self.last_reply, self.failing_since = True, time.monotonic(), None
 
 
+@dataclass
 class Attempts:
     """The failed requests of one question."""
 
-    def __init__(self) -> None:
-        """Start with none."""
-        self.tries = 0  # without rate limits, which say "later", not "no"
-        self.limited_since: float | None = None  # set while rate limits are all there is
+    tries: int = 0  # without rate limits, which say "later", not "no"
+    limited_since: float | None = None  # since when there is nothing but rate limits
 
     def note(self, error: EndpointError) -> None:
-        """Note one more."""
+        """Count one more failed request."""
         limited = error.kind is Kind.RATE_LIMIT
         self.tries += not limited
         self.limited_since = (self.limited_since or time.monotonic()) if limited else None
@@ -61,19 +62,14 @@ class FailurePolicy:
     """Decides for all questions to one endpoint; ``fatal`` is the line that ended the run."""
 
     def __init__(self, retry: RetryPolicy, ledger: Ledger, transport: Transport, keys: ApiKeys) -> None:
-        """Use what the client uses."""
+        """Share these with the client."""
         self._retry, self._ledger, self._transport, self._keys = retry, ledger, transport, keys
         self._quota = ""  # what the endpoint said when a key ran out of quota
         self.fatal: str | None = None
         self.closing = False  # no more retries
 
     def next_key(self, settings: EndpointSettings) -> int:
-        """Return the key to use next.
-
-        Raises:
-            RunError: the run has ended, or all keys are out of quota.
-            TeacherError: the run is being stopped.
-        """
+        """Return the key to use next; raise if the run has ended or is stopping, or if all keys are out of quota."""
         if self.fatal:
             raise RunError(self.fatal)
         if self.closing:
@@ -85,12 +81,7 @@ class FailurePolicy:
         return key
 
     def check(self, model: ModelState, key: int, error: EndpointError, attempts: Attempts) -> None:
-        """Return if the question is worth another try.
-
-        Raises:
-            TeacherError: it is not.
-            RunError: no question is, until the user fixes what the line says.
-        """
+        """Return if the question is worth another try; raise TeacherError if it is not, RunError if no question is."""
         settings = model.settings
         if error.kind is Kind.QUOTA:
             self._quota = f" ({error.text})" if error.text else ""
@@ -113,7 +104,7 @@ class FailurePolicy:
 
     def _fatal_reason(self, model: ModelState, key: int, error: EndpointError, tries: int) -> str | None:
         """Return what ends the run at once, with its remedy, or None."""
-        settings, remedy = model.settings, self._remedy(model.settings, error)
+        settings, remedy = model.settings, self.remedy(model.settings, error)
         works, stays = bool(model.working_keys), tries >= self._retry.connect_tries
         # A key that this model has accepted is right: its 403 is about the question.
         if error.denies_access and not (error.status == 403 and key in model.working_keys):
@@ -132,7 +123,7 @@ class FailurePolicy:
 
     def _key_reason(self, settings: EndpointSettings, key: int, error: EndpointError) -> str:
         number = f"api_keys (no. {key + 1})" if len(settings.api_keys) > 1 else "api_key"
-        problem, fix = "the API key is rejected", f"fix {settings.section}.{number}"
+        problem, fix = "the API key is refused", f"fix {settings.section}.{number}"
         if error.status == 403:
             problem, fix = "access is denied", f"{fix} or {settings.model_key}"
         if accounts := named_in_environment("OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
@@ -141,14 +132,9 @@ class FailurePolicy:
         return f"{problem} ({error.status}); {fix}{quoted}"
 
     def count(self, model: ModelState, error: EndpointError) -> None:
-        """Count identical failures.
-
-        Raises:
-            RunError: there has been nothing else for too long.
-        """
+        """Count identical failures; raise RunError if there has been nothing else for too long."""
         works = model.answered or model.answered_before
-        about_the_text = works and error.kind in (Kind.REFUSED, Kind.KEY)
-        if error.kind is Kind.RATE_LIMIT or about_the_text:
+        if error.kind is Kind.RATE_LIMIT or (works and error.kind in (Kind.REFUSED, Kind.KEY)):  # about the text
             return
         now = time.monotonic()
         model.failing_since = model.failing_since or now
@@ -158,30 +144,22 @@ class FailurePolicy:
         failures = model.failures[error.signature]
         if failures < most or (works and now - model.failing_since < self._retry.max_outage):
             return
-        remedy = self._remedy(model.settings, error)
+        remedy = self.remedy(model.settings, error)
         raise self._end(model.settings, f"{failures} requests in a row failed alike: {error}; {remedy}")
 
     def count_refused_trials(self, model: ModelState, refusal: EndpointError) -> None:
         """Note that no request format helped: a few more refusals in these words end the run."""
         model.failures[refusal.signature] += self._retry.max_failures - MAX_FIRST
 
-    def warn_empty(self, model: ModelState, error: EndpointError) -> None:
-        """Log a paid reply without text, if there has been no warning for a while."""
-        self._warn(model, error, self._remedy(model.settings, error))
-
-    def warn_slow(self, model: ModelState, error: EndpointError, action: str, wait: float) -> None:
-        """Log an error that makes the user wait, if there has been no warning for a while."""
-        if time.monotonic() - model.last_reply + wait >= self._retry.warn_after:
-            self._warn(model, error, action)
-
-    def _warn(self, model: ModelState, error: EndpointError, action: str) -> None:
+    def warn(self, model: ModelState, error: EndpointError, action: str, wait: float = math.inf) -> None:
+        """Log an error if the user has been without a reply for long, ``wait`` seconds included, but not too often."""
         now = time.monotonic()
-        if now - model.last_warning >= self._retry.warn_every:
+        without = now - model.last_reply
+        if without + wait >= self._retry.warn_after and now - model.last_warning >= self._retry.warn_every:
             model.last_warning = now
-            without = now - model.last_reply
             log.warning("%s: %s (no reply for %.0f s); %s", model.settings.provider, error, without, action)
 
-    def _remedy(self, settings: EndpointSettings, error: EndpointError) -> str:
+    def remedy(self, settings: EndpointSettings, error: EndpointError) -> str:
         """Return what a user can do about a persistent error."""
         address = f"fix {settings.section}.base_url"
         if proxies := named_in_environment(*PROXIES):

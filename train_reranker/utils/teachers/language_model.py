@@ -38,6 +38,11 @@ class PromptLimits:
     longest_document: int = 0
     seed: int = 0  # of the order in which windows are searched for an entity
 
+    @property
+    def windows(self) -> tuple[int, int]:
+        """Tokens per window, and windows per document, at most."""
+        return self.max_document_tokens, self.max_document_windows
+
 
 class _History:
     """How the questions of one kind went."""
@@ -104,18 +109,12 @@ class LLMTeacher:
     async def extract(self, document: Document) -> BridgeEntity | None:
         """Return one bridge entity of the document, or None if the model finds none in any window.
 
-        Raises:
-            TeacherError: the endpoint failed, or no attempt brought a valid reply.
-            BudgetSpent: the ledger allows no further call.
-            RunError: no question will be answered (a wrong key, an unknown model).
+        Raises as the interface says, and BudgetSpent if the ledger allows no further call.
         """
-        limits = self._limits
-        windows = context_window.windows_anywhere(
-            document, limits.seed, limits.max_document_tokens, limits.max_document_windows
-        )
-        for window in windows:
-            question = prompts.extraction(window, min_segment_words=limits.min_segment_words)
-            read = partial(read_extraction, document=window, min_segment_words=limits.min_segment_words)
+        min_words = self._limits.min_segment_words
+        for window in context_window.windows_anywhere(document, self._limits.seed, *self._limits.windows):
+            question = prompts.extraction(window, min_segment_words=min_words)
+            read = partial(read_extraction, document=window, min_segment_words=min_words)
             if entity := await self._ask(self._extractor, question, read):
                 return entity
         return None
@@ -123,17 +122,11 @@ class LLMTeacher:
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
         """Return whether the candidate makes the second hop from the entity; ERROR if that could not be answered.
 
-        A long candidate is judged window by window, and is usable if one window is.
-
-        Raises:
-            BudgetSpent: the ledger allows no further call.
-            RunError: no question will be answered.
+        A long candidate is judged window by window, and is usable if one window is. Raises as :meth:`extract` does,
+        without TeacherError.
         """
-        limits = self._limits
         verdicts: list[Verdict] = []
-        for window in context_window.windows_about(
-            candidate, entity, limits.max_document_tokens, limits.max_document_windows
-        ):
+        for window in context_window.windows_about(candidate, entity, *self._limits.windows):
             try:
                 verdicts.append(await self._ask(self._judge, prompts.judgement(entity, window), read_verdict))
             except TeacherError as error:

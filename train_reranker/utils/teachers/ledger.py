@@ -61,12 +61,12 @@ class Ledger:
 
     @property
     def tokens_in(self) -> int:
-        """Prompt tokens of all replies that were paid for."""
+        """Prompt tokens of all paid replies."""
         return sum(spent.tokens_in for spent in self.by_model.values())
 
     @property
     def tokens_out(self) -> int:
-        """Completion tokens of all replies that were paid for."""
+        """Completion tokens of all paid replies."""
         return sum(spent.tokens_out for spent in self.by_model.values())
 
     @property

@@ -23,8 +23,7 @@ PROVIDERS = {
 def configured_endpoint(config: Config, role: str) -> EndpointSettings:
     """Return the endpoint of a role's model, which is ``generator_model`` if the role has none of its own.
 
-    Raises:
-        InputError: the provider's section is missing, lacks a key, or has an unusable value.
+    Raises InputError if the provider's section is missing, lacks a key, or has an unusable value.
     """
     key = role if getattr(config, role) else "generator_model"
     model = getattr(config, key)

@@ -113,11 +113,6 @@ class ReplyCache:
         self._db.execute(_TABLE)
         self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
-    def __len__(self) -> int:
-        """Return the number of replies."""
-        count: int = self._run("SELECT count(*) FROM replies")[0][0]
-        return count
-
     def get(self, *keys: str) -> Reply | None:
         """Return the reply under the first of ``keys`` that has one, or None."""
         columns = "key, content, finish_reason, tokens_in, tokens_out"

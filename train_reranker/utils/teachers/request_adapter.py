@@ -52,10 +52,8 @@ class RequestFormat(NamedTuple):
         if self.system != earlier.system:
             changes.append("the system message merged into the user message")
         renamed = earlier.renamed() if "max_completion_tokens" in self.params else earlier
-        if renamed.params != earlier.params:
-            changes.append("max_completion_tokens instead of max_tokens")
         changes += [f"no {name}" for name in renamed.params if name not in self.params]
-        return [*changes, *(f"{name}: {value}" for name, value in self.params.items() if name not in renamed.params)]
+        return changes + [f"{name} {value}" for name, value in self.params.items() if name not in earlier.params]
 
 
 _DROPPED_LAST = {"temperature": 1, "max_completion_tokens": 2, "max_tokens": 3}  # since they matter for the results

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 from utils.errors import InputError
 from utils.teachers.completion import Completion, read_completion
 from utils.teachers.endpoint import EndpointSettings, Scrubber
-from utils.teachers.endpoint_errors import EndpointError, Kind, connection_error, redirect_error, status_error
+from utils.teachers.endpoint_errors import EndpointError, Kind, connection_error, status_error
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
@@ -54,8 +54,9 @@ class Transport:
             return connection_error(error, self._scrub)
         self.reached = True
         for hop in response.history:
-            if lost := redirect_error(hop.status_code, hop.headers.get("location", ""), self._scrub):
-                return lost
+            if hop.status_code in (301, 302, 303):  # followed without the body
+                target = hop.headers.get("location", "").partition("?")[0]
+                return EndpointError(Kind.MODEL, self._scrub.message(f"it redirects to {target}"), hop.status_code)
         if response.is_error:
             return status_error(response.status_code, response.headers, response.text, self._scrub)
         charset = response.charset_encoding or "utf-8"
