@@ -40,8 +40,8 @@ def test_retry_after_is_read_from_headers_and_bodies() -> None:
         (429, {"message": "tokens per day. Please try again in 7m12.5s"}, Kind.RATE_LIMIT),
         (400, {"message": "the prompt is too long"}, Kind.REFUSED),
         (413, {"message": "the prompt is too long"}, Kind.REFUSED),
-        (403, {"message": "not in your region"}, Kind.KEY),
-        (410, {"message": "the model was retired"}, Kind.MODEL),
+        (403, {"message": "not in your region"}, Kind.ACCESS),
+        (410, {"message": "the model was retired"}, Kind.NOT_FOUND),
     ],
 )
 def test_status_and_message_decide_the_kind(status: int, error: Any, kind: Kind) -> None:

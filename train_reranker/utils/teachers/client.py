@@ -173,5 +173,9 @@ def _log_change(settings: EndpointSettings, changes: list[str]) -> None:
     level = logging.WARNING if any(change.startswith("no ") for change in changes) else logging.INFO
     using = ", ".join(changes)
     log.log(
-        level, "%s: %s refuses the configured request format; from now on %s", settings.provider, settings.model, using
+        level,
+        "%s: %s refuses the configured request format; requests now have %s",
+        settings.provider,
+        settings.model,
+        using,
     )

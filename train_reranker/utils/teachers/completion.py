@@ -31,11 +31,11 @@ def read_completion(content: bytes, prompt_chars: int, scrub: Scrubber) -> Compl
         body = _join_stream(text) if re.match(r"(?:data|event|id|retry)?:", text) else loads(text)
         return _read_body(body, text, prompt_chars, scrub)
     except (ValueError, RecursionError):  # not JSON, or nested too deeply
-        return _garbled(html_summary(text) or repr(text[:80]), scrub)
+        return _invalid(html_summary(text) or repr(text[:80]), scrub)
 
 
-def _garbled(found: str, scrub: Scrubber) -> EndpointError:
-    return EndpointError(Kind.GARBLED, scrub.message(f"no chat completion, but {found}"))
+def _invalid(found: str, scrub: Scrubber) -> EndpointError:
+    return EndpointError(Kind.INVALID_RESPONSE, scrub.message(f"no chat completion, but {found}"))
 
 
 def _read_body(body: Any, text: str, prompt_chars: int, scrub: Scrubber) -> Completion | EndpointError:
@@ -43,7 +43,7 @@ def _read_body(body: Any, text: str, prompt_chars: int, scrub: Scrubber) -> Comp
     if choice is None:
         if isinstance(body, dict) and any(body.get(key) for key in ("error", "errors", "detail", "message", "msg")):
             return status_error(200, {}, json.dumps(body), scrub)
-        return _garbled(repr(text[:80]), scrub)
+        return _invalid(repr(text[:80]), scrub)
     if choice.get("error"):
         return status_error(200, {}, json.dumps({"error": choice["error"]}), scrub)
     message = _object(choice.get("message"))

@@ -1,4 +1,4 @@
-"""What fits into a model's context window: long documents window by window, and how to notice a truncated prompt.
+"""What fits into a model's context window: long documents window by window, and how to detect a truncated prompt.
 
 An endpoint may truncate a prompt silently: Ollama drops its beginning and answers the rest. The only trace is the
 number of prompt tokens that it reports, which is compared with what was sent.

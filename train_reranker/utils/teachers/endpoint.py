@@ -52,7 +52,7 @@ class EndpointSettings:
         object.__setattr__(self, "api_keys", tuple(key.strip() for key in self.api_keys))
         for number, key in enumerate(self.api_keys, 1):
             if not re.fullmatch(r"[!-~]+", key):
-                raise InputError(f"{self.section}: API key no. {number} is empty or has characters that no key has")
+                raise InputError(f"{self.section}: API key no. {number} is empty or has characters that cannot be sent")
         object.__setattr__(self, "base_url", _clean_url(self.base_url, f"{self.section}: base_url"))
         try:
             json.dumps(params, allow_nan=False)

@@ -20,14 +20,14 @@ class Kind(StrEnum):
 
     RATE_LIMIT = "rate_limit"
     QUOTA = "quota"
-    KEY = "key"  # the key is rejected, or the request is forbidden
-    MODEL = "model"  # unknown model or address
+    ACCESS = "access_denied"  # status 401 or 403
+    NOT_FOUND = "not_found"  # the model, or the address
     SERVER = "server_error"
     TIMEOUT = "timeout"
     CONNECTION = "connection"
     UNREACHABLE = "unreachable"
-    GARBLED = "garbled"  # status 200, but not a chat completion
-    EMPTY = "empty"  # a completion without text
+    INVALID_RESPONSE = "invalid_response"  # status 200, but not a chat completion
+    EMPTY = "empty_reply"  # a completion without text
     REFUSED = "refused"  # the request itself, or a parameter of it
 
 
@@ -50,19 +50,19 @@ class EndpointError:
     @property
     def billed(self) -> bool:
         """Whether the endpoint may have worked on the request."""
-        return self.kind in (Kind.SERVER, Kind.TIMEOUT, Kind.CONNECTION, Kind.GARBLED)
+        return self.kind in (Kind.SERVER, Kind.TIMEOUT, Kind.CONNECTION, Kind.INVALID_RESPONSE)
 
     @property
     def refuses(self) -> bool:
         """Whether the endpoint rejected something in the request, or does not know what it asks for."""
-        return self.kind in (Kind.REFUSED, Kind.MODEL)
+        return self.kind in (Kind.REFUSED, Kind.NOT_FOUND)
 
     @property
     def denies_access(self) -> bool:
         """Whether the key, or its account, has no access; any other 403 may be about one question."""
         text = f"{self.code} {self.raw}"
         forbidden = _NO_ACCESS.search(text) is not None and _MODERATION.search(text) is None
-        return self.kind is Kind.KEY and (self.status != 403 or forbidden)
+        return self.kind is Kind.ACCESS and (self.status != 403 or forbidden)
 
     @property
     def signature(self) -> tuple[Kind, int | None, str]:
@@ -104,7 +104,9 @@ def connection_error(error: BaseException, scrub: Scrubber) -> EndpointError:
         text = name if name == "LocalProtocolError" else f"{name} {error}"
         return EndpointError(Kind.UNREACHABLE, scrub.message(text))
     if name == "DecodingError":
-        return EndpointError(Kind.GARBLED, "no chat completion, but a body that does not match its Content-Encoding")
+        return EndpointError(
+            Kind.INVALID_RESPONSE, "no chat completion, but a body that does not match its Content-Encoding"
+        )
     return EndpointError(Kind.TIMEOUT if "Timeout" in name else Kind.CONNECTION, name)
 
 
@@ -132,9 +134,9 @@ def _classify(status: int, code: str, message: str, wait: float | None) -> Kind:
     if status == 429:
         return Kind.QUOTA if wait is None and _DAILY.search(text) else Kind.RATE_LIMIT
     if status in (401, 403) or (status == 400 and _NO_KEY.search(text)):
-        return Kind.KEY
+        return Kind.ACCESS
     if status in (404, 405, 410) or (status in (400, 422) and ("model_not_found" in code or _NO_MODEL.search(message))):
-        return Kind.MODEL
+        return Kind.NOT_FOUND
     if status == 407:
         return Kind.UNREACHABLE
     if status == 408:

@@ -86,17 +86,17 @@ class FailurePolicy:
         if error.kind is Kind.QUOTA:
             self._quota = f" ({error.text})" if error.text else ""
             if self._keys.suspend(key):
-                log.warning("%s: API key no. %d is out of quota and not used for now", settings.provider, key + 1)
+                log.warning("%s: API key no. %d is out of quota; skipping it for now", settings.provider, key + 1)
             return
         if reason := self._fatal_reason(model, key, error, attempts.tries):
             raise self._end(settings, reason)
         self.count(model, error)
-        final = error.kind is Kind.REFUSED or (error.kind is Kind.KEY and key in model.working_keys)
+        final = error.kind is Kind.REFUSED or (error.kind is Kind.ACCESS and key in model.working_keys)
         since = attempts.limited_since
         if since is not None and time.monotonic() - since >= self._retry.max_rate_limited:
             if model.last_reply <= since:
                 minutes = f"{self._retry.max_rate_limited / 60:.0f} minutes"
-                raise self._end(settings, f"nothing but {error} for {minutes}; run again later")
+                raise self._end(settings, f"for {minutes}, nothing but {error}; run again later")
             final = True
         if final or attempts.tries >= self._retry.tries or self.closing:
             self._ledger.failures[error.kind.value] += 1
@@ -109,13 +109,13 @@ class FailurePolicy:
         # A key that this model has accepted is right: its 403 is about the question.
         if error.denies_access and not (error.status == 403 and key in model.working_keys):
             return self._key_reason(settings, key, error)
-        if error.kind is Kind.MODEL and not works:
+        if error.kind is Kind.NOT_FOUND and not works:
             usual = ", which usually ends in /v1" if re.fullmatch(r"\w+://[^/]*/?", settings.base_url) else ""
             fix = f"fix {settings.model_key} or {settings.section}.base_url{usual}"
             return f"no such model or address ({error.status}: {error.text}); {fix}"
         if error.kind is Kind.UNREACHABLE and not self._transport.reached and stays:
             return f"cannot be reached ({error.text}); {remedy}"
-        if error.kind is Kind.GARBLED and not works and stays:
+        if error.kind is Kind.INVALID_RESPONSE and not works and stays:
             return f"the endpoint sends {error.text}; {remedy}"
         if error.wait is not None and error.wait > self._retry.longest_retry_after:
             return f"the endpoint asks to wait {error.wait:.0f} s ({error}); run again after that"
@@ -134,7 +134,7 @@ class FailurePolicy:
     def count(self, model: ModelState, error: EndpointError) -> None:
         """Count identical failures; raise RunError if there has been nothing else for too long."""
         works = model.answered or model.answered_before
-        if error.kind is Kind.RATE_LIMIT or (works and error.kind in (Kind.REFUSED, Kind.KEY)):  # about the text
+        if error.kind is Kind.RATE_LIMIT or (works and error.kind in (Kind.REFUSED, Kind.ACCESS)):  # about the text
             return
         now = time.monotonic()
         model.failing_since = model.failing_since or now
@@ -145,7 +145,7 @@ class FailurePolicy:
         if failures < most or (works and now - model.failing_since < self._retry.max_outage):
             return
         remedy = self.remedy(model.settings, error)
-        raise self._end(model.settings, f"{failures} requests in a row failed alike: {error}; {remedy}")
+        raise self._end(model.settings, f"{failures} requests in a row failed the same way: {error}; {remedy}")
 
     def count_refused_trials(self, model: ModelState, refusal: EndpointError) -> None:
         """Note that no request format helped: a few more refusals in these words end the run."""
@@ -168,11 +168,11 @@ class FailurePolicy:
             address = "name the certificate to trust in SSL_CERT_FILE in the environment"
         thinking = "turn off the model's thinking or the server's reasoning parser"
         return {
-            Kind.KEY: f"fix {settings.section}.api_key or {settings.model_key}",
+            Kind.ACCESS: f"fix {settings.section}.api_key or {settings.model_key}",
             Kind.TIMEOUT: f"raise {settings.section}.timeout ({settings.timeout:g} s) or lower --concurrency",
             Kind.EMPTY: f"raise generation_params.max_tokens, or {thinking}",
             Kind.REFUSED: f"fix {settings.model_key}, generation_params or {settings.section}",
-            Kind.GARBLED: address,
+            Kind.INVALID_RESPONSE: address,
             Kind.UNREACHABLE: address,
         }.get(error.kind, f"check the endpoint (or fix {settings.section}.base_url), then run the same command again")
 

@@ -228,7 +228,7 @@ class LLMTeacher:
             try:
                 reply = await client.ask(settings, question)
             except TeacherError as error:
-                probe = f"{str(error).rstrip('.')}. This was a probe with the longest prompt, with room for its reply"
+                probe = f"{str(error).rstrip('.')}. That was a probe as long as the longest prompt and its reply"
                 raise RunError(f"{probe}: {enlarge}, or lower max_document_tokens from {max_tokens:,}") from None
         if context_window.SMALLEST_WINDOW <= reply.tokens_in < tokens:
             fits = max(0, reply.tokens_in - context_window.ROOM - context_window.rules_tokens())
@@ -237,7 +237,7 @@ class LLMTeacher:
             raise RunError(f"{truncated}, and {needed}: {enlarge}, or set max_document_tokens to {fits:,}")
         self.cache.put(key, settings.model, reply)
         if reply.tokens_in < tokens or self.ledger.without_usage:
-            log.warning("%s: does not report prompt tokens, so a truncated prompt cannot be noticed", settings.where)
+            log.warning("%s: does not report prompt tokens, so a truncated prompt cannot be detected", settings.where)
 
     def _client(self, settings: EndpointSettings) -> Client:
         """Return the client for these settings; models of one endpoint share its rate limit and keys."""

@@ -93,10 +93,10 @@ class Ledger:
             BudgetSpent: with the requests in flight, this one might exceed a limit.
         """
         if self.max_calls is not None and self.calls + self._open >= self.max_calls:
-            raise BudgetSpent(f"the limit of {self.max_calls} calls for this run is reached; run again to resume")
+            raise BudgetSpent(f"the limit of {self.max_calls} calls for this run is reached")
         at_most = (self.cost or 0.0) + self.unanswered_cost + self._open_cost + expected_cost
         if self.max_cost is not None and at_most > self.max_cost:
-            raise BudgetSpent(f"the cost limit of {self.max_cost:g} for this run is reached; run again to resume")
+            raise BudgetSpent(f"the cost limit of {self.max_cost:g} for this run is reached")
         self._open += 1
         self._open_cost += expected_cost
 

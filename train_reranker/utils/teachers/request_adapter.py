@@ -108,7 +108,7 @@ class RequestAdapter:
         limited = plain._replace(params=limits)
         formats = {
             Kind.SERVER: [plain],
-            Kind.MODEL: [limited],
+            Kind.NOT_FOUND: [limited],
             Kind.REFUSED: [plain, self.format._replace(params=limits), limited, limited._replace(params={})],
         }[error.kind]
         return [trial for number, trial in enumerate(formats) if trial not in [self.format, *formats[:number]]]
@@ -120,7 +120,7 @@ class RequestAdapter:
         def named(pattern: str) -> bool:
             return re.search(pattern, text, re.IGNORECASE) is not None
 
-        if error.kind is Kind.MODEL:  # most likely the model or the address is wrong indeed
+        if error.kind is Kind.NOT_FOUND:  # most likely the model or the address is wrong indeed
             return [format_._replace(response_format=None)] if format_.response_format else []
         weaker = RESPONSE_FORMATS[RESPONSE_FORMATS.index(format_.response_format) + 1 :]
         trials = [(named(self._FORMAT), format_._replace(response_format=name)) for name in weaker]

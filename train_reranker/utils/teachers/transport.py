@@ -56,7 +56,7 @@ class Transport:
         for hop in response.history:
             if hop.status_code in (301, 302, 303):  # followed without the body
                 target = hop.headers.get("location", "").partition("?")[0]
-                return EndpointError(Kind.MODEL, self._scrub.message(f"it redirects to {target}"), hop.status_code)
+                return EndpointError(Kind.NOT_FOUND, self._scrub.message(f"it redirects to {target}"), hop.status_code)
         if response.is_error:
             return status_error(response.status_code, response.headers, response.text, self._scrub)
         charset = response.charset_encoding or "utf-8"
