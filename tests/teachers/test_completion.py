@@ -110,14 +110,14 @@ def test_reported_tokens_are_used_if_plausible(usage: Any, tokens: tuple[int, in
     ],
 )
 def test_what_is_not_a_completion_is_an_error_that_names_it(body: bytes, kind: Kind, words: str) -> None:
-    fault = read_completion(body, 400, Scrubber([]))
-    assert isinstance(fault, EndpointError)
-    assert fault.kind is kind
-    assert words in fault.text
+    error = read_completion(body, 400, Scrubber([]))
+    assert isinstance(error, EndpointError)
+    assert error.kind is kind
+    assert words in error.text
 
 
 def test_no_body_raises() -> None:
-    """Whatever stands where, it is a completion or a fault."""
+    """Whatever stands where, it is a completion or a error."""
     odd = [None, 0, -1.5, True, "", "x", [], [None], [[]], {}, {"a": 1}, ["x", {}], {"error": []}, {"code": {}}]
     keys = ["choices", "error", "errors", "detail", "usage", "message", "delta", "content", "finish_reason", "text"]
     keys += ["tool_calls", "function", "arguments", "reasoning", "refusal", "loc", "code", "param", "prompt_tokens"]

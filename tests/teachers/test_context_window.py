@@ -41,14 +41,14 @@ def judge(endpoint: ScriptedEndpoint, cache: Path, document: Document, **options
 
 
 class Cutting(ScriptedEndpoint):
-    """An endpoint whose window holds so many tokens: it answers what is left of a prompt, and reports no more."""
+    """An endpoint that truncates prompts to ``holds`` tokens, and reports no more."""
 
     def __init__(self, holds: int) -> None:
         super().__init__(lambda messages, name: canned(messages, name))
         self.holds = holds
 
-    def _completion(self, asked: Mapping[str, Any], content: str) -> dict[str, Any]:
-        completion = super()._completion(asked, content)
+    def _completion(self, payload: Mapping[str, Any], content: str) -> dict[str, Any]:
+        completion = super()._completion(payload, content)
         usage = completion["usage"]
         usage["prompt_tokens"] = min(usage["prompt_tokens"], self.holds)
         return completion
@@ -200,9 +200,9 @@ def test_short_documents_need_no_probe(tmp_path: Path) -> None:
 def test_success_and_attempts_do_not_depend_on_length(tmp_path: Path) -> None:
     def picky(messages: Messages, name: str) -> Mapping[str, Any]:
         """Call one title in three valid, where the window shows what its document is about."""
-        asked = read_prompt(messages)
-        picked = zlib.crc32(asked.title.encode()) % 3 == 0 and "Tolmin" in asked.text
-        valid = canned([{"role": "user", "content": messages[-1]["content"].replace(asked.text, "Tolmin")}], name)
+        prompt = read_prompt(messages)
+        picked = zlib.crc32(prompt.title.encode()) % 3 == 0 and "Tolmin" in prompt.text
+        valid = canned([{"role": "user", "content": messages[-1]["content"].replace(prompt.text, "Tolmin")}], name)
         return valid if picked else {**valid, "valid": False, "sub_questions": []}
 
     short = [Document(f"{i}", f"Title {i}", "Tolmin built a mill.") for i in range(40)]

@@ -111,7 +111,7 @@ def test_nothing_but_withheld_replies_ends_the_run(cache: Path) -> None:
 
 
 def test_short_outage_does_not_end_the_run(cache: Path) -> None:
-    """After replies have come, the same fault must have been all there was for as long as ``outage`` says."""
+    """Once there have been replies, identical failures end the run only after ``max_outage`` seconds."""
     endpoint = ScriptedEndpoint(canned)
     endpoint.turn_away = lambda number: (503, {"error": "gone"}) if 3 < number < 120 else None
     retry = QUICK._replace(max_outage=60.0)
@@ -143,7 +143,7 @@ def test_address_without_a_path_gets_a_hint_at_v1(cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("server", "change", "mend"),
+    ("server", "change", "remedy"),
     [
         ({"keys": ["another"]}, {}, "openai_setting.api_key"),
         ({"keys": [KEYS[0]]}, {"api_keys": KEYS}, r"openai_setting.api_keys \(no. 2\)"),
@@ -152,14 +152,14 @@ def test_address_without_a_path_gets_a_hint_at_v1(cache: Path) -> None:
         ({"spent_keys": KEYS}, {"api_keys": KEYS}, "every API key of openai_setting is out of quota"),
     ],
 )
-def test_what_only_the_user_can_fix_ends_the_run(cache: Path, server: Any, change: Any, mend: str) -> None:
+def test_what_only_the_user_can_fix_ends_the_run(cache: Path, server: Any, change: Any, remedy: str) -> None:
     with ScriptedEndpoint(canned, **server) as endpoint:
         results = use(endpoint, cache, extract_all(documents(30)), retry=QUICK._replace(max_in_flight=4), **change)
         errors = [result for result in results if isinstance(result, RunError)]
         assert len(errors) >= 27  # all but those on their way with the other key
         assert len(endpoint.seen) <= 4 + len(KEYS)  # nobody burns through the corpus
     message = str(errors[0])
-    assert re.search(mend, message)
+    assert re.search(remedy, message)
     assert all(part in message for part in ("openai", "small", endpoint.url))
     assert "\n" not in message
     assert not any(key[:10] in traceback_of(error) for error in errors for key in KEYS)
@@ -181,7 +181,7 @@ def test_address_without_a_chat_api_ends_the_run(cache: Path) -> None:
 
 
 def test_403_with_a_working_key_fails_its_question_only(cache: Path) -> None:
-    """A 403 for a key that works is about what was asked, and so is any 400 that names no parameter."""
+    """A 403 for a key that works is about the question."""
     with ScriptedEndpoint(canned, fault=lambda *_: None) as endpoint:
         endpoint.fault = lambda *_: "403" if len(endpoint.seen) == 1 else None
         results = use(endpoint, cache, extract_all(documents(4)), retry=QUICK._replace(max_in_flight=1))

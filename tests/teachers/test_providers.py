@@ -48,9 +48,9 @@ def test_request_format_is_configured(tmp_path: Path, given: dict[str, Any], mea
     ],
 )
 def test_unusable_value_is_an_input_error_that_names_its_key(tmp_path: Path, key: str, value: Any) -> None:
-    with pytest.raises(InputError, match=rf"openai_setting\b.*{key}") as told:
+    with pytest.raises(InputError, match=rf"openai_setting\b.*{key}") as caught:
         configured(tmp_path, **{key: value})
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_api_version_may_look_like_a_date(tmp_path: Path) -> None:

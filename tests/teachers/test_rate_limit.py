@@ -16,13 +16,13 @@ from utils.teachers.ledger import Ledger
 
 
 def once(kind: str) -> Callable[[str, int], str | None]:
-    """Return a fault that hits the first request of all."""
+    """Return a fault that hits only the first request."""
     left = [kind]
     return lambda *_: left.pop() if left else None
 
 
 def test_retry_after_holds_back_all_requests(cache: Path) -> None:
-    """The one that is told to wait holds back the others, too."""
+    """A rate limit of one request holds back the others, too."""
     slow = once("429")
     with ScriptedEndpoint(canned, fault=slow, retry_after="0.4", latency=0.05) as endpoint:
         use(endpoint, cache, extract_all(documents(20)), retry=QUICK._replace(max_in_flight=4))
@@ -33,7 +33,7 @@ def test_retry_after_holds_back_all_requests(cache: Path) -> None:
 
 
 def test_rate_limit_is_waited_out(cache: Path) -> None:
-    """Far more 429 than tries, yet nobody gives up: the endpoint serves only two at once."""
+    """Far more 429s than tries, yet no question fails: the endpoint serves only two at once."""
     endpoint = ScriptedEndpoint(canned, latency=0.01, retry_after="0.01")
     endpoint.fault = lambda *_: "429" if endpoint.in_flight > 2 else None
     ledger = Ledger()

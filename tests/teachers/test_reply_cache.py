@@ -55,9 +55,9 @@ def test_address_and_limits_are_not_part_of_the_key(cache: Path) -> None:
 
 def test_truncated_reply_is_asked_for_again_only_with_another_limit(cache: Path) -> None:
     with ScriptedEndpoint(canned, fault=lambda *_: "length") as endpoint:
-        for asked in (3, 3):
+        for requests in (3, 3):
             (error,) = extract(endpoint.url, cache, params={"max_tokens": 10})
-            assert len(endpoint.seen) == asked
+            assert len(endpoint.seen) == requests
         assert isinstance(error, TeacherError)
         assert "finish_reason length; raise generation_params.max_tokens" in str(error)
         endpoint.fault = None
@@ -97,14 +97,14 @@ def test_no_valid_reply_to_the_first_questions_ends_the_run(cache: Path) -> None
         errors = extract(endpoint.url, cache, *documents)
         assert (
             3 * MAX_UNANSWERED <= len(endpoint.seen) < 6 * MAX_UNANSWERED
-        )  # others begin while the first are asked again
+        )  # others start during the attempts of the first
     assert sum(isinstance(error, TeacherError) for error in errors) == MAX_UNANSWERED - 1
     assert sum(isinstance(error, RunError) for error in errors) == 40 - (MAX_UNANSWERED - 1)
     ends = {str(error) for error in errors if isinstance(error, RunError)}
     (line,) = ends
     assert "it said 'As a model I must not.'" in line
     assert f"each of the first {MAX_UNANSWERED} questions" in line
-    assert count(cache) == 0  # so that what was fixed is asked anew
+    assert count(cache) == 0  # so that a fixed endpoint is asked again
 
 
 def test_one_valid_reply_lifts_the_limit_on_questions_at_once(cache: Path) -> None:

@@ -74,22 +74,28 @@ class Client:
             if isinstance(outcome, Reply):
                 adapter.settled |= format_ == adapter.format
                 return outcome
-            error = outcome
-            if format_ == adapter.format:  # otherwise another question has learnt the format meanwhile
-                attempts.note(error)
-                if adapter.may_learn(error, attempts.tries):
-                    async with model.learning:  # one learns, the others wait
-                        if format_ == adapter.format and adapter.may_learn(error, attempts.tries):
-                            reply = await self._learn(model, question, error)
-                            if reply is not None:
-                                return reply
-                if format_ == adapter.format:
-                    self._policy.check(model, key, error, attempts)
-                    await self._wait(model, error, attempts)
-            self._ledger.retries[error.kind.value] += 1
+            if format_ == adapter.format:  # otherwise another question has learnt one meanwhile
+                attempts.note(outcome)
+                reply = await self._learn(model, question, outcome, attempts.tries)
+                if reply is not None:
+                    return reply
+            if format_ == adapter.format:
+                self._policy.check(model, key, outcome, attempts)
+                await self._wait(model, outcome, attempts)
+            self._ledger.retries[outcome.kind.value] += 1
 
-    async def _learn(self, model: ModelState, question: Question, error: EndpointError) -> Reply | None:
-        """Try one request format after the other, and keep the one that brings a reply; None if none does."""
+    async def _learn(self, model: ModelState, question: Question, error: EndpointError, tries: int) -> Reply | None:
+        """Find another request format if the error may be due to the current one; one question learns, others wait."""
+        adapter, format_ = model.adapter, model.adapter.format
+        if not adapter.may_learn(error, tries):
+            return None
+        async with model.learning:
+            if format_ != adapter.format or not adapter.may_learn(error, tries):
+                return None
+            return await self._try_formats(model, question, error)
+
+    async def _try_formats(self, model: ModelState, question: Question, error: EndpointError) -> Reply | None:
+        """Send the question in one format after the other, and keep the one that brings a reply; None if none does."""
         adapter, refusal, attempts = model.adapter, error, Attempts()
         trials = adapter.trials(error)
         format_ = next(trials, None)
@@ -118,7 +124,7 @@ class Client:
     async def _send(
         self, model: ModelState, question: Question, format_: RequestFormat
     ) -> tuple[int, Reply | EndpointError]:
-        """Wait for a slot, send the question, enter the outcome in the ledger; return the key's number and it."""
+        """Wait for a slot, send the question, and enter it in the ledger; return the key's number and the outcome."""
         settings, ledger = model.settings, self._ledger
         async with self._limiter:
             key = self._policy.next_key(settings)

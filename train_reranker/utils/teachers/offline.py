@@ -142,10 +142,10 @@ class OfflineTeacher:
 
 def query_beyond(name: str, sentence: str, length: int = 16) -> str:
     """Return a query of about ``length`` words for what a source's sentence does not say about an entity."""
-    query = [*words(name), "history", "and", "significance", "beyond"]
-    known = set(query)
+    aspects = ["history", "and", "significance", "beyond"]
+    known = {*words(name), *aspects}
     context = [word for word in words(sentence) if word not in known and content_words(word)]
-    return f"{name} {' '.join(query[len(words(name)) :] + context[: length - len(query)])}"
+    return " ".join([name, *aspects, *context[: length - len(words(name)) - len(aspects)]])
 
 
 def hops(entity: BridgeEntity, sentence: str) -> tuple[SubQuestion, SubQuestion]:
