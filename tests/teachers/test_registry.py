@@ -20,15 +20,12 @@ from utils.teachers.offline import OfflineTeacher
 from utils.teachers.registry import TEACHERS, open_teacher
 
 
-class Agreeable:
+class Agreeable(Teacher):
     """A third teacher: the title is the entity, and every candidate is usable."""
 
-    settings: dict[str, Any] = {"teacher": "agreeable"}  # noqa: RUF012
-    doing: dict[str, Any] = {}  # noqa: RUF012
-
-    def forget_failures(self) -> None: ...
-
-    async def aclose(self) -> None: ...
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"teacher": "agreeable"}
 
     async def extract(self, document: Document) -> BridgeEntity | None:
         return BridgeEntity(document.title, "title", document.contents, document.title)

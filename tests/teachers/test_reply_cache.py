@@ -20,7 +20,7 @@ from utils.teachers.base import TeacherError
 from utils.teachers.endpoint import EndpointSettings
 from utils.teachers.language_model import MAX_UNANSWERED, LLMTeacher
 from utils.teachers.ledger import Ledger
-from utils.teachers.reply_cache import Reply, ReplyCache, reply_key, request_key
+from utils.teachers.reply_cache import Reply, ReplyCache, reply_keys, request_key
 
 MILL = Document("1", "The mill", "It stood for two hundred years beside the bridge, built of oak by Adam Wirth")
 
@@ -34,6 +34,10 @@ def extract(url: str, cache: Path, *documents: Document, **settings: Any) -> lis
             return await asyncio.gather(*map(teacher.extract, documents or [MILL]), return_exceptions=True)
 
     return asyncio.run(work())
+
+
+def key_of(model: str, question: prompts.Question, params: dict[str, Any]) -> str:
+    return reply_keys("http://anywhere", model, None, question, params).whole
 
 
 def count(cache: Path) -> int:
@@ -135,14 +139,14 @@ def test_the_second_run_makes_no_call(cache: Path) -> None:
 
 def test_key_depends_on_all_that_decides_the_reply() -> None:
     question = prompts.extraction(ROMANS)
-    key = reply_key("m", question, {"max_tokens": 9})
-    assert key == reply_key("m", question, {"max_tokens": 99, "user": "somebody"})
+    key = key_of("m", question, {"max_tokens": 9})
+    assert key == key_of("m", question, {"max_tokens": 99, "user": "somebody"})
     others = [
-        reply_key("n", question, {}),
-        reply_key("m", prompts.again(question, ["no"]), {}),
-        reply_key("m", question, {"temperature": 0}),
-        reply_key("m", question, {"seed": 1}),
-        reply_key("m", question._replace(schema={}), {}),
+        key_of("n", question, {}),
+        key_of("m", prompts.again(question, ["no"]), {}),
+        key_of("m", question, {"temperature": 0}),
+        key_of("m", question, {"seed": 1}),
+        key_of("m", question._replace(schema={}), {}),
     ]
     assert len({key, *others}) == 6
 

@@ -14,7 +14,7 @@ from utils.teachers import prompts
 from utils.teachers.base import TeacherError
 from utils.teachers.language_model import LLMTeacher
 from utils.teachers.ledger import Ledger
-from utils.teachers.reply_cache import ReplyCache, reply_key
+from utils.teachers.reply_cache import ReplyCache, reply_keys
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_refused_parameter_is_left_out_and_remembered(cache: Path, refuses: set[
     assert (ledger.calls, ledger.retries["refused"]) == (5, learnt)
     # What the endpoint knows is no part of the request's identity: the next run finds it all.
     with ScriptedEndpoint(canned) as other:
-        key = reply_key("small", prompts.extraction(documents(1)[0]), params)
+        key = reply_keys(other.url, "small", None, prompts.extraction(documents(1)[0]), params).whole
         assert ReplyCache(cache).get(key) is not None
         assert not other.seen
 

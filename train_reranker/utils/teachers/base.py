@@ -12,7 +12,7 @@ class TeacherError(Exception):
 
 
 class Teacher(Protocol):
-    """Finds a bridge entity and judges candidates. Both methods may be called concurrently, from one event loop."""
+    """Finds a bridge entity and judges candidates; both may be called concurrently, from one event loop."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -20,13 +20,16 @@ class Teacher(Protocol):
 
     @property
     def doing(self) -> dict[str, Any]:
-        """Figures for a progress bar: calls, tokens, cost."""
+        """Figures for a progress bar: calls, tokens, cost; none unless overridden."""
+        return {}
 
     def forget_failures(self) -> None:
-        """Drop cached failures, so that their questions are asked again."""
+        """Drop cached failures, so that their questions are asked again; nothing unless overridden."""
+        return
 
     async def aclose(self) -> None:
-        """Wait for requests in flight, then close everything."""
+        """Wait for requests in flight, then close everything; nothing unless overridden."""
+        return
 
     async def extract(self, document: Document) -> BridgeEntity | None:
         """Return one bridge entity of the document, or None if it has none.

@@ -13,7 +13,7 @@ from utils.errors import InputError, RunError
 from utils.progress import log
 from utils.schema import BridgeEntity, Document, Outcome, Verdict
 from utils.teachers import context_window, prompts
-from utils.teachers.base import TeacherError
+from utils.teachers.base import Teacher, TeacherError
 from utils.teachers.client import Client
 from utils.teachers.endpoint import EndpointSettings
 from utils.teachers.ledger import Ledger
@@ -55,8 +55,8 @@ class _History:
         self.gate = asyncio.Semaphore(MAX_UNANSWERED)
 
 
-class LLMTeacher:
-    """Implements :class:`utils.teachers.base.Teacher`: one model extracts, one judges; every reply is kept on disk.
+class LLMTeacher(Teacher):
+    """One model extracts, one judges; every reply is kept on disk.
 
     A question whose reply is invalid is asked again with a note of what was wrong, up to ``MAX_ATTEMPTS`` times.
     """

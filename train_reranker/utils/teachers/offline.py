@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from utils.schema import BridgeEntity, Document, Outcome, SubQuestion, Verdict
+from utils.teachers.base import Teacher
 from utils.teachers.text import STOPWORDS, WORD, content_words, sentences, words
 
 DISAMBIGUATION = re.compile(r"\s+\([^()]*\)$|,\s.*$")
@@ -66,7 +67,7 @@ def _inside_name(text: str, matches: list[re.Match[str]], start: int, end: int) 
     return False
 
 
-class OfflineTeacher:
+class OfflineTeacher(Teacher):
     """Rules only, for trying things out: it understands nothing.
 
     A bridge entity is a mention of another document's title. A candidate is usable if one of its sentences mentions
@@ -75,13 +76,7 @@ class OfflineTeacher:
     """
 
     def __init__(self, documents: Iterable[Document], min_segment_words: int = 20, min_new_words: int = 5) -> None:
-        """Index the titles of a corpus.
-
-        Args:
-            documents: the corpus.
-            min_segment_words: minimum length of a source segment.
-            min_new_words: how many content words a sentence must add to the segment's.
-        """
+        """Index the titles of a corpus. ``min_new_words`` is what a sentence must add to a segment's content words."""
         self._finder = TitleFinder(documents)
         self.min_segment_words, self.min_new_words = min_segment_words, min_new_words
 
@@ -90,17 +85,6 @@ class OfflineTeacher:
         """The two thresholds."""
         thresholds = {"min_segment_words": self.min_segment_words, "min_new_words": self.min_new_words}
         return {"teacher": "offline", **thresholds}
-
-    @property
-    def doing(self) -> dict[str, Any]:
-        """Nothing to show: rules cost nothing."""
-        return {}
-
-    def forget_failures(self) -> None:
-        """Do nothing: rules do not fail."""
-
-    async def aclose(self) -> None:
-        """Do nothing: there is nothing to close."""
 
     async def extract(self, document: Document) -> BridgeEntity | None:
         """Return the first mention of another title that comes with a long enough segment, or None."""

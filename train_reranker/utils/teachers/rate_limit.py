@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class RetryPolicy(NamedTuple):
-    """When to retry and when to give up, in seconds. Backoff doubles ``first_wait`` up to ``longest_wait``."""
+    """How hard to try, with times in seconds; backoff doubles ``first_wait`` up to ``longest_wait``."""
 
     max_in_flight: int = 256  # requests to one endpoint
     tries: int = 6
@@ -30,8 +30,8 @@ class RetryPolicy(NamedTuple):
 class RateLimiter:
     """Limits how many requests are in flight, and holds all of them back while the endpoint is rate limited.
 
-    Each rate limit holds back every request for the requested time and lowers the concurrency by
-    a quarter; every reply raises it a little. Use it with ``async with``.
+    Each rate limit holds back every request for the requested time and lowers the concurrency by a quarter; every reply
+    raises it a little. Use it with ``async with``.
     """
 
     def __init__(self, retry: RetryPolicy, rng: random.Random) -> None:

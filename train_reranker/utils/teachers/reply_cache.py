@@ -52,14 +52,6 @@ def answer_params(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if name not in _NOT_IN_KEY}
 
 
-def reply_key(model: str, question: Question, params: Mapping[str, Any]) -> str:
-    """Return the hash of all that decides what a whole reply says, wherever the model is served.
-
-    ``model`` includes the revision, if one is configured.
-    """
-    return _digest([model, question.messages, question.schema, answer_params(params)])
-
-
 def request_key(base_url: str, model: str, question: Question, params: Mapping[str, Any]) -> str:
     """Return the hash of a request to one endpoint; earlier versions filed all replies under it."""
     return _digest([base_url.rstrip("/"), model, question.messages, question.schema, dict(params)])
@@ -68,8 +60,9 @@ def request_key(base_url: str, model: str, question: Question, params: Mapping[s
 def reply_keys(
     base_url: str, model: str, revision: str | None, question: Question, params: Mapping[str, Any]
 ) -> CacheKeys:
-    """Return the keys of a question's reply."""
-    whole = reply_key(model if revision is None else f"{model} {revision}", question, params)
+    """Return the keys of a question's reply: hashes of all that decides what it says, but not of ``base_url``."""
+    name = model if revision is None else f"{model} {revision}"
+    whole = _digest([name, question.messages, question.schema, answer_params(params)])
     limit = params.get("max_completion_tokens", params.get("max_tokens"))
     request = request_key(base_url, model, question, params) if revision is None else ""
     return CacheKeys(whole, f"{whole} {limit}", request)
