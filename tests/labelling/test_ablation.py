@@ -28,9 +28,9 @@ from utils.retrieval.faiss_store import open_index
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import Retriever
 from utils.scoring import Reranker
+from utils.teachers.endpoint import EndpointSettings
 from utils.teachers.language_model import LLMTeacher
 from utils.teachers.ledger import Ledger
-from utils.teachers.endpoint import EndpointSettings
 
 SOURCES, CANDIDATES = 200, 3
 WEIGHTS = Lambdas(0.85, 0.05, 0.1)

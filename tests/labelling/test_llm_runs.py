@@ -34,8 +34,8 @@ from utils.corpus.documents import Corpus
 from utils.files import read_jsonl
 from utils.schema import Outcome, Verdict
 from utils.teachers.language_model import LLMTeacher
-from utils.teachers.text import content_words, sentences
 from utils.teachers.rate_limit import RetryPolicy
+from utils.teachers.text import content_words, sentences
 
 KEY = "sk-proj-Wm4tRb7YzQe9LkNs"
 SOURCES = 200

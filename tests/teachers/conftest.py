@@ -1,4 +1,4 @@
-"""A cache, and the promise that no test leaks a key."""
+"""A cache for each test, and a check that no test leaks a key."""
 
 from __future__ import annotations
 

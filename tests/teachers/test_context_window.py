@@ -1,4 +1,4 @@
-"""Long documents window by window, and prompts that an endpoint cuts without a word."""
+"""Long documents are read window by window, and silently truncated prompts are detected."""
 
 from __future__ import annotations
 

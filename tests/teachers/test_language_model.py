@@ -16,10 +16,11 @@ import pytest
 
 from endpoint import BROKEN_REPLIES, TRANSPORT_FAULTS, WRAPPED_REPLIES, ScriptedEndpoint, canned, never, storm
 from llm_teacher import QUICK, ROAD, ROMANS, UNUSABLE, USABLE, documents, extract_all, settings_for, use
+from utils.errors import RunError
 from utils.files import SCRIPTS
-from utils.schema import Outcome
+from utils.schema import BridgeEntity, Outcome
 from utils.teachers.base import TeacherError
-from utils.teachers.language_model import LLMTeacher
+from utils.teachers.language_model import MAX_UNANSWERED, LLMTeacher
 from utils.teachers.ledger import Ledger
 from utils.teachers.rate_limit import RetryPolicy
 from utils.teachers.reply_cache import ReplyCache
@@ -164,7 +165,7 @@ KILLED = """
     from contextlib import aclosing
     from pathlib import Path
     from llm_teacher import documents, settings_for
-    from utils.teachers.language_model import LLMTeacher
+    from utils.teachers.language_model import MAX_UNANSWERED, LLMTeacher
     from utils.teachers.ledger import Ledger
 
     async def main(url, cache):
@@ -196,3 +197,36 @@ def test_killed_process_loses_no_reply(cache: Path) -> None:
         use(endpoint, cache, extract_all(documents(40)))
         assert len(endpoint.repeated()) <= 1  # the one that was on its way
         assert len(endpoint.seen) <= max(killed_at, 40) + 1
+
+
+def test_no_valid_reply_to_the_first_questions_ends_the_run(cache: Path) -> None:
+    docs = documents(40)
+    with ScriptedEndpoint(lambda *_: "As a model I must not.") as endpoint:
+        errors = use(endpoint, cache, extract_all(docs))
+        # Other questions start during the attempts of the first.
+        assert 3 * MAX_UNANSWERED <= len(endpoint.seen) < 6 * MAX_UNANSWERED
+    assert sum(isinstance(error, TeacherError) for error in errors) == MAX_UNANSWERED - 1
+    (line,) = {str(error) for error in errors if isinstance(error, RunError)}
+    assert sum(isinstance(error, RunError) for error in errors) == 40 - (MAX_UNANSWERED - 1)
+    assert "it said 'As a model I must not.'" in line
+    assert f"each of the first {MAX_UNANSWERED} questions" in line
+    with ScriptedEndpoint(canned) as endpoint:  # nothing was cached, so that a fixed endpoint is asked again
+        assert all(isinstance(entity, BridgeEntity) for entity in use(endpoint, cache, extract_all(docs)))
+        assert len(endpoint.seen) == 40
+        assert not any(request.note for request in endpoint.seen)
+
+
+def test_one_valid_reply_lifts_the_limit_on_questions_at_once(cache: Path) -> None:
+    broken = {f"Entity{n}" for n in (3, 5, 6, 7, 8, 9, 10)}
+
+    def answer(messages: list[dict[str, str]], kind: str) -> Any:
+        reply = canned(messages, kind)
+        return reply if reply["entity"] not in broken else "no"
+
+    endpoint = ScriptedEndpoint(answer)
+    endpoint.hold = lambda: len(endpoint.seen) > MAX_UNANSWERED and endpoint.most_in_flight <= 2 * MAX_UNANSWERED
+    with endpoint:
+        results = use(endpoint, cache, extract_all(documents(40)))
+        assert endpoint.most_in_flight > 2 * MAX_UNANSWERED
+    assert sum(isinstance(result, BridgeEntity) for result in results) == 33
+    assert sum(isinstance(result, TeacherError) for result in results) == 7

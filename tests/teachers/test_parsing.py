@@ -1,4 +1,4 @@
-"""What is read out of a reply: what makes an answer, what may be wrong around it, and what is never taken for one."""
+"""Replies are read strictly where it matters, and leniently everywhere else."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from endpoint import canned
 from llm_teacher import GOOD, ROAD, ROMANS, USABLE
 from utils.schema import BridgeEntity, Document, Outcome
 from utils.teachers import prompts
-from utils.teachers.parsing import InvalidReply, read_extraction, read_verdict
+from utils.teachers.parsing import read_extraction, read_verdict
 from utils.teachers.reply_cache import Reply
+from utils.teachers.reply_json import InvalidReply
 
 HOPS = [
     {"question": "Who dug the canal?", "answer": "Ida Brandt", "document": "A"},
@@ -41,48 +42,6 @@ def outcome(content: str | dict[str, Any]) -> Outcome:
 
 def entity(content: str | dict[str, Any]) -> BridgeEntity | None:
     return read_extraction(reply(content), CANAL, 5)
-
-
-REASONING = [
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<reasoning>", "</reasoning>\n<answer>"),
-    ("[THINK]", "[/THINK]"),
-    ("◁think▷", "◁/think▷"),
-    ("<seed:think>", "</seed:think>"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("< think >", "< / think >"),
-    ("&lt;think&gt;", "&lt;/think&gt;"),
-    ("<｜think｜>", "<｜/think｜>"),
-    ("<inner_monologue>", "</inner_monologue>"),
-    ("<|channel>thought\n", "<channel|>"),
-    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
-    ("analysisWe need to see. ", "assistantfinal"),
-]
-
-
-@pytest.mark.parametrize(("opening", "closing"), REASONING)
-def test_reasoning_is_never_an_answer(opening: str, closing: str) -> None:
-    assert outcome(f"{opening}A draft: {no}{closing}{yes}") is Outcome.USABLE
-    for unfinished in (f"{opening}A draft: {no} but wait", f"{opening}{no}", f"{opening}{yes}\n{opening}or {no}"):
-        with pytest.raises(InvalidReply, match="within a thought") as broken:
-            outcome(unfinished)
-        assert "generation_params.max_tokens" in broken.value.explain(reply(unfinished))
-    with pytest.raises(InvalidReply):
-        outcome(f"{opening}A draft: {no}{closing}I cannot say.")
-
-
-def test_reasoning_may_be_nested_or_lack_its_opening_tag() -> None:
-    assert outcome(f"Perhaps {no}?</think>{yes}") is Outcome.USABLE
-    assert outcome(f"<think>a<think>b</think>{no}</think>{yes}") is Outcome.USABLE
-    with pytest.raises(InvalidReply, match="within a thought"):
-        outcome(f"<think>a<think>b</think>{no} and so on")
-
-
-def test_tag_within_an_answer_opens_no_reasoning() -> None:
-    assert outcome(NO | {"reason": "B is about the <think> tag"}) is Outcome.UNUSABLE
-    assert outcome(f"```json\n{json.dumps(NO | {'reason': 'so says <thinking>'})}\n```") is Outcome.UNUSABLE
 
 
 @pytest.mark.parametrize(
@@ -169,33 +128,6 @@ def test_usable_verdict_is_read_despite_syntax_errors(content: str | dict[str, A
 )
 def test_ambiguous_reply_is_not_a_verdict(content: str | dict[str, Any]) -> None:
     with pytest.raises(InvalidReply):
-        outcome(content)
-
-
-@pytest.mark.parametrize("whole", [no, repr(NO), json.dumps({"verdict": NO}), repr({"verdict": NO})])
-def test_verdict_truncated_anywhere_is_invalid(whole: str) -> None:
-    assert outcome(whole) is Outcome.UNUSABLE
-    for end in range(len(whole)):
-        with pytest.raises(InvalidReply):
-            outcome(whole[:end])
-    with pytest.raises(InvalidReply, match="cut off"):
-        read_verdict(Reply(whole, "length", 1, 1))
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        '{"draft": ' + no + ', "final": {"valid": tr',
-        "[" + no + ', {"valid": tr',
-        no + ' Or: {"valid": true',
-        '{"valid": false, "reason": "see {1}',
-        '{"valid": false, "reason": "so B ends with x}',
-        "{" * 50_000,
-        '{"a":' * 50_000 + "1" + "}" * 50_000,
-    ],
-)
-def test_truncated_object_is_invalid(content: str) -> None:
-    with pytest.raises(InvalidReply, match="no complete JSON"):
         outcome(content)
 
 

@@ -1,4 +1,4 @@
-"""Which replies are found again: by model and question, wherever it is served; a reply that was cut, by its limit."""
+"""Replies are found by model and question, wherever the model is served; truncated ones also by their limit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 
 from endpoint import ScriptedEndpoint, canned
 from llm_teacher import KEYS, ROMANS, documents, extract_all, use
-from utils.errors import InputError, RunError
-from utils.schema import BridgeEntity, Document
+from utils.errors import InputError
+from utils.schema import Document
 from utils.teachers import prompts
 from utils.teachers.base import TeacherError
 from utils.teachers.endpoint import EndpointSettings
-from utils.teachers.language_model import MAX_UNANSWERED, LLMTeacher
+from utils.teachers.language_model import LLMTeacher
 from utils.teachers.ledger import Ledger
 from utils.teachers.reply_cache import Reply, ReplyCache, reply_keys, request_key
 
@@ -93,37 +93,6 @@ def test_invalid_bytes_in_the_file_do_not_break_the_cache(cache: Path) -> None:
         (entity,) = extract(endpoint.url, cache)
         assert entity.name == "Wirth"  # by the second attempt
         assert len(endpoint.seen) == 2
-
-
-def test_no_valid_reply_to_the_first_questions_ends_the_run(cache: Path) -> None:
-    documents = [MILL._replace(id=str(n), contents=f"{MILL.contents}{n}") for n in range(40)]
-    with ScriptedEndpoint(lambda *_: "As a model I must not.") as endpoint:
-        errors = extract(endpoint.url, cache, *documents)
-        assert (
-            3 * MAX_UNANSWERED <= len(endpoint.seen) < 6 * MAX_UNANSWERED
-        )  # others start during the attempts of the first
-    assert sum(isinstance(error, TeacherError) for error in errors) == MAX_UNANSWERED - 1
-    assert sum(isinstance(error, RunError) for error in errors) == 40 - (MAX_UNANSWERED - 1)
-    ends = {str(error) for error in errors if isinstance(error, RunError)}
-    (line,) = ends
-    assert "it said 'As a model I must not.'" in line
-    assert f"each of the first {MAX_UNANSWERED} questions" in line
-    assert count(cache) == 0  # so that a fixed endpoint is asked again
-
-
-def test_one_valid_reply_lifts_the_limit_on_questions_at_once(cache: Path) -> None:
-    documents = [MILL._replace(id=str(n), contents=f"{MILL.contents}{n}") for n in range(40)]
-    broken = {"Wirth3", "Wirth5", "Wirth6", "Wirth7", "Wirth8", "Wirth9", "Wirth10"}
-
-    def answer(messages: list[dict[str, str]], kind: str) -> Any:
-        said = canned(messages, kind)
-        return said if said["entity"] not in broken else "no"
-
-    with ScriptedEndpoint(answer, latency=0.02) as endpoint:
-        results = extract(endpoint.url, cache, *documents)
-        assert endpoint.most_in_flight > 2 * MAX_UNANSWERED
-    assert sum(isinstance(result, BridgeEntity) for result in results) == 33
-    assert sum(isinstance(result, TeacherError) for result in results) == 7
 
 
 def test_the_second_run_makes_no_call(cache: Path) -> None:
