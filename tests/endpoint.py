@@ -31,23 +31,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.schema import Document
-from utils.teachers.protocol import EndpointSettings
-from utils.teachers.rate_limit import RetryPolicy
-
 Messages = list[dict[str, str]]
 Answer = Callable[[Messages, str], Mapping[str, Any] | str]  # a text is the content as it stands
 
 EXTRACTION, JUDGEMENT = "bridge_entity", "verdict"
-NOTE = "\n\nEarlier answers to this could not be used:\n"  # what a re-ask adds to the question that it repeats
+NOTE = "\n\nEarlier answers to this could not be used:\n"  # what another attempt adds to its question
 
 TRANSPORT_FAULTS = ("429", "500", "hang", "reset", "cut_body")
 BROKEN_REPLIES = ("cut_json", "off_schema", "empty")
 WRAPPED_REPLIES = ("prose", "fence", "think")
 
 
-class Asked(NamedTuple):
-    """What the texts of a prompt are: one document to extract from, or an entity with A and B to judge."""
+class Prompt(NamedTuple):
+    """The texts of a prompt: one document to extract from, or an entity with A and B to judge."""
 
     kind: str
     title: str
@@ -57,7 +53,7 @@ class Asked(NamedTuple):
     segment: str = ""
 
 
-def read_prompt(messages: Messages) -> Asked:
+def read_prompt(messages: Messages) -> Prompt:
     """Return the texts that stand between the tags of the last message."""
     content = messages[-1]["content"]
 
@@ -70,14 +66,14 @@ def read_prompt(messages: Messages) -> Asked:
         return between("title", body), between("text", body)[1:-1]
 
     if "<document_b>" not in content:
-        return Asked(EXTRACTION, *document("document"))
+        return Prompt(EXTRACTION, *document("document"))
     entity = between("entity", content)
     segment = between("document_a", content)[1:-1]
-    return Asked(JUDGEMENT, *document("document_b"), between("name", entity), between("type", entity), segment)
+    return Prompt(JUDGEMENT, *document("document_b"), between("name", entity), between("type", entity), segment)
 
 
 class Request(NamedTuple):
-    """One request as it is logged. ``question`` is the same for all attempts of one question, ``nth`` counts them."""
+    """One logged request. ``question`` is the same for all attempts of one question; ``nth`` counts them from 0."""
 
     body: str
     question: str
@@ -90,7 +86,7 @@ class Request(NamedTuple):
     note: bool
 
 
-Failure = Callable[[str, int], str | None]  # (hash of the question, how often it was asked before) -> kind of fault
+Failure = Callable[[str, int], str | None]  # (hash of the question, number of earlier attempts) -> fault
 
 
 def storm(
@@ -100,7 +96,7 @@ def storm(
     seed: int = 0,
     most: int = 2,
 ) -> Failure:
-    """Return faults that hit ``rate`` of all requests, whatever order they come in; one question ``most`` times."""
+    """Return faults that hit ``rate`` of all requests, in any order, and one question at most ``most`` times."""
     names = sorted(kinds)
 
     def fault(question: str, nth: int) -> str | None:
@@ -121,16 +117,16 @@ class ScriptedEndpoint:
 
     Args:
         answer: from the messages and the schema's name to the reply's JSON.
-        fault: what goes wrong with which asking of which question (see :func:`storm`).
-        latency: seconds that every reply takes.
-        retry_after: what a 429 tells; None tells nothing.
-        hang: seconds that a hanging request is kept.
-        refuses: what is turned away, by name or with a (status, body) of its own: any parameter, ``json_schema`` or
+        fault: which fault hits which request (see :func:`storm`).
+        latency: seconds per reply.
+        retry_after: the header of a 429; None for none.
+        hang: seconds for which a hanging request is held.
+        refuses: what is refused, by name or with its own (status, body): any parameter, ``json_schema`` or
             ``json_object`` for that format alone, ``system`` for the role, ``no stream`` for a request without one.
         keys: accepted API keys; None accepts all.
         spent_keys: keys out of quota.
         models: known models; None knows all.
-        usage: whether replies tell their tokens.
+        usage: whether replies report their tokens.
     """
 
     def __init__(
@@ -154,10 +150,11 @@ class ScriptedEndpoint:
         self.usage, self.port = usage, port
         self.body: Callable[[bytes], bytes] = lambda body: body  # what becomes of the body of a good reply
         self.headers: dict[str, str] = {}  # of a good reply
-        self.turn_away: Callable[[int], tuple[Any, ...] | None] = lambda number: None  # by the request's number, from 1
+        self.turn_away: Callable[[int], tuple[Any, ...] | None] = lambda number: None  # number of the request, from 1
         self.hold: Callable[[], bool] = never  # while it is true, no reply is given
         self.seen: list[Request] = []
         self.sent: list[dict[str, Any]] = []  # the bodies of all requests
+        self.paths: list[str] = []  # of all requests, with their queries
         self.connections = self.in_flight = self.most_in_flight = 0
         self._asked: Counter[str] = Counter()
 
@@ -217,7 +214,8 @@ class ScriptedEndpoint:
         first, *lines = head.split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
-        path = first.split(" ")[1].partition("?")[0]
+        self.paths.append(first.split(" ")[1])
+        path = self.paths[-1].partition("?")[0]
         if path == "/seen":  # for those in another process
             _write(writer, 200, [request._asdict() | {"key": ""} for request in self.seen])
         elif path == "/v1/models":
@@ -237,11 +235,11 @@ class ScriptedEndpoint:
         return True
 
     async def _complete(self, headers: Mapping[str, str], body: bytes, writer: asyncio.StreamWriter) -> bool:
-        asked = json.loads(body)
-        self.sent.append(asked)
+        payload = json.loads(body)
+        self.sent.append(payload)
         key = headers.get("api-key") or headers.get("authorization", "").removeprefix("Bearer ")
-        refusal = self._refusal(asked, key)
-        request = self._log(asked, body, key, None if refusal else self.fault)
+        refusal = self._refusal(payload, key)
+        request = self._log(payload, body, key, None if refusal else self.fault)
         if refusal:
             _write(writer, *refusal)  # a third is headers
             return True
@@ -252,41 +250,41 @@ class ScriptedEndpoint:
             await asyncio.sleep(self.latency)
         while self.hold():
             await asyncio.sleep(0.001)
-        return self._reply(asked, request, writer)
+        return self._reply(payload, request, writer)
 
-    def _log(self, asked: Mapping[str, Any], body: bytes, key: str, fault: Failure | None) -> Request:
-        prompt, note = read_prompt(asked["messages"]), NOTE in asked["messages"][-1]["content"]
-        question = hashlib.sha256(f"{asked['model']} {prompt}".encode()).hexdigest()
+    def _log(self, payload: Mapping[str, Any], body: bytes, key: str, fault: Failure | None) -> Request:
+        prompt, note = read_prompt(payload["messages"]), NOTE in payload["messages"][-1]["content"]
+        question = hashlib.sha256(f"{payload['model']} {prompt}".encode()).hexdigest()
         nth = self._asked[question]
         kind = fault(question, nth) if fault else None
         self._asked[question] += fault is not None
         whole = hashlib.sha256(body).hexdigest()
-        request = Request(whole, question, nth, key, asked["model"], prompt.kind, time.monotonic(), kind, note)
+        request = Request(whole, question, nth, key, payload["model"], prompt.kind, time.monotonic(), kind, note)
         self.seen.append(request)
         return request
 
-    def _refusal(self, asked: Mapping[str, Any], key: str) -> tuple[Any, ...] | None:
-        """Return the status and body that a request is turned away with, before anybody has worked on it."""
+    def _refusal(self, payload: Mapping[str, Any], key: str) -> tuple[Any, ...] | None:
+        """Return the status and body of a request that is refused, or None."""
         if self.keys is not None and key not in self.keys:
             message = f"Incorrect API key provided: {key}. The masked one is {key[:6]}*****{key[-4:]}."
             return 401, {"error": {"message": message, "code": "invalid_api_key"}}
         if key in self.spent_keys:
             message = f"You exceeded your current quota ({key}), please check your plan."
             return 429, {"error": {"message": message, "code": "insufficient_quota"}}
-        if self.models is not None and asked["model"] not in self.models:
-            message = f"The model `{asked['model']}` does not exist or you do not have access to it."
+        if self.models is not None and payload["model"] not in self.models:
+            message = f"The model `{payload['model']}` does not exist or you do not have access to it."
             return 404, {"error": {"message": message, "code": "model_not_found"}}
         for name in self.refuses:
-            format_, role = asked.get("response_format", {}).get("type"), asked["messages"][0]["role"]
-            if name in (*asked, format_, role) or (name == "no stream" and not asked.get("stream")):
+            format_, role = payload.get("response_format", {}).get("type"), payload["messages"][0]["role"]
+            if name in (*payload, format_, role) or (name == "no stream" and not payload.get("stream")):
                 return self.refuses[name] if isinstance(self.refuses, Mapping) else (400, _unsupported(name))
         return self.turn_away(len(self.sent))
 
-    def _reply(self, asked: Mapping[str, Any], request: Request, writer: asyncio.StreamWriter) -> bool:
+    def _reply(self, payload: Mapping[str, Any], request: Request, writer: asyncio.StreamWriter) -> bool:
         """Write the reply, with its fault, and return whether the connection lives on."""
         if request.fault == "429":
-            told = {} if self.retry_after is None else {"Retry-After": self.retry_after}
-            _write(writer, 429, {"error": {"message": "Slow down.", "code": "rate_limit_exceeded"}}, told)
+            header = {} if self.retry_after is None else {"Retry-After": self.retry_after}
+            _write(writer, 429, {"error": {"message": "Slow down.", "code": "rate_limit_exceeded"}}, header)
             return True
         if request.fault == "403":
             _write(writer, 403, {"error": {"message": f"flagged ({request.key})"}})
@@ -300,10 +298,10 @@ class ScriptedEndpoint:
         if request.fault == "reset":
             _reset(writer)
             return False
-        content = self.answer(asked["messages"], request.schema_name)
+        content = self.answer(payload["messages"], request.schema_name)
         content = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-        completion = self._completion(asked, _spoil(content, request.fault))
-        if asked.get("stream"):
+        completion = self._completion(payload, _spoil(content, request.fault))
+        if payload.get("stream"):
             writer.write(_head(200, len(body := _stream(content))) + body)
             return True
         if request.fault == "length":
@@ -316,22 +314,22 @@ class ScriptedEndpoint:
         writer.write(_head(200, len(raw), self.headers) + raw)
         return True
 
-    def _completion(self, asked: Mapping[str, Any], content: str) -> dict[str, Any]:
-        tokens = sum(len(message["content"]) for message in asked["messages"]) // 4
+    def _completion(self, payload: Mapping[str, Any], content: str) -> dict[str, Any]:
+        tokens = sum(len(message["content"]) for message in payload["messages"]) // 4
         usage = {"prompt_tokens": tokens, "completion_tokens": len(content) // 4}
         message = {"role": "assistant", "content": content}
         return {
             "id": "chatcmpl-scripted",
             "object": "chat.completion",
-            "model": asked["model"],
+            "model": payload["model"],
             "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
             **({"usage": usage} if self.usage else {}),
         }
 
 
 def _spoil(content: str, fault: str | None) -> str:
-    """Return a reply's content as a model in a bad mood would write it."""
-    spoilt = {
+    """Return a reply's content with a fault."""
+    spoiled = {
         "cut_json": content[: len(content) // 2],
         "off_schema": json.dumps({"answer": content.split(":")}),
         "empty": "",
@@ -340,7 +338,7 @@ def _spoil(content: str, fault: str | None) -> str:
         "think": f'<think>Could it be {{"entity": "no"}}? Rather not.</think>\n{content}',
         "open_think": f"<think>\nLet me see. It is this:\n{content}",
     }
-    return spoilt.get(fault or "", content)
+    return spoiled.get(fault or "", content)
 
 
 def _stream(content: str) -> bytes:
@@ -375,7 +373,7 @@ def _write(writer: asyncio.StreamWriter, status: int, value: Any, headers: Mappi
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Break a connection off, so that the client's system says "connection reset by peer"."""
+    """Reset a connection, so that the client gets "connection reset by peer"."""
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
@@ -383,16 +381,16 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 def canned(messages: Messages, schema_name: str) -> Mapping[str, Any]:
     """Answer by one rule: the entity is the text's last word, and B is valid if its text has it."""
-    asked = read_prompt(messages)
+    prompt = read_prompt(messages)
     if schema_name == EXTRACTION:
-        words = re.findall(r"\w+", asked.text)
+        words = re.findall(r"\w+", prompt.text)
         name, segment = words[-1], " ".join((words * 20)[-30:])
         query = f"What else is known of {name} beyond what is told of it in other places"
         return {"entity": name, "type": "thing", "segment": segment, "query": query}
-    valid = asked.entity in asked.text
+    valid = prompt.entity in prompt.text
     hops = [
-        {"question": f"What does {asked.segment[:20]} lead to?", "answer": asked.entity, "document": "A"},
-        {"question": f"What is told of {asked.entity}?", "answer": asked.text[:40], "document": "B"},
+        {"question": f"What does {prompt.segment[:20]} lead to?", "answer": prompt.entity, "document": "A"},
+        {"question": f"What is told of {prompt.entity}?", "answer": prompt.text[:40], "document": "B"},
     ]
     return {
         "valid": valid,
@@ -413,12 +411,12 @@ def offline(corpus: Path) -> Answer:
     teacher = OfflineTeacher(Corpus(corpus))
 
     def answer(messages: Messages, schema_name: str) -> Mapping[str, Any]:
-        asked = read_prompt(messages)
-        document = Document("", asked.title, asked.text)
+        prompt = read_prompt(messages)
+        document = Document("", prompt.title, prompt.text)
         if schema_name == EXTRACTION:
             found = _at_once(teacher.extract(document)) or BridgeEntity("", "", "", "")
             return {"entity": found.name, **{key: getattr(found, key) for key in ("type", "segment", "query")}}
-        entity = BridgeEntity(asked.entity, asked.entity_type, asked.segment, "")
+        entity = BridgeEntity(prompt.entity, prompt.entity_type, prompt.segment, "")
         verdict = _at_once(teacher.judge(entity, document))
         return {
             "valid": verdict.outcome is Outcome.USABLE,
@@ -431,12 +429,21 @@ def offline(corpus: Path) -> Answer:
 
 
 def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Return the result of a coroutine that waits for nothing."""
+    """Return the result of a coroutine that never waits."""
     try:
         coroutine.send(None)
     except StopIteration as end:
         return end.value
     raise AssertionError("it waits for something")
+
+
+def free_port() -> int:
+    """Return a free port below those that systems hand out, which nobody else is given before it is used."""
+    for port in random.sample(range(10_000, 30_000), 100):
+        with socket.socket() as trial, suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("100 ports are in use")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -457,25 +464,3 @@ def main(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-
-def free_port() -> int:
-    """Return a free port below those that systems hand out, which nobody else is given before it is used."""
-    for port in random.sample(range(10_000, 30_000), 100):
-        with socket.socket() as trial, suppress(OSError):
-            trial.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("100 ports are in use")
-
-
-KEY = "sk-proj-Zq8vNw3XyLr7TbKc"
-QUICK = RetryPolicy(tries=6, first_wait=0.01, longest_wait=0.05, connect_tries=2)
-
-
-def settings_for(url: str, **changes: Any) -> EndpointSettings:
-    given = {"provider": "openai", "base_url": url, "model": "small", "api_keys": (KEY,), "timeout": 60.0}
-    return EndpointSettings(**(given | changes))
-
-
-def documents(count: int) -> list[Document]:
-    return [Document(str(n), f"Title {n}", f"What stands in text number {n} is about Entity{n}") for n in range(count)]

@@ -28,9 +28,9 @@ from utils.retrieval.faiss_store import open_index
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import Retriever
 from utils.scoring import Reranker
+from utils.teachers.endpoint import EndpointSettings
 from utils.teachers.language_model import LLMTeacher
 from utils.teachers.ledger import Ledger
-from utils.teachers.protocol import EndpointSettings
 
 SOURCES, CANDIDATES = 200, 3
 WEIGHTS = Lambdas(0.85, 0.05, 0.1)
@@ -119,7 +119,7 @@ def test_ablation_pays_for_nothing_that_the_generator_has_asked(retriever: Retri
         asking(endpoint.url, cache, ablation(retriever, ["diverse"], count, 1), ledger)
         assert len(endpoint.seen) == generated
         assert ledger.cache_hits > count
-        assert ledger.weighed[JUDGEMENT].calls > 0  # what a cached reply is worth is known, too
+        assert ledger.by_kind[JUDGEMENT].calls > 0  # what a cached reply is worth is known, too
 
 
 def test_sweep_asks_only_for_pairs_that_were_not_judged(retriever: Retriever, tmp_path: Path) -> None:

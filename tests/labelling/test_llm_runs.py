@@ -34,8 +34,8 @@ from utils.corpus.documents import Corpus
 from utils.files import read_jsonl
 from utils.schema import Outcome, Verdict
 from utils.teachers.language_model import LLMTeacher
-from utils.teachers.offline import content_words, sentences
 from utils.teachers.rate_limit import RetryPolicy
+from utils.teachers.text import content_words, sentences
 
 KEY = "sk-proj-Wm4tRb7YzQe9LkNs"
 SOURCES = 200
@@ -169,7 +169,7 @@ def test_storm_leaves_the_same_examples(world: World, tmp_path: Path, call: Call
     made = summary(tmp_path, "storm")
     assert made["failures"] == {}
     assert "error" not in made["verdicts"]
-    assert set(made["retries"]) >= {"rate_limit", "server_error", "timeout", "connection", "broken_reply"}
+    assert set(made["retries"]) >= {"rate_limit", "server_error", "timeout", "connection", "invalid_reply"}
 
 
 def stubborn(kind: str, share: float) -> Failure:
@@ -731,7 +731,7 @@ def test_nonsense_of_a_real_server_makes_errors_and_ends(
 ) -> None:
     monkeypatch.setattr("utils.labelling.generation.MAX_UNANSWERED", 2)
     monkeypatch.setattr("utils.labelling.generation.PAUSES", (0.1,))
-    monkeypatch.setattr("utils.teachers.language_model.HOPELESS", 99)  # as in a run that has had answers
+    monkeypatch.setattr("utils.teachers.language_model.MAX_UNANSWERED", 99)  # as in a run that has had answers
     verdicts: list[Verdict] = []
     judge = LLMTeacher.judge
 

@@ -1,4 +1,4 @@
-"""Long documents window by window, and prompts that an endpoint cuts without a word."""
+"""Long documents are read window by window, and silently truncated prompts are detected."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import asyncio
 import random
 import zlib
 from collections.abc import Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from endpoint import QUICK, Messages, ScriptedEndpoint, canned, read_prompt, settings_for
+from endpoint import Messages, ScriptedEndpoint, canned, read_prompt
+from llm_teacher import QUICK, settings_for
 from utils.errors import RunError
 from utils.labelling.ablation import try_lists
 from utils.schema import BridgeEntity, Candidate, Document, Outcome
 from utils.teachers import context_window, prompts
-from utils.teachers.language_model import LLMTeacher
+from utils.teachers.language_model import LLMTeacher, PromptLimits
 from utils.teachers.ledger import Ledger
 from utils.teachers.reply_cache import Reply
 
@@ -31,22 +33,22 @@ def judge(endpoint: ScriptedEndpoint, cache: Path, document: Document, **options
 
     async def run() -> Any:
         role = settings_for(endpoint.url)
-        given = {"max_document_tokens": 1000, "patience": QUICK} | options
-        async with LLMTeacher(role, role, cache, Ledger(), **given) as teacher:
+        limits = PromptLimits(**({"max_document_tokens": 1000} | options))
+        async with aclosing(LLMTeacher(role, role, cache, Ledger(), limits, QUICK)) as teacher:
             return await teacher.judge(QUARRY, document)
 
     return asyncio.run(run())
 
 
 class Cutting(ScriptedEndpoint):
-    """An endpoint whose window holds so many tokens: it answers what is left of a prompt, and reports no more."""
+    """An endpoint that truncates prompts to ``holds`` tokens, and reports no more."""
 
     def __init__(self, holds: int) -> None:
         super().__init__(lambda messages, name: canned(messages, name))
         self.holds = holds
 
-    def _completion(self, asked: Mapping[str, Any], content: str) -> dict[str, Any]:
-        completion = super()._completion(asked, content)
+    def _completion(self, payload: Mapping[str, Any], content: str) -> dict[str, Any]:
+        completion = super()._completion(payload, content)
         usage = completion["usage"]
         usage["prompt_tokens"] = min(usage["prompt_tokens"], self.holds)
         return completion
@@ -70,7 +72,7 @@ def test_windows_hold_the_whole_text_and_no_more_tokens_than_allowed(letters: in
     assert windows[-1].endswith(words[-1])
 
 
-def test_letters_of_unspaced_scripts_are_tokens() -> None:
+def test_letter_of_an_unspaced_script_is_a_token() -> None:
     windows = context_window.split_windows("青云湖紧邻该镇" * 300, 500)
     assert [len(piece) for piece in windows] == [500] * 5
     assert context_window.estimate_tokens("青云湖 lake") == 4
@@ -129,7 +131,8 @@ def test_an_entity_in_any_window_of_a_source_is_found(tmp_path: Path) -> None:
 
     async def extract(url: str) -> Any:
         role = settings_for(url)
-        async with LLMTeacher(role, role, tmp_path / "r.sqlite", Ledger(), max_document_tokens=1500) as teacher:
+        limits = PromptLimits(max_document_tokens=1500)
+        async with aclosing(LLMTeacher(role, role, tmp_path / "r.sqlite", Ledger(), limits)) as teacher:
             documents = [Document(str(i), "Long", f"{FILLER} Tolmin") for i in range(4)]
             return await asyncio.gather(*map(teacher.extract, documents))
 
@@ -140,21 +143,21 @@ def test_an_entity_in_any_window_of_a_source_is_found(tmp_path: Path) -> None:
 # Prompts that are cut
 
 
-def test_fewer_tokens_than_words_tell_a_cut_prompt() -> None:
+def test_fewer_tokens_than_words_mean_a_truncated_prompt() -> None:
     question = prompts.extraction(Document("1", "Long", FILLER))
     words = sum(len(message["content"].split()) for message in question.messages)
-    assert context_window.is_cut(question, Reply("{}", "stop", words - 1, 9))
-    assert not context_window.is_cut(question, Reply("{}", "stop", words, 9))
-    assert not context_window.is_cut(question, Reply("{}", "stop", 500, 9))  # a count of something else
+    assert context_window.is_truncated(question, Reply("{}", "stop", words - 1, 9))
+    assert not context_window.is_truncated(question, Reply("{}", "stop", words, 9))
+    assert not context_window.is_truncated(question, Reply("{}", "stop", 500, 9))  # a count of something else
 
 
-def test_no_prompt_is_taken_for_cut_by_an_estimate_of_its_tokens(tmp_path: Path) -> None:
+def test_estimated_tokens_never_mean_a_truncated_prompt(tmp_path: Path) -> None:
     table = Document("1", "Table", "1 " * 5000 + "Tolmin")  # more words than characters by four
     with ScriptedEndpoint(canned, usage=False) as endpoint:
         assert judge(endpoint, tmp_path / "r.sqlite", table).outcome is Outcome.USABLE
 
 
-def test_a_reply_to_a_cut_prompt_is_no_verdict(tmp_path: Path) -> None:
+def test_reply_to_a_truncated_prompt_is_not_a_verdict(tmp_path: Path) -> None:
     with Cutting(2048) as endpoint:
         verdict = judge(endpoint, tmp_path / "r.sqlite", Document("1", "Long", FILLER), max_document_tokens=6000)
     assert verdict.outcome is Outcome.ERROR
@@ -172,12 +175,12 @@ def test_a_window_too_small_for_the_longest_prompt_ends_the_run_before_any_verdi
         if fits:
             assert judge(endpoint, tmp_path / "r.sqlite", longest, **options).outcome is Outcome.UNUSABLE
         else:
-            with pytest.raises(RunError, match=rf"cuts prompts at {holds:,} .*num_ctx.*max_document_tokens"):
+            with pytest.raises(RunError, match=rf"truncates prompts at {holds:,} .*num_ctx.*max_document_tokens"):
                 judge(endpoint, tmp_path / "r.sqlite", longest, **options)
         assert len(endpoint.seen) == 1 + fits
 
 
-def test_a_window_that_is_enlarged_is_tried_again_and_one_that_fits_is_not(tmp_path: Path) -> None:
+def test_context_window_is_probed_until_it_is_large_enough(tmp_path: Path) -> None:
     options = {"max_document_tokens": 6000, "longest_document": len(FILLER)}
     with Cutting(4096) as endpoint:
         with pytest.raises(RunError):
@@ -188,7 +191,7 @@ def test_a_window_that_is_enlarged_is_tried_again_and_one_that_fits_is_not(tmp_p
         assert len(endpoint.seen) == 4
 
 
-def test_short_documents_are_not_tried_for_their_length(tmp_path: Path) -> None:
+def test_short_documents_need_no_probe(tmp_path: Path) -> None:
     with Cutting(1024) as endpoint:
         judge(endpoint, tmp_path / "r.sqlite", Document("1", "A", "Tolmin built it."), longest_document=900)
         assert len(endpoint.seen) == 1
@@ -197,9 +200,9 @@ def test_short_documents_are_not_tried_for_their_length(tmp_path: Path) -> None:
 def test_success_and_attempts_do_not_depend_on_length(tmp_path: Path) -> None:
     def picky(messages: Messages, name: str) -> Mapping[str, Any]:
         """Call one title in three valid, where the window shows what its document is about."""
-        asked = read_prompt(messages)
-        picked = zlib.crc32(asked.title.encode()) % 3 == 0 and "Tolmin" in asked.text
-        valid = canned([{"role": "user", "content": messages[-1]["content"].replace(asked.text, "Tolmin")}], name)
+        prompt = read_prompt(messages)
+        picked = zlib.crc32(prompt.title.encode()) % 3 == 0 and "Tolmin" in prompt.text
+        valid = canned([{"role": "user", "content": messages[-1]["content"].replace(prompt.text, "Tolmin")}], name)
         return valid if picked else {**valid, "valid": False, "sub_questions": []}
 
     short = [Document(f"{i}", f"Title {i}", "Tolmin built a mill.") for i in range(40)]
@@ -207,7 +210,8 @@ def test_success_and_attempts_do_not_depend_on_length(tmp_path: Path) -> None:
 
     async def attempts(url: str, documents: list[Document]) -> list[tuple[bool, bool, int]]:
         role = settings_for(url)
-        async with LLMTeacher(role, role, tmp_path / "r.sqlite", Ledger(), max_document_tokens=1500) as teacher:
+        limits = PromptLimits(max_document_tokens=1500)
+        async with aclosing(LLMTeacher(role, role, tmp_path / "r.sqlite", Ledger(), limits)) as teacher:
             lists = {str(i): [Candidate(doc, 0.0) for doc in documents[i : i + 5]] for i in range(35)}
             trials = await try_lists(QUARRY, lists, teacher)
             return [(trial.failed, trial.success, trial.attempts) for trial in trials.values()]
@@ -220,7 +224,7 @@ def test_success_and_attempts_do_not_depend_on_length(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [100, 5999, 30_000, 100_000])
-def test_no_document_is_read_in_more_windows_than_planned(length: int) -> None:
+def test_count_windows_is_an_upper_bound(length: int) -> None:
     for text in ("lorem " * (length // 6), "湖" * (length // 3)):
         planned = context_window.count_windows(len(text.encode()), 1000, 99)
         assert len(context_window.split_windows(text, 1000)) <= planned

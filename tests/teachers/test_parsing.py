@@ -1,4 +1,4 @@
-"""What is read out of a reply: what makes an answer, what may be wrong around it, and what is never taken for one."""
+"""Replies are read strictly where it matters, and leniently everywhere else."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
+from endpoint import canned
+from llm_teacher import GOOD, ROAD, ROMANS, USABLE
 from utils.schema import BridgeEntity, Document, Outcome
-from utils.teachers.parsing import BrokenReply, read_extraction, read_verdict
+from utils.teachers import prompts
+from utils.teachers.parsing import read_extraction, read_verdict
 from utils.teachers.reply_cache import Reply
+from utils.teachers.reply_json import InvalidReply
 
 HOPS = [
     {"question": "Who dug the canal?", "answer": "Ida Brandt", "document": "A"},
@@ -28,58 +32,16 @@ BRANDT = {
 }
 
 
-def said(content: str | dict[str, Any]) -> Reply:
-    return Reply(content if isinstance(content, str) else json.dumps(content), "stop", 1, 1)
+def reply(content: str | dict[str, Any], finish: str = "stop") -> Reply:
+    return Reply(content if isinstance(content, str) else json.dumps(content), finish, 1, 1)
 
 
 def outcome(content: str | dict[str, Any]) -> Outcome:
-    return read_verdict(said(content)).outcome
+    return read_verdict(reply(content)).outcome
 
 
 def entity(content: str | dict[str, Any]) -> BridgeEntity | None:
-    return read_extraction(said(content), CANAL, 5)
-
-
-THOUGHTS = [
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<reasoning>", "</reasoning>\n<answer>"),
-    ("[THINK]", "[/THINK]"),
-    ("◁think▷", "◁/think▷"),
-    ("<seed:think>", "</seed:think>"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("< think >", "< / think >"),
-    ("&lt;think&gt;", "&lt;/think&gt;"),
-    ("<｜think｜>", "<｜/think｜>"),
-    ("<inner_monologue>", "</inner_monologue>"),
-    ("<|channel>thought\n", "<channel|>"),
-    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
-    ("analysisWe need to see. ", "assistantfinal"),
-]
-
-
-@pytest.mark.parametrize(("opening", "closing"), THOUGHTS)
-def test_a_thought_is_never_an_answer(opening: str, closing: str) -> None:
-    assert outcome(f"{opening}A draft: {no}{closing}{yes}") is Outcome.USABLE
-    for unfinished in (f"{opening}A draft: {no} but wait", f"{opening}{no}", f"{opening}{yes}\n{opening}or {no}"):
-        with pytest.raises(BrokenReply, match="within a thought") as broken:
-            outcome(unfinished)
-        assert "generation_params.max_tokens" in broken.value.told(said(unfinished))
-    with pytest.raises(BrokenReply):
-        outcome(f"{opening}A draft: {no}{closing}I cannot say.")
-
-
-def test_thoughts_without_an_opening_tag_and_within_one_another() -> None:
-    assert outcome(f"Perhaps {no}?</think>{yes}") is Outcome.USABLE
-    assert outcome(f"<think>a<think>b</think>{no}</think>{yes}") is Outcome.USABLE
-    with pytest.raises(BrokenReply, match="within a thought"):
-        outcome(f"<think>a<think>b</think>{no} and so on")
-
-
-def test_a_tag_in_an_answer_opens_no_thought() -> None:
-    assert outcome(NO | {"reason": "B is about the <think> tag"}) is Outcome.UNUSABLE
-    assert outcome(f"```json\n{json.dumps(NO | {'reason': 'so says <thinking>'})}\n```") is Outcome.UNUSABLE
+    return read_extraction(reply(content), CANAL, 5)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +65,7 @@ def test_a_tag_in_an_answer_opens_no_thought() -> None:
         "So {as asked}: " + repr(NO) + " {hope} that helps",
     ],
 )
-def test_what_does_not_matter_may_be_wrong(content: str | dict[str, Any]) -> None:
+def test_unusable_verdict_is_read_despite_irrelevant_errors(content: str | dict[str, Any]) -> None:
     assert outcome(content) is Outcome.UNUSABLE
 
 
@@ -129,8 +91,8 @@ def test_what_does_not_matter_may_be_wrong(content: str | dict[str, Any]) -> Non
         repr({"verdict": YES}),
     ],
 )
-def test_a_usable_verdict_is_repaired(content: str | dict[str, Any]) -> None:
-    verdict = read_verdict(said(content))
+def test_usable_verdict_is_read_despite_syntax_errors(content: str | dict[str, Any]) -> None:
+    verdict = read_verdict(reply(content))
     assert verdict.outcome is Outcome.USABLE
     assert [(hop.question, hop.document) for hop in verdict.sub_questions] == [
         ("Who dug the canal?", "A"),
@@ -164,35 +126,8 @@ def test_a_usable_verdict_is_repaired(content: str | dict[str, Any]) -> None:
         YES | {"sub_questions": ["Who?", "What?"]},
     ],
 )
-def test_what_is_not_clear_is_no_verdict(content: str | dict[str, Any]) -> None:
-    with pytest.raises(BrokenReply):
-        outcome(content)
-
-
-@pytest.mark.parametrize("whole", [no, repr(NO), json.dumps({"verdict": NO}), repr({"verdict": NO})])
-def test_a_verdict_that_is_cut_anywhere_is_none(whole: str) -> None:
-    assert outcome(whole) is Outcome.UNUSABLE
-    for end in range(len(whole)):
-        with pytest.raises(BrokenReply):
-            outcome(whole[:end])
-    with pytest.raises(BrokenReply, match="cut off"):
-        read_verdict(Reply(whole, "length", 1, 1))
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        '{"draft": ' + no + ', "final": {"valid": tr',
-        "[" + no + ', {"valid": tr',
-        no + ' Or: {"valid": true',
-        '{"valid": false, "reason": "see {1}',
-        '{"valid": false, "reason": "so B ends with x}',
-        "{" * 50_000,
-        '{"a":' * 50_000 + "1" + "}" * 50_000,
-    ],
-)
-def test_what_is_cut_off_may_have_said_the_contrary(content: str) -> None:
-    with pytest.raises(BrokenReply, match="no complete JSON"):
+def test_ambiguous_reply_is_not_a_verdict(content: str | dict[str, Any]) -> None:
+    with pytest.raises(InvalidReply):
         outcome(content)
 
 
@@ -201,12 +136,12 @@ NO_ENTITIES += [[], False, "nil", "Not found", "None of these", "There is no oth
 
 
 @pytest.mark.parametrize("name", NO_ENTITIES)
-def test_no_entity_has_many_names(name: Any) -> None:
+def test_no_entity_may_be_spelled_in_many_ways(name: Any) -> None:
     assert entity({"entity": name, "type": None, "segment": None, "query": None}) is None
     assert entity({"entity": name}) is None
 
 
-def test_an_entity_needs_what_is_asked_of_it_and_no_more() -> None:
+def test_entity_needs_name_segment_and_query_only() -> None:
     found = BridgeEntity(**{"name": BRANDT["entity"], **{key: BRANDT[key] for key in ("type", "segment", "query")}})
     for content in (BRANDT, {"bridge_entity": BRANDT}, {"entity": BRANDT}, [BRANDT], repr(BRANDT), json.dumps(BRANDT)):
         assert entity(content if isinstance(content, str) else json.dumps(content)) == found
@@ -224,8 +159,8 @@ def test_an_entity_needs_what_is_asked_of_it_and_no_more() -> None:
         ({"segment": None}, "fewer than 5 words"),
     ],
 )
-def test_an_entity_that_is_not_the_texts_is_none(change: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(BrokenReply, match=complaint):
+def test_entity_that_is_not_in_the_text_is_invalid(change: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InvalidReply, match=complaint):
         entity(BRANDT | change)
 
 
@@ -233,7 +168,70 @@ def test_texts_can_be_encoded_and_have_no_control_characters() -> None:
     broken = {key: f"{text} \ud83d\x00\x1b\n\x85 " for key, text in BRANDT.items()}
     assert entity(broken) == entity(BRANDT)
     hops = [{key: f"{text}\x00\udc00" for key, text in hop.items()} for hop in HOPS]
-    verdict = read_verdict(said(YES | {"reason": "so\x00it \ud83d is", "sub_questions": hops}))
+    verdict = read_verdict(reply(YES | {"reason": "so\x00it \ud83d is", "sub_questions": hops}))
     assert verdict.reason == "so it is"
-    assert verdict == read_verdict(said(YES | {"reason": "so it is"}))
+    assert verdict == read_verdict(reply(YES | {"reason": "so it is"}))
     json.dumps(verdict, ensure_ascii=False).encode()
+
+
+VALID = canned([dict(message) for message in prompts.judgement(ROAD, USABLE).messages], prompts.JUDGEMENT)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(GOOD),
+        "Well {sic}: " + json.dumps(GOOD) + " {hope} that helps",
+        "```json\n" + json.dumps(GOOD, indent=2) + "\n```",
+        '<think>{"entity": "x"}</think>' + json.dumps(GOOD),
+        'or {"entity": "x"}?</think>' + json.dumps(GOOD),
+        json.dumps([GOOD]),
+        json.dumps(GOOD | {"confidence": 1}),
+        json.dumps(GOOD | {"entity": "Via\nAppia"}).replace("\\n", "\n"),
+    ],
+)
+def test_json_is_found_amid_other_text(content: str) -> None:
+    entity = read_extraction(reply(content), ROMANS, 20)
+    assert entity is not None
+    assert entity.name == "Via Appia"
+
+
+@pytest.mark.parametrize(
+    ("bad", "complaint"),
+    [
+        (reply(""), "empty"),
+        (reply("nothing to see"), "no complete JSON"),
+        (reply(json.dumps(GOOD)[:-9]), "no complete JSON"),
+        (reply("{" * 5000), "no complete JSON"),
+        (reply(GOOD, "length"), "cut off"),
+        (reply(GOOD, "content_filter"), "withheld"),
+        (reply({"entity": "x"}), 'missing: "segment", "query"'),
+        (reply(GOOD | {"query": ["a"]}), '"query" must be a string'),
+        (reply(GOOD | {"entity": "roman  ROADS."}), "title"),
+        (reply(GOOD | {"segment": "too short"}), "fewer than 20 words"),
+        (reply(GOOD | {"query": "Via Appia"}), "10 to 20 words"),
+    ],
+)
+def test_complaint_says_what_is_wrong_with_an_extraction(bad: Reply, complaint: str) -> None:
+    with pytest.raises(InvalidReply, match=complaint):
+        read_extraction(bad, ROMANS, 20)
+
+
+def test_no_entity_is_an_answer() -> None:
+    assert read_extraction(reply(dict.fromkeys(GOOD, "")), ROMANS, 20) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"valid": "perhaps"},
+        {"sub_questions": []},
+        {"sub_questions": VALID["sub_questions"][::-1]},
+        {"sub_questions": [{"question": "q", "answer": "a", "document": "C"}] * 2},
+        {"sub_questions": [{"question": "q", "answer": " ", "document": letter} for letter in "AB"]},
+    ],
+)
+def test_unclear_verdicts_are_invalid(change: dict[str, Any]) -> None:
+    assert read_verdict(reply(dict(VALID))).outcome is Outcome.USABLE
+    with pytest.raises(InvalidReply):
+        read_verdict(reply({**VALID, **change}))

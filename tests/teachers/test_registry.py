@@ -1,62 +1,53 @@
-"""From a configuration's section to the settings of an endpoint."""
+"""A teacher is one entry of ``TEACHERS``."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from miniature import CORPUS
 from utils.config import load_config
-from utils.errors import InputError
-from utils.teachers.protocol import EndpointSettings
-from utils.teachers.registry import endpoint
+from utils.corpus.documents import Corpus
+from utils.schema import BridgeEntity, Document, Outcome, Verdict
+from utils.teachers.base import Teacher
+from utils.teachers.language_model import LLMTeacher
+from utils.teachers.ledger import Ledger
+from utils.teachers.offline import OfflineTeacher
+from utils.teachers.registry import TEACHERS, open_teacher
 
 
-def configured(folder: Path, **setting: Any) -> EndpointSettings:
-    """Return the settings that a file with this section comes to."""
-    section = {"api_key": "some-key", "base_url": "http://localhost:8000/v1"} | setting
+class Agreeable(Teacher):
+    """A third teacher: the title is the entity, and every candidate is usable."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"teacher": "agreeable"}
+
+    async def extract(self, document: Document) -> BridgeEntity | None:
+        return BridgeEntity(document.title, "title", document.contents, document.title)
+
+    async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
+        return Verdict(Outcome.USABLE, "as always")
+
+
+def opened(folder: Path, generator_model: str) -> Teacher:
+    section = {"api_key": "some-key", "base_url": "http://localhost:8000/v1"}
     path = folder / "c.yaml"
-    path.write_text(yaml.safe_dump({"generator_model": "small", "openai_setting": section}))
-    return endpoint(load_config(path), "question_generator_model")
+    path.write_text(yaml.safe_dump({"generator_model": generator_model, "openai_setting": section}))
+    return open_teacher(load_config(path), Corpus(CORPUS), folder / "replies.sqlite", Ledger())
 
 
 @pytest.mark.parametrize(
-    ("given", "means"),
-    [
-        ({}, ("json_schema", True)),
-        ({"response_format": None, "system_message": None}, ("json_schema", True)),
-        ({"response_format": True, "system_message": True}, ("json_schema", True)),
-        ({"response_format": False, "system_message": False}, (None, False)),
-        ({"response_format": "json_object"}, ("json_object", True)),
-        ({"response_format": "json_schema"}, ("json_schema", True)),
-    ],
+    ("name", "kind"), [("offline", OfflineTeacher), ("gpt-small", LLMTeacher), ("agreeable", Agreeable)]
 )
-def test_how_a_request_begins_is_configured(tmp_path: Path, given: dict[str, Any], means: tuple[Any, ...]) -> None:
-    settings = configured(tmp_path, **given)
-    assert (settings.response_format, settings.system_message) == means
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        *(("response_format", value) for value in ("yaml", 1, ["json_object"], {"type": "json_object"})),
-        *(("system_message", value) for value in ("no", 0, [])),
-        *(("timeout", value) for value in (-1, "soon", float("nan"), float("inf"), [5])),
-        *(("base_url", value) for value in (8000, ["http://localhost:8000/v1"], "http://localhost:eighty/v1")),
-    ],
-)
-def test_a_key_with_another_value_is_named(tmp_path: Path, key: str, value: Any) -> None:
-    with pytest.raises(InputError, match=rf"openai_setting\b.*{key}") as told:
-        configured(tmp_path, **{key: value})
-    assert "\n" not in str(told.value)
-
-
-def test_an_api_version_may_look_like_a_date(tmp_path: Path) -> None:
-    path = tmp_path / "c.yaml"
-    path.write_text(
-        "generator_model: small\n"
-        "openai_setting: {api_key: k, base_url: http://localhost, api_type: azure, api_version: 2024-02-01}\n"
-    )
-    assert endpoint(load_config(path), "generator_model").api_version == "2024-02-01"
+def test_name_of_an_entry_opens_it_and_any_other_is_a_language_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: type
+) -> None:
+    monkeypatch.setitem(TEACHERS, "agreeable", lambda *_: Agreeable())
+    teacher = opened(tmp_path, name)
+    assert isinstance(teacher, kind)
+    asyncio.run(teacher.aclose())

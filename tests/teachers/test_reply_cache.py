@@ -1,31 +1,28 @@
-"""Which replies are found again: by model and question, wherever it is served; a reply that was cut, by its limit."""
+"""Replies are found by model and question, wherever the model is served; truncated ones also by their limit."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sqlite3
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from endpoint import ScriptedEndpoint, canned
-from utils.errors import RunError
-from utils.schema import BridgeEntity, Document
+from llm_teacher import KEYS, ROMANS, documents, extract_all, use
+from utils.errors import InputError
+from utils.schema import Document
 from utils.teachers import prompts
 from utils.teachers.base import TeacherError
-from utils.teachers.language_model import HOPELESS, LLMTeacher
+from utils.teachers.endpoint import EndpointSettings
+from utils.teachers.language_model import LLMTeacher
 from utils.teachers.ledger import Ledger
-from utils.teachers.protocol import EndpointSettings
-from utils.teachers.reply_cache import Reply, ReplyCache, request_key
+from utils.teachers.reply_cache import Reply, ReplyCache, reply_keys, request_key
 
 MILL = Document("1", "The mill", "It stood for two hundred years beside the bridge, built of oak by Adam Wirth")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "replies.sqlite"
 
 
 def extract(url: str, cache: Path, *documents: Document, **settings: Any) -> list[Any]:
@@ -33,13 +30,22 @@ def extract(url: str, cache: Path, *documents: Document, **settings: Any) -> lis
     role = EndpointSettings(**({"provider": "openai", "base_url": url, "model": "small", "timeout": 5.0} | settings))
 
     async def work() -> list[Any]:
-        async with LLMTeacher(role, role, cache, Ledger()) as teacher:
+        async with aclosing(LLMTeacher(role, role, cache, Ledger())) as teacher:
             return await asyncio.gather(*map(teacher.extract, documents or [MILL]), return_exceptions=True)
 
     return asyncio.run(work())
 
 
-def test_neither_address_nor_limits_make_it_another_question(cache: Path) -> None:
+def key_of(model: str, question: prompts.Question, params: dict[str, Any]) -> str:
+    return reply_keys("http://anywhere", model, None, question, params).whole
+
+
+def count(cache: Path) -> int:
+    with sqlite3.connect(cache) as database:
+        return int(database.execute("SELECT count(*) FROM replies").fetchone()[0])
+
+
+def test_address_and_limits_are_not_part_of_the_key(cache: Path) -> None:
     with ScriptedEndpoint(canned) as one, ScriptedEndpoint(canned) as other:
         first = extract(one.url, cache, params={"max_tokens": 300, "temperature": 0})
         assert extract(other.url, cache, params={"max_new_tokens": 900, "temperature": 0}, timeout=9.0) == first
@@ -51,11 +57,11 @@ def test_neither_address_nor_limits_make_it_another_question(cache: Path) -> Non
             assert len(other.seen) == number
 
 
-def test_a_cut_reply_is_asked_for_again_with_another_limit_only(cache: Path) -> None:
+def test_truncated_reply_is_asked_for_again_only_with_another_limit(cache: Path) -> None:
     with ScriptedEndpoint(canned, fault=lambda *_: "length") as endpoint:
-        for asked in (3, 3):
+        for requests in (3, 3):
             (error,) = extract(endpoint.url, cache, params={"max_tokens": 10})
-            assert len(endpoint.seen) == asked
+            assert len(endpoint.seen) == requests
         assert isinstance(error, TeacherError)
         assert "finish_reason length; raise generation_params.max_tokens" in str(error)
         endpoint.fault = None
@@ -66,7 +72,7 @@ def test_a_cut_reply_is_asked_for_again_with_another_limit_only(cache: Path) -> 
         assert len(endpoint.seen) == 4
 
 
-def test_replies_of_earlier_versions_are_found_where_they_were_asked(cache: Path) -> None:
+def test_replies_of_earlier_versions_are_found(cache: Path) -> None:
     question, params = prompts.extraction(MILL), {"max_tokens": 300}
     reply = Reply(json.dumps(canned([dict(m) for m in question.messages], prompts.EXTRACTION)), "stop", 1, 1)
     with ScriptedEndpoint(canned) as endpoint:
@@ -79,7 +85,7 @@ def test_replies_of_earlier_versions_are_found_where_they_were_asked(cache: Path
         assert len(endpoint.seen) == 1
 
 
-def test_bytes_that_no_text_has_do_not_break_the_cache(cache: Path) -> None:
+def test_invalid_bytes_in_the_file_do_not_break_the_cache(cache: Path) -> None:
     with ScriptedEndpoint(canned) as endpoint:
         extract(endpoint.url, cache)
         with sqlite3.connect(cache) as database:
@@ -89,30 +95,53 @@ def test_bytes_that_no_text_has_do_not_break_the_cache(cache: Path) -> None:
         assert len(endpoint.seen) == 2
 
 
-def test_the_first_questions_without_a_usable_reply_end_all(cache: Path) -> None:
-    documents = [MILL._replace(id=str(n), contents=f"{MILL.contents}{n}") for n in range(40)]
-    with ScriptedEndpoint(lambda *_: "As a model I must not.") as endpoint:
-        errors = extract(endpoint.url, cache, *documents)
-        assert 3 * HOPELESS <= len(endpoint.seen) < 6 * HOPELESS  # others begin while the first are asked again
-    assert sum(isinstance(error, TeacherError) for error in errors) == HOPELESS - 1
-    assert sum(isinstance(error, RunError) for error in errors) == 40 - (HOPELESS - 1)
-    ends = {str(error) for error in errors if isinstance(error, RunError)}
-    (line,) = ends
-    assert "it said 'As a model I must not.'" in line
-    assert f"each of the first {HOPELESS} questions" in line
-    assert len(ReplyCache(cache)) == 0  # so that what was fixed is asked anew
+def test_the_second_run_makes_no_call(cache: Path) -> None:
+    docs, ledger = documents(12), Ledger(max_calls=0)
+    with ScriptedEndpoint(canned) as endpoint:
+        first = use(endpoint, cache, extract_all(docs))
+        # Neither the key nor the timeout makes it another question.
+        second = use(endpoint, cache, extract_all(docs), ledger, api_keys=KEYS, timeout=9.0)
+        assert second == first
+        assert len(endpoint.seen) == 12
+    assert (ledger.calls, ledger.cache_hits, ledger.tokens_in) == (0, 12, 0)
 
 
-def test_one_usable_reply_opens_the_gate(cache: Path) -> None:
-    documents = [MILL._replace(id=str(n), contents=f"{MILL.contents}{n}") for n in range(40)]
-    broken = {"Wirth3", "Wirth5", "Wirth6", "Wirth7", "Wirth8", "Wirth9", "Wirth10"}
+def test_key_depends_on_all_that_decides_the_reply() -> None:
+    question = prompts.extraction(ROMANS)
+    key = key_of("m", question, {"max_tokens": 9})
+    assert key == key_of("m", question, {"max_tokens": 99, "user": "somebody"})
+    others = [
+        key_of("n", question, {}),
+        key_of("m", prompts.again(question, ["no"]), {}),
+        key_of("m", question, {"temperature": 0}),
+        key_of("m", question, {"seed": 1}),
+        key_of("m", question._replace(schema={}), {}),
+    ]
+    assert len({key, *others}) == 6
 
-    def answer(messages: list[dict[str, str]], kind: str) -> Any:
-        said = canned(messages, kind)
-        return said if said["entity"] not in broken else "no"
 
-    with ScriptedEndpoint(answer, latency=0.02) as endpoint:
-        results = extract(endpoint.url, cache, *documents)
-        assert endpoint.most_in_flight > 2 * HOPELESS
-    assert sum(isinstance(result, BridgeEntity) for result in results) == 33
-    assert sum(isinstance(result, TeacherError) for result in results) == 7
+def test_the_same_question_at_once_is_asked_once(cache: Path) -> None:
+    ledger = Ledger()
+    with ScriptedEndpoint(canned, latency=0.05) as endpoint:
+        entities = use(endpoint, cache, extract_all([ROMANS] * 10), ledger)
+    assert len(set(entities)) == len(endpoint.seen) == 1
+    assert (ledger.calls, ledger.cache_hits) == (1, 9)
+
+
+def test_two_processes_may_share_the_cache(cache: Path) -> None:
+    one, other = ReplyCache(cache), ReplyCache(cache)
+    one.put("a", "m", Reply("first", "stop", 1, 1))
+    other.put("a", "m", Reply("second", "stop", 1, 1))
+    other.put("b", "m", Reply("third", "stop", 1, 1))
+    assert [one.get(key) and one.get(key).content for key in "abc"] == ["first", "third", None]
+    assert count(cache) == 2
+
+
+@pytest.mark.parametrize("content", [b"not a database, " * 99, None])
+def test_file_that_is_not_a_cache_is_refused(cache: Path, content: bytes | None) -> None:
+    if content is None:
+        cache.mkdir()
+    else:
+        cache.write_bytes(content)
+    with pytest.raises(InputError, match="move it away"):
+        ReplyCache(cache)

@@ -1,4 +1,4 @@
-"""The teacher's interface."""
+"""The interface of a teacher."""
 
 from __future__ import annotations
 
@@ -8,43 +8,40 @@ from utils.schema import BridgeEntity, Document, Verdict
 
 
 class TeacherError(Exception):
-    """A teacher could not answer (network, quota, a reply that stays broken): outcome ERROR, never evidence."""
+    """A question has no answer (network, quota, no valid reply): outcome ERROR, never evidence."""
 
 
 class Teacher(Protocol):
-    """What the generator and the ablation ask; both questions may be asked many at a time."""
+    """Finds a bridge entity and judges candidates; both may be called concurrently, from one event loop."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that the answers depend on, without a key."""
-        ...
+        """All that the answers depend on, without API keys."""
 
     @property
     def doing(self) -> dict[str, Any]:
-        """What to show in a progress bar: calls, tokens and the like."""
-        ...
+        """Figures for a progress bar: calls, tokens, cost; none unless overridden."""
+        return {}
 
     def forget_failures(self) -> None:
-        """Let what failed be asked anew, once whatever made it fail may be mended."""
-        ...
+        """Drop cached failures, so that their questions are asked again; nothing unless overridden."""
+        return
 
     async def aclose(self) -> None:
-        """Put away what is on its way, and close all."""
-        ...
+        """Wait for requests in flight, then close everything; nothing unless overridden."""
+        return
 
     async def extract(self, document: Document) -> BridgeEntity | None:
-        """Return one bridge entity of the document, or None where it has none.
+        """Return one bridge entity of the document, or None if it has none.
 
         Raises:
-            TeacherError: no usable answer could be had.
-            utils.errors.RunError: no answer will ever be had (a wrong key, an unknown model).
+            TeacherError: this question could not be answered.
+            utils.errors.RunError: no question will be (a wrong key, an unknown model).
         """
-        ...
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
-        """Say whether the candidate makes the second hop from the entity; ERROR where no answer could be had.
+        """Return whether the candidate makes the second hop from the entity; ERROR if that could not be answered.
 
         Raises:
-            utils.errors.RunError: no answer will ever be had.
+            utils.errors.RunError: no question will be answered.
         """
-        ...

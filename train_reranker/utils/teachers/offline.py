@@ -1,4 +1,4 @@
-"""The offline teacher, which works by rules."""
+"""The offline teacher: rules, no model, no network."""
 
 from __future__ import annotations
 
@@ -8,145 +8,25 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from utils.schema import BridgeEntity, Document, Outcome, SubQuestion, Verdict
+from utils.teachers.base import Teacher
+from utils.teachers.text import STOPWORDS, WORD, content_words, sentences, words
 
-WORD = re.compile(r"\w+(?:['’.-]\w+)*")
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'(]?[A-Z0-9])")
 DISAMBIGUATION = re.compile(r"\s+\([^()]*\)$|,\s.*$")
-STOPWORDS = frozenset(
-    [
-        "a",
-        "about",
-        "after",
-        "also",
-        "although",
-        "among",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "became",
-        "because",
-        "been",
-        "before",
-        "being",
-        "between",
-        "both",
-        "but",
-        "by",
-        "called",
-        "can",
-        "could",
-        "de",
-        "did",
-        "during",
-        "each",
-        "first",
-        "from",
-        "had",
-        "has",
-        "have",
-        "he",
-        "her",
-        "his",
-        "how",
-        "in",
-        "including",
-        "into",
-        "is",
-        "it",
-        "its",
-        "known",
-        "la",
-        "later",
-        "made",
-        "many",
-        "may",
-        "more",
-        "most",
-        "much",
-        "not",
-        "of",
-        "often",
-        "on",
-        "one",
-        "only",
-        "or",
-        "other",
-        "over",
-        "part",
-        "several",
-        "she",
-        "since",
-        "so",
-        "some",
-        "such",
-        "than",
-        "that",
-        "the",
-        "their",
-        "them",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "those",
-        "through",
-        "to",
-        "two",
-        "under",
-        "until",
-        "up",
-        "used",
-        "was",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "while",
-        "who",
-        "whose",
-        "will",
-        "with",
-        "within",
-        "world",
-        "would",
-        "year",
-        "years",
-    ]
-)
-
-
-def words(text: str) -> list[str]:
-    """Return the words of a text, without punctuation, as they are written."""
-    return WORD.findall(text)
-
-
-def content_words(text: str) -> set[str]:
-    """Return the lower-case words of a text that carry meaning."""
-    return {word for word in map(str.lower, words(text)) if len(word) > 2 and word not in STOPWORDS}
-
-
-def sentences(text: str) -> list[str]:
-    """Split a text into sentences, by punctuation."""
-    return [sentence for line in text.splitlines() for sentence in SENTENCE_END.split(line.strip()) if sentence]
 
 
 def name_of(title: str) -> str:
-    """Return how running text names a title: "Mercury (planet)" is Mercury, "Paris, Texas" is Paris."""
+    """Return the name that running text uses for a title: "Mercury (planet)" is Mercury, "Paris, Texas" is Paris."""
     return DISAMBIGUATION.sub("", title)
 
 
 class TitleFinder:
-    """Finds mentions of titles in texts: the longest run of words that is a title's name, in its own spelling."""
+    """Finds mentions of titles in a text: the longest run of words that spells a title's name exactly."""
 
     def __init__(self, documents: Iterable[Document]) -> None:
-        """Index the names of all titles, but for one-word names that the documents write small more often than not.
+        """Index the names of all titles.
 
-        "Republic" in a text is hardly ever the article Republic: a name is what keeps its capital.
+        One-word names that the documents write in lower case at least as often as capitalised are left out: "Republic"
+        in a text hardly ever means the article Republic.
         """
         self._names: dict[tuple[str, ...], str] = {}
         spellings: Counter[str] = Counter()
@@ -177,7 +57,7 @@ class TitleFinder:
 
 
 def _inside_name(text: str, matches: list[re.Match[str]], start: int, end: int) -> bool:
-    """Whether the words from ``start`` to ``end`` are part of a longer name, as Daniel is in "Daniel Fahrenheit"."""
+    """Return whether the words ``start:end`` are part of a longer name, as Daniel is in "Daniel Fahrenheit"."""
     for left, right, neighbour in ((start - 1, start, start - 1), (end - 1, end, end)):
         if left < 0 or right >= len(matches) or text[matches[left].end() : matches[right].start()] != " ":
             continue
@@ -187,44 +67,24 @@ def _inside_name(text: str, matches: list[re.Match[str]], start: int, end: int) 
     return False
 
 
-class OfflineTeacher:
-    """Rules only, for trying things out: no model, no network, and no understanding.
+class OfflineTeacher(Teacher):
+    """Rules only, for trying things out: it understands nothing.
 
-    A bridge entity is a mention of another document's title. A candidate is usable when one of its sentences mentions
-    the entity and says enough that the source segment does not. That is a crude stand-in for a language model's
-    judgement; what a model learns from it is to prefer passages that really mention the entity.
+    A bridge entity is a mention of another document's title. A candidate is usable if one of its sentences mentions
+    the entity and adds enough to the source segment: a crude stand-in for a language model's judgement. A reranker
+    trained on it learns to prefer passages that mention the entity.
     """
 
     def __init__(self, documents: Iterable[Document], min_segment_words: int = 20, min_new_words: int = 5) -> None:
-        """Learn the titles of a corpus.
-
-        Args:
-            documents: the corpus.
-            min_segment_words: how long a source segment must be.
-            min_new_words: how many content words a sentence must add to what the segment says.
-        """
+        """Index the titles of a corpus. ``min_new_words`` is what a sentence must add to a segment's content words."""
         self._finder = TitleFinder(documents)
         self.min_segment_words, self.min_new_words = min_segment_words, min_new_words
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The rules' two numbers."""
-        return {
-            "teacher": "offline",
-            "min_segment_words": self.min_segment_words,
-            "min_new_words": self.min_new_words,
-        }
-
-    @property
-    def doing(self) -> dict[str, Any]:
-        """Nothing: rules cost nothing."""
-        return {}
-
-    def forget_failures(self) -> None:
-        """Do nothing: rules do not fail."""
-
-    async def aclose(self) -> None:
-        """Do nothing: there is nothing to close."""
+        """The two thresholds."""
+        thresholds = {"min_segment_words": self.min_segment_words, "min_new_words": self.min_new_words}
+        return {"teacher": "offline", **thresholds}
 
     async def extract(self, document: Document) -> BridgeEntity | None:
         """Return the first mention of another title that comes with a long enough segment, or None."""
@@ -240,7 +100,7 @@ class OfflineTeacher:
         return None
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
-        """USABLE when a sentence mentions the entity and adds ``min_new_words`` content words to the segment."""
+        """USABLE if a sentence mentions the entity and adds ``min_new_words`` content words to the segment."""
         known = content_words(entity.segment) | content_words(entity.name)
         mentioned = False
         for sentence in sentences(candidate.text):
@@ -252,7 +112,7 @@ class OfflineTeacher:
         return Verdict(Outcome.UNUSABLE, reason)
 
     def _segment(self, parts: list[str], position: int) -> str | None:
-        """Return the sentence at ``position`` with as many neighbours as it takes, or None where all are too few."""
+        """Return the sentence at ``position`` with as many neighbours as needed; None if the text is too short."""
         start = end = position
         while len(words(" ".join(parts[start : end + 1]))) < self.min_segment_words:
             if end + 1 < len(parts):
@@ -265,11 +125,11 @@ class OfflineTeacher:
 
 
 def query_beyond(name: str, sentence: str, length: int = 16) -> str:
-    """Return a query of about ``length`` words for what a source's sentence does not say of an entity."""
-    query = [*words(name), "history", "and", "significance", "beyond"]
-    known = set(query)
+    """Return a query of about ``length`` words for what a source's sentence does not say about an entity."""
+    aspects = ["history", "and", "significance", "beyond"]
+    known = {*words(name), *aspects}
     context = [word for word in words(sentence) if word not in known and content_words(word)]
-    return f"{name} {' '.join(query[len(words(name)) :] + context[: length - len(query)])}"
+    return " ".join([name, *aspects, *context[: length - len(words(name)) - len(aspects)]])
 
 
 def hops(entity: BridgeEntity, sentence: str) -> tuple[SubQuestion, SubQuestion]:

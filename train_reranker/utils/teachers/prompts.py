@@ -1,7 +1,7 @@
-"""What a language model is asked: the two questions of the teacher, their JSON schemas, and the note of a re-ask.
+"""The teacher's two questions to a language model, their JSON schemas, and the note of another attempt.
 
-Instructions stand in the system message, which is the same for every call, so that endpoints with a prompt cache bill
-it once; the user message holds nothing but the texts, between tags that no text can forge.
+The instructions are the system message, the same in every call, so that endpoints with a prompt cache bill it once. The
+user message holds nothing but the texts, between tags that no text can forge.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NOTE = "Earlier answers to this could not be used:"
 
 
 class Question(NamedTuple):
-    """One thing to ask: the messages, and the schema that the reply is held to."""
+    """The messages, and the schema that the reply must follow."""
 
     messages: tuple[Message, ...]
     schema_name: str
@@ -28,13 +28,9 @@ class Question(NamedTuple):
 
 
 def _strict(properties: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of an object that has all of these keys and no other, as strict mode wants it."""
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    """Return the schema of an object with exactly these keys, as strict mode requires."""
+    keys = {"properties": properties, "required": list(properties), "additionalProperties": False}
+    return {"type": "object", **keys}
 
 
 _TEXT = {"type": "string"}
@@ -109,7 +105,7 @@ the question to A (its "document" is "A"), then the question to B (its "document
 
 Answer with one JSON object with exactly these six keys, and with nothing else."""
 
-# Names the instructions, so that a run that was begun with others is not gone on with.
+# Identifies the instructions, so that a run is not resumed with others.
 FINGERPRINT = hashlib.sha256((_EXTRACTION_RULES + _JUDGEMENT_RULES).encode()).hexdigest()[:16]
 
 _TAG = re.compile(r"<(?=\s*/?\s*(?:document|document_a|document_b|entity|name|type|title|text)\s*>)", re.IGNORECASE)
@@ -122,20 +118,19 @@ def extraction(document: Document, *, min_segment_words: int = 20) -> Question:
 
 
 def judgement(entity: BridgeEntity, candidate: Document) -> Question:
-    """Return the question whether ``candidate`` makes the second hop from ``entity``."""
+    """Return the question of whether ``candidate`` makes the second hop from ``entity``."""
     parts = (
-        f"<entity>\n<name>{_inert(entity.name)}</name>\n<type>{_inert(entity.type)}</type>\n</entity>",
-        f"<document_a>\n{_inert(entity.segment)}\n</document_a>",
+        f"<entity>\n<name>{_escape(entity.name)}</name>\n<type>{_escape(entity.type)}</type>\n</entity>",
+        f"<document_a>\n{_escape(entity.segment)}\n</document_a>",
         _document("document_b", candidate),
     )
     return _question(JUDGEMENT, _JUDGEMENT_RULES, "\n".join(parts))
 
 
 def again(question: Question, complaints: Sequence[str]) -> Question:
-    """Return ``question`` with a note of what was wrong with each of the earlier answers, in order.
+    """Return ``question`` with a note on each of the earlier answers, so that no two attempts are the same request.
 
-    The note joins the last message, because many chat templates refuse two messages of one role in a row; it lists all
-    complaints, so that no two attempts are the same request.
+    The note joins the last message, because many chat templates refuse two messages of one role in a row.
     """
     *first, last = question.messages
     wrong = "\n".join(f"{number}. {complaint}" for number, complaint in enumerate(complaints, 1))
@@ -144,16 +139,16 @@ def again(question: Question, complaints: Sequence[str]) -> Question:
 
 
 def _question(name: str, rules: str, texts: str) -> Question:
-    texts = texts.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be sent
+    texts = texts.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate cannot be sent
     messages = ({"role": "system", "content": rules}, {"role": "user", "content": texts})
     return Question(messages, name, SCHEMAS[name])
 
 
 def _document(tag: str, document: Document) -> str:
-    title, text = _inert(document.title), _inert(document.contents)
+    title, text = _escape(document.title), _escape(document.contents)
     return f"<{tag}>\n<title>{title}</title>\n<text>\n{text}\n</text>\n</{tag}>"
 
 
-def _inert(text: str) -> str:
-    """Return ``text`` with our own tags in it disarmed, so that it cannot close the one that it stands in."""
+def _escape(text: str) -> str:
+    """Return ``text`` with this module's tags escaped, so that it cannot close the one around it."""
     return _TAG.sub("&lt;", text)

@@ -1,4 +1,4 @@
-"""How fast an endpoint is asked: one pace that everybody keeps, waits that grow, and API keys that take turns."""
+"""How fast an endpoint is asked: adaptive concurrency, exponential backoff, and API keys in rotation."""
 
 from __future__ import annotations
 
@@ -7,88 +7,85 @@ import random
 import time
 from collections import deque
 from contextlib import suppress
-from types import TracebackType
 from typing import NamedTuple
 
 
 class RetryPolicy(NamedTuple):
-    """How long a call is kept up. Waits are in seconds and double from ``first_wait`` to ``longest_wait``."""
+    """How hard to try, with times in seconds; backoff doubles ``first_wait`` up to ``longest_wait``."""
 
+    max_in_flight: int = 256  # requests to one endpoint
     tries: int = 6
-    connect_tries: int = 3  # while it was never reached, or never was a chat API: a wrong address stays wrong
-    first_failures: int = 12  # of all calls together, where all are the same and no reply has ever come
-    outage: float = 180.0  # how long there may be nothing but failures once replies have come
-    longest_limit: float = 900.0  # how long "too many requests" may be all that a call is told
-    say_after: float = 5.0  # without a reply: a warning, and then one every ``say_every`` seconds
-    say_every: float = 30.0
+    connect_tries: int = 3  # until the endpoint has been reached once: a wrong address stays wrong
+    max_failures: int = 12  # identical failures of all requests together, before the first reply ends the run
+    max_outage: float = 180.0  # of nothing but identical failures, once there have been replies
+    max_rate_limited: float = 900.0  # of nothing but rate limits, for one question
+    warn_after: float = 5.0  # without a reply
+    warn_every: float = 30.0
     first_wait: float = 0.5
     longest_wait: float = 30.0
-    longest_told_wait: float = 600.0  # an endpoint that asks for more (a daily limit) ends the run
-    key_rest: float = 3600.0  # how long a key stays aside once its quota is spent
+    longest_retry_after: float = 600.0  # an endpoint that asks for a longer wait (a daily limit) ends the run
+    key_cooldown: float = 3600.0  # for which a key that is out of quota is not used
 
 
 class RateLimiter:
-    """How fast everybody may ask: how many at once, and not before when.
+    """Limits how many requests are in flight, and holds all of them back while the endpoint is rate limited.
 
-    Starts wide open. Each time that the endpoint says "too many", nobody asks until the wait that it told is over, and
-    fewer ask at once from then on; every reply makes room again. To be entered with ``async with``.
+    Each rate limit holds back every request for the requested time and lowers the concurrency by a quarter; every reply
+    raises it a little. Use it with ``async with``.
     """
 
-    def __init__(self, patience: RetryPolicy, max_in_flight: int, rng: random.Random) -> None:
-        """Start with ``max_in_flight`` at once, which is never exceeded; ``rng`` keeps the waiting apart."""
+    def __init__(self, retry: RetryPolicy, rng: random.Random) -> None:
+        """Start at the maximum; ``rng`` adds jitter to the waits."""
         self.closing = asyncio.Event()
-        self._patience, self._rng = patience, rng
-        self._max = self._width = float(max_in_flight)
+        self._retry, self._rng = retry, rng
+        self._max = self._limit = float(retry.max_in_flight)
         self._in_flight = 0
         self._queue: deque[asyncio.Future[None]] = deque()
-        self._closed_until = 0.0
+        self._blocked_until = 0.0
         self._strikes = 0
 
     async def __aenter__(self) -> None:
-        """Wait for one's turn, in the order of coming."""
-        await self._turn()
+        """Wait for a slot, first come first served."""
+        await self._acquire()
         try:
-            while (wait := self._closed_until - time.monotonic()) > 0 and not self.closing.is_set():
-                # A little apart, or all would knock in the same moment.
-                await self.pause(wait + self._rng.random() * min(0.1 * wait, 1.0))
+            while (wait := self._blocked_until - time.monotonic()) > 0 and not self.closing.is_set():
+                await self.pause(wait + self._rng.random() * min(0.1 * wait, 1.0))  # not all in the same moment
         except BaseException:
-            self._leave()
+            self._release()
             raise
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Make room for the next."""
-        self._leave()
+    async def __aexit__(self, *_: object) -> None:
+        """Free the slot."""
+        self._release()
 
     async def pause(self, seconds: float) -> None:
         """Wait, but no longer than until :attr:`closing` is set."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self.closing.wait(), seconds)
 
-    def back_off(self, failures: int) -> float:
-        """Return how long to wait after so many failures in a row: doubled each time, and somewhat at random."""
-        wait = self._patience.first_wait * 2.0 ** min(failures - 1, 30)
-        return min(self._patience.longest_wait, wait) * (0.5 + self._rng.random() / 2)
+    def backoff(self, failures: int) -> float:
+        """Return the wait after ``failures`` failures in a row: doubled each time, with jitter."""
+        wait = self._retry.first_wait * 2.0 ** min(failures - 1, 30)
+        return min(self._retry.longest_wait, wait) * (0.5 + self._rng.random() / 2)
 
     def speed_up(self) -> None:
         """Note a reply."""
         self._strikes = 0
-        self._width = min(self._max, self._width + 0.25)
+        self._limit = min(self._max, self._limit + 0.25)
 
-    def slow_down(self, told: float | None) -> float:
-        """Let nobody ask for as long as the endpoint told, or for a wait that doubles; return it if it is news."""
+    def slow_down(self, retry_after: float | None) -> float:
+        """Hold back all requests for ``retry_after``, else with backoff; return the wait, 0 if they were already."""
         now = time.monotonic()
-        news = now >= self._closed_until  # else the complaint is about a request from before the last one
-        if news:
+        first = now >= self._blocked_until  # otherwise the request was sent before the last rate limit
+        if first:
             self._strikes += 1
-            self._width = max(1.0, 0.75 * min(self._width, self._in_flight + 1))
-        wait = told or self.back_off(self._strikes)  # a told 0 tells nothing
-        self._closed_until = max(self._closed_until, now + wait)
-        return wait if news else 0.0
+            self._limit = max(1.0, 0.75 * min(self._limit, self._in_flight + 1))
+        wait = retry_after or self.backoff(self._strikes)  # "0" gives no information
+        self._blocked_until = max(self._blocked_until, now + wait)
+        return wait if first else 0.0
 
-    async def _turn(self) -> None:
-        if self._in_flight < int(self._width) and not self._queue:
+    async def _acquire(self) -> None:
+        if self._in_flight < int(self._limit) and not self._queue:
             self._in_flight += 1
             return
         turn = asyncio.get_running_loop().create_future()
@@ -96,13 +93,13 @@ class RateLimiter:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # called up and cancelled at once: pass the turn on
-                self._leave()
+            if turn.done() and not turn.cancelled():  # given a slot and cancelled at once: pass it on
+                self._release()
             raise
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         self._in_flight -= 1
-        while self._queue and self._in_flight < int(self._width):
+        while self._queue and self._in_flight < int(self._limit):
             turn = self._queue.popleft()
             if not turn.done():
                 self._in_flight += 1
@@ -110,26 +107,23 @@ class RateLimiter:
 
 
 class ApiKeys:
-    """API keys that take turns; one that is out of quota stays aside for a while."""
+    """API keys in rotation, by number from 0; a key that is out of quota is suspended for ``cooldown`` seconds."""
 
-    def __init__(self, count: int, rest: float) -> None:
-        """Know the keys by number, from 0; ``rest`` is in seconds."""
-        self._rest = rest
-        self._resting_until = [0.0] * count
-        self._next = 0
+    def __init__(self, count: int, cooldown: float) -> None:
+        """Start with all ``count`` keys in use."""
+        self._cooldown, self._rotation = cooldown, deque(range(count))
+        self._suspended_until = [0.0] * count
 
     def take(self) -> int | None:
-        """Return the number of the key whose turn it is, None if all rest."""
-        count = len(self._resting_until)
-        for offset in range(count):
-            index = (self._next + offset) % count
-            if self._resting_until[index] <= time.monotonic():
-                self._next = (index + 1) % count
-                return index
+        """Return the next key, None if all are suspended."""
+        for key in tuple(self._rotation):
+            self._rotation.rotate(-1)
+            if self._suspended_until[key] <= time.monotonic():
+                return key
         return None
 
-    def rest(self, index: int) -> bool:
-        """Put a key aside, and return whether it was not so already."""
-        news = self._resting_until[index] <= time.monotonic()
-        self._resting_until[index] = time.monotonic() + self._rest
-        return news
+    def suspend(self, key: int) -> bool:
+        """Suspend a key, and return whether it was in use."""
+        in_use = self._suspended_until[key] <= time.monotonic()
+        self._suspended_until[key] = time.monotonic() + self._cooldown
+        return in_use

@@ -1,4 +1,4 @@
-"""How a model wants to be asked: the form of a request, and how an endpoint's refusals teach it."""
+"""How a model accepts a request: its format, and how an endpoint's refusals teach it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import re
 from collections.abc import Generator, Mapping
 from typing import Any, NamedTuple
 
+from utils.teachers.endpoint import RESPONSE_FORMATS
+from utils.teachers.endpoint_errors import EndpointError, Kind
 from utils.teachers.prompts import Question
-from utils.teachers.protocol import FORMATS, MAY_REFUSE, EndpointError, Kind
+
+# Status codes with which some servers reject a request that they do not understand, though the code says "my fault".
+MAY_REJECT = (200, 400, 500, 501)
 
 
-class Form(NamedTuple):
-    """What a request has besides the texts: a format of the reply, a system message, parameters."""
+class RequestFormat(NamedTuple):
+    """A request without its texts: the response format, whether there is a system message, and the parameters."""
 
     response_format: str | None
     system: bool
@@ -31,104 +35,105 @@ class Form(NamedTuple):
             body["response_format"] = {"type": "json_object"}
         return body
 
-    def without(self, name: str) -> Form:
-        """Return the form without a parameter."""
+    def without(self, name: str) -> RequestFormat:
+        """Return the format without a parameter."""
         return self._replace(params={key: value for key, value in self.params.items() if key != name})
 
-    def renamed(self) -> Form:
-        """Return the form with ``max_completion_tokens`` for ``max_tokens``."""
+    def renamed(self) -> RequestFormat:
+        """Return the format with ``max_completion_tokens`` for ``max_tokens``."""
         renamed = {"max_tokens": "max_completion_tokens"}
         return self._replace(params={renamed.get(key, key): value for key, value in self.params.items()})
 
-    def since(self, earlier: Form) -> list[str]:
-        """Say what is different from an earlier form."""
+    def changes_from(self, earlier: RequestFormat) -> list[str]:
+        """Return the differences from an earlier format, in words."""
         changes = []
         if self.response_format != earlier.response_format:
             changes.append(f"response_format {self.response_format or 'none'}")
         if self.system != earlier.system:
-            changes.append("the system message in the user's")
+            changes.append("the system message merged into the user message")
         renamed = earlier.renamed() if "max_completion_tokens" in self.params else earlier
-        if renamed.params != earlier.params:
-            changes.append("max_completion_tokens for max_tokens")
         changes += [f"no {name}" for name in renamed.params if name not in self.params]
-        return [*changes, *(f"{name}: {value}" for name, value in self.params.items() if name not in renamed.params)]
+        return changes + [f"{name} {value}" for name, value in self.params.items() if name not in earlier.params]
 
 
-_MATTERS = {"temperature": 1, "max_completion_tokens": 2, "max_tokens": 3}  # for the results: these are left out last
+_DROPPED_LAST = {"temperature": 1, "max_completion_tokens": 2, "max_tokens": 3}  # since they matter for the results
 
 
 class RequestAdapter:
-    """The form in which one model takes a request: all at first, then without what it turned out to refuse.
+    """Finds the format in which one model accepts requests: the configured one, less what the endpoint rejects.
 
-    What an endpoint says when it refuses is nothing to go by. So one thing after the other is left out, and what helps
-    stays out. Once the form has brought a reply it stays as it is: whatever is refused then is refused for its text.
+    The wording of a refusal is not reliable, so one thing after the other is left out, and what helps stays out. Once a
+    format has brought a reply it is settled: from then on, a refusal is about a question's text.
     """
 
     _FORMAT = r"response_?format|json_schema|json_object|schema|strict|structured|guided|grammar"
     _SYSTEM = r"system|\broles?\b"
+    _PARAMETER = r"param|argument|support|unexpected|unknown|unrecogni[sz]ed|\bstream"
 
-    def __init__(self, form: Form) -> None:
-        """Begin with what the configuration says."""
-        self.form = form
+    def __init__(self, format_: RequestFormat) -> None:
+        """Start with the configured format."""
+        self.format = format_
         self.settled = False
-        self._in_vain: set[tuple[object, ...]] = set()
+        self._unlearnable: set[tuple[object, ...]] = set()
 
-    def may_learn(self, fault: EndpointError, tries: int) -> bool:
-        """Return whether a fault of the present form, the ``tries``-th of its question, may come from the form."""
-        if self.settled or fault.alike in self._in_vain:
+    def may_learn(self, error: EndpointError, tries: int) -> bool:
+        """Return whether an error of the current format, the ``tries``-th of its question, may be due to the format."""
+        if self.settled or error.signature in self._unlearnable:
             return False
-        # Some endpoints fall over what they do not know: but an error of the server's own may also pass.
-        return fault.refuses or (fault.kind is Kind.SERVER and fault.status in MAY_REFUSE and tries > 1)
+        # Some servers crash on what they do not know, but a server error may also be temporary.
+        return error.refuses or (error.kind is Kind.SERVER and error.status in MAY_REJECT and tries > 1)
 
-    def trials(self, fault: EndpointError) -> Generator[Form, EndpointError, None]:
-        """Yield forms to try after a refusal of the present one, the likeliest first; to be sent what each brings.
+    def trials(self, error: EndpointError) -> Generator[RequestFormat, EndpointError, None]:
+        """Yield formats to try after an error of the current one, the likeliest first; send in the error of each.
 
-        What is left out in vain is put back. What changes the refusal stays out, since there may be several things
-        that are refused one by one; in the end all goes at once, since they may be refused in the same words.
+        What does not help is put back. What changes the error stays out, since several things may be rejected one by
+        one. In the end all of them are left out at once, since they may be rejected in the same words.
         """
-        first, form, tried = fault, self.form, 0
-        left = self._less(form, fault)
-        while left and tried < 12:
-            trial, tried = left.pop(0), tried + 1
+        first, format_, tried = error, self.format, 0
+        candidates = self._reduced(format_, error)
+        while candidates and tried < 12:
+            trial, tried = candidates.pop(0), tried + 1
             answer = yield trial
-            if answer.alike != fault.alike:
-                form, fault = trial, answer
-                left = self._less(form, fault)
-        for trial in self._least(first):
+            if answer.signature != error.signature:
+                format_, error = trial, answer
+                candidates = self._reduced(format_, error)
+        for trial in self._minimal(first):
             yield trial
-        self._in_vain.add(first.alike)
+        self._unlearnable.add(first.signature)
 
-    def _least(self, fault: EndpointError) -> list[Form]:
-        """Return the forms with all that is likely left out at once, then more."""
-        limits = {key: value for key, value in self.form.renamed().params.items() if key == "max_completion_tokens"}
-        plain = self.form._replace(response_format=None, system=False)
+    def _minimal(self, error: EndpointError) -> list[RequestFormat]:
+        """Return the formats with everything likely left out at once, then more."""
+        limits = {key: value for key, value in self.format.renamed().params.items() if key == "max_completion_tokens"}
+        plain = self.format._replace(response_format=None, system=False)
         limited = plain._replace(params=limits)
-        forms = {
+        formats = {
             Kind.SERVER: [plain],
-            Kind.MODEL: [limited],
-            Kind.REFUSED: [plain, self.form._replace(params=limits), limited, limited._replace(params={})],
-        }[fault.kind]
-        return [form for number, form in enumerate(forms) if form not in [self.form, *forms[:number]]]
+            Kind.NOT_FOUND: [limited],
+            Kind.REFUSED: [plain, self.format._replace(params=limits), limited, limited._replace(params={})],
+        }[error.kind]
+        return [trial for number, trial in enumerate(formats) if trial not in [self.format, *formats[:number]]]
 
-    def _less(self, form: Form, fault: EndpointError) -> list[Form]:
-        """Return the form with one thing less, in all ways; first without what the fault's words name."""
-        said = f"{fault.param} {fault.code} {fault.said}"
+    def _reduced(self, format_: RequestFormat, error: EndpointError) -> list[RequestFormat]:
+        """Return the format with one thing less, in all ways; first without what the error names."""
+        text = f"{error.param} {error.code} {error.raw}"
 
         def named(pattern: str) -> bool:
-            return re.search(pattern, said, re.IGNORECASE) is not None
+            return re.search(pattern, text, re.IGNORECASE) is not None
 
-        if fault.kind is Kind.MODEL:  # most likely there is no such model or address indeed
-            return [form._replace(response_format=None)] if form.response_format else []
-        formats = FORMATS[FORMATS.index(form.response_format) + 1 :]
-        less = [(named(self._FORMAT), form._replace(response_format=weaker)) for weaker in formats]
-        if form.system:
-            less.append((named(self._SYSTEM), form._replace(system=False)))
-        if named(r"\bstream") and not form.params.get("stream"):
-            less.append((True, form._replace(params={**form.params, "stream": True})))
-        # Servers that fall over a parameter are rarer than servers that are down.
-        params = () if fault.kind is Kind.SERVER else form.params
-        if "max_tokens" in params:
-            less.append((named("max_tokens"), form.renamed()))
-        for name in sorted(params, key=lambda name: _MATTERS.get(name, 0)):
-            less.append((named(rf"(?<!\w){re.escape(name)}(?!\w)"), form.without(name)))
-        return [one for _, one in sorted(less, key=lambda pair: not pair[0])]
+        if error.kind is Kind.NOT_FOUND:  # most likely the model or the address is wrong indeed
+            return [format_._replace(response_format=None)] if format_.response_format else []
+        weaker = RESPONSE_FORMATS[RESPONSE_FORMATS.index(format_.response_format) + 1 :]
+        trials = [(named(self._FORMAT), format_._replace(response_format=name)) for name in weaker]
+        if format_.system:
+            trials.append((named(self._SYSTEM), format_._replace(system=False)))
+        if named(r"\bstream") and not format_.params.get("stream"):
+            trials.append((True, format_._replace(params={**format_.params, "stream": True})))
+        if "max_tokens" in format_.params:
+            trials.append((named("max_tokens"), format_.renamed()))
+        for name in sorted(format_.params, key=lambda name: _DROPPED_LAST.get(name, 0)):
+            trials.append((named(rf"(?<!\w){re.escape(name)}(?!\w)"), format_.without(name)))
+        if error.kind is Kind.SERVER:
+            # A server that fails because of a parameter says so; one that does not is more likely down.
+            blames = named(self._PARAMETER)
+            trials = [(hit, trial) for hit, trial in trials if (hit and blames) or trial.params == format_.params]
+        return [trial for _, trial in sorted(trials, key=lambda trial: not trial[0])]

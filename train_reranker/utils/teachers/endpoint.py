@@ -1,0 +1,128 @@
+"""One model behind an OpenAI-compatible endpoint: its settings, and the API keys that must not leak."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from utils.errors import InputError
+from utils.teachers.ledger import Price
+
+TIMEOUT = 60.0  # seconds per reply, unless configured
+RESPONSE_FORMATS = ("json_schema", "json_object", None)  # from the strictest down
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointSettings:
+    """How to reach and ask one model.
+
+    ``provider`` names the section ``<provider>_setting`` and ``model_key`` the key that the model came from, for error
+    messages. ``params`` are ``generation_params``; ``do_sample`` and ``max_new_tokens``, known only to local
+    generation, are translated. ``model_revision`` distinguishes models served under one name. ``response_format`` (one
+    of ``RESPONSE_FORMATS``) and ``system_message`` apply until the endpoint refuses them.
+    """
+
+    provider: str
+    base_url: str
+    model: str
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    timeout: float = TIMEOUT
+    price: Price | None = None
+    api_type: str = "openai"
+    api_version: str | None = None
+    model_key: str = "generator_model"
+    model_revision: str | None = None
+    response_format: str | None = RESPONSE_FORMATS[0]
+    system_message: bool = True
+
+    def __post_init__(self) -> None:
+        """Normalise keys, address and parameters; raise InputError for what no request can carry."""
+        params = {name: value for name, value in self.params.items() if name != "do_sample" and value is not None}
+        if "max_new_tokens" in params:
+            params.setdefault("max_tokens", params.pop("max_new_tokens"))
+        object.__setattr__(self, "params", params)
+        if "response_format" in params:
+            object.__setattr__(self, "response_format", None)
+        object.__setattr__(self, "api_keys", tuple(key.strip() for key in self.api_keys))
+        for number, key in enumerate(self.api_keys, 1):
+            if not re.fullmatch(r"[!-~]+", key):
+                raise InputError(f"{self.section}: API key no. {number} is empty or has characters that cannot be sent")
+        object.__setattr__(self, "base_url", _clean_url(self.base_url, f"{self.section}: base_url"))
+        try:
+            json.dumps(params, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"generation_params cannot be sent to {self.where}: {error}; fix the value") from None
+        if self.api_type == "azure" and not self.api_version:
+            raise InputError(f"{self.section}: api_type azure needs an api_version")
+
+    @property
+    def section(self) -> str:
+        """The YAML section that describes the endpoint."""
+        return f"{self.provider}_setting"
+
+    @property
+    def where(self) -> str:
+        """Provider, model and address for a message, without user, password and query, which may be secret."""
+        url = urlsplit(self.base_url)
+        shown = url._replace(netloc=url.netloc.rpartition("@")[2], query="").geturl()
+        return f"{self.provider} (model {self.model}, {shown})"
+
+
+def _clean_url(text: str, where: str) -> str:
+    """Return a base URL without what is often pasted along: spaces, quotes, the path of the chat API, a fragment.
+
+    Errors do not quote it, since it may hold a password.
+    """
+    text = text.strip(" \t\r\n\"'")
+    if not re.match(r"https?://[^/?#]", text):
+        raise InputError(f"{where} must be an address that begins with http:// or https://")
+    if re.search(r"[\s\"'<>\x00-\x1f]|^https?://.*https?://", text):
+        raise InputError(f"{where} has a space, a quote or a second http:// in it; fix it")
+    try:
+        url = urlsplit(text)
+        host, place = url.hostname or "", url.netloc.rpartition("@")[2]
+        host.encode("ascii" if host.isascii() else "idna")
+        usable = host and url.port != 0 and unicodedata.normalize("NFKC", place) == place  # no full-width digits
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InputError(f"{where} has no usable host and port (1 to 65535); fix it")
+    return url._replace(path=re.sub(r"(?:/chat)?/completions/*$", "", url.path), fragment="").geturl()
+
+
+class Scrubber:
+    """Removes API keys from text that others wrote: endpoints like to quote them, whole or in part."""
+
+    _KEY_LIKE = re.compile(
+        r"bearer\s+\S+|\b(?:sk|pk|rk|gsk|xai|hf)[-_][\w.*-]{5,}|\bAIza[\w-]{8,}|[\w.-]*\*{3,}[\w.-]*", re.IGNORECASE
+    )
+    _FRAGMENT = 5  # fewer characters of a key reveal nothing, and occur in ordinary words
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        """Remember the keys."""
+        self._keys = tuple(keys)
+
+    def message(self, text: str, max_chars: int = 300) -> str:
+        """Return one line of ``text`` without anything that is, or looks like, a part of a key."""
+        hidden = bytearray(len(text))
+        for key in self._keys:
+            size = min(self._FRAGMENT, len(key))
+            for piece in {key[start : start + size] for start in range(len(key) - size + 1)}:
+                for found in re.finditer(f"(?={re.escape(piece)})", text):
+                    hidden[found.start() : found.start() + size] = b"\1" * size
+        shown = "".join("\0" if hide else char for char, hide in zip(text, hidden, strict=True))
+        line = " ".join(self._KEY_LIKE.sub("[key]", re.sub("\0+", "[key]", shown)).split())
+        return line if len(line) <= max_chars else f"{line[:max_chars]}..."
+
+    def content(self, text: str) -> str:
+        """Return a model's reply without whole keys; short placeholders (``EMPTY``, ``ollama``) are words and stay."""
+        for key in self._keys:
+            if len(key) >= 12:
+                text = text.replace(key, "[key]")
+        return text
