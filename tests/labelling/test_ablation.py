@@ -16,7 +16,7 @@ from endpoint import JUDGEMENT, ScriptedEndpoint, canned
 from miniature import save_tiny_bert
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
-from utils.evaluation.sweep_results import sweep_rows
+from utils.evaluation.ablation_results import sweep_figures
 from utils.files import write_jsonl
 from utils.labelling.ablation import compare_arms
 from utils.labelling.generation import Journal, Target, generate
@@ -130,7 +130,7 @@ def test_sweep_asks_only_for_pairs_that_were_not_judged(retriever: Retriever, tm
         results = await ablation(retriever, list(ARMS), 40)(teacher)
         before = len(endpoint.seen)
         swept = await sweep(tried, results, teacher, retriever, candidates=CANDIDATES, concurrency=8)
-        return results, before, sweep_rows(swept, CANDIDATES)
+        return results, before, sweep_figures(swept, CANDIDATES)
 
     with ScriptedEndpoint(canned) as endpoint:
         results, before, rows = asking(endpoint.url, tmp_path / "r.sqlite", work)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.evaluation.statistics import Interval, bootstrap_mean
+from utils.evaluation.results import MetricFigures
+from utils.evaluation.statistics import bootstrap_mean
 from utils.files import replacing
 from utils.schema import ContrastiveExample
 
@@ -77,15 +78,6 @@ RANDOM: dict[str, Callable[[int, int], float]] = {
 }
 # As ir-measures writes them.
 MEASURES = {"MRR": "RR", "nDCG@5": "nDCG@5", "nDCG@10": "nDCG@10", "MAP": "AP", "P@1": "P@1"}
-
-
-class Row(NamedTuple):
-    """One metric: the models' means, by name, with intervals, and a random order's expected value on the same pools."""
-
-    metric: str
-    values: dict[str, float]
-    intervals: dict[str, Interval | None]
-    random: float
 
 
 def pairs_of(examples: Sequence[ContrastiveExample]) -> list[tuple[str, str]]:
@@ -170,7 +162,7 @@ def pairwise_accuracy(pool: Pool) -> float:
     return float(np.mean(below + up_to) / 2 / len(negatives))
 
 
-def compare(models: Mapping[str, Sequence[Pool]]) -> list[Row]:
+def compare(models: Mapping[str, Sequence[Pool]]) -> list[MetricFigures]:
     """Return a row for each metric: every model's mean over the pools, and a random order's.
 
     Pools without a negative rank nothing and are left out.
@@ -181,7 +173,7 @@ def compare(models: Mapping[str, Sequence[Pool]]) -> list[Row]:
     values = {name: evaluate(rankable(pools)) for name, pools in models.items()}
     shapes = [(pool.positives, pool.size) for pool in rankable(next(iter(models.values())))]
     return [
-        Row(
+        MetricFigures(
             metric,
             {name: fmean(values[name][metric]) for name in models},
             {name: bootstrap_mean(values[name][metric]) for name in models},

@@ -1,0 +1,1 @@
+"""Helpers around the four scripts, run from train_reranker/ as ``python -m tools.NAME``."""
