@@ -22,12 +22,12 @@ from utils.schema import Outcome, Verdict
 
 SCRIPTS = SCRIPTS
 NAMES = [
-    "compare_runs",
     "contrastive_data_generator",
     "prepare_demo",
     "rerank_ablation_test",
     "sample_doc_ids",
     "test_reranker",
+    "tools.compare_runs",
     "train_reranker",
 ]
 GENERATE = ["--min_length", "0", "--max_doc_candidates", "5", "--num_examples", "16"]
@@ -60,7 +60,7 @@ def test_output_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -
 @pytest.mark.parametrize("script", NAMES)
 def test_help_answers_without_heavy_imports_and_names_each_default(script: str) -> None:
     heavy = "import sys; print({'torch', 'transformers', 'FlagEmbedding', 'faiss', 'openai'} & set(sys.modules))"
-    code = f"import {script}, sys\ntry: {script}.main(['--help'])\nexcept SystemExit: pass\n{heavy}"
+    code = f"from {script} import main\ntry: main(['--help'])\nexcept SystemExit: pass\n{heavy}"
     environment = os.environ | {"COLUMNS": "200", "PYTHONPATH": str(SCRIPTS)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("set()\n"), "a heavy import"
@@ -167,14 +167,14 @@ def test_runs_side_by_side(config_file: Path, capsys: pytest.CaptureFixture[str]
         assert Path(f"{name}_plots/within_budget.png").stat().st_size > 1000
     assert len(json.loads(Path("two.json").read_text())["sweep"]) == 2
     capsys.readouterr()
-    assert run("compare_runs", "one.json", "two.json", "--output_file", "both.json") == 0
+    assert run("tools.compare_runs", "one.json", "two.json", "--output_file", "both.json") == 0
     printed = capsys.readouterr().out
     assert "4 sources that all runs share; 0 of them with different queries" in printed
     assert "lambda1: 0.85 in one" in printed
     (row,) = json.loads(Path("both.json").read_text())["comparisons"]
     assert (row["arm"], row["baseline"], row["sources"]) == ("two: diverse", "one: diverse", 4)
     assert "two: diverse" in Path("both.html").read_text()
-    assert run("compare_runs", "one.json") == run("compare_runs", "one.json", "none.json") == 2
+    assert run("tools.compare_runs", "one.json") == run("tools.compare_runs", "one.json", "none.json") == 2
 
 
 def test_run_without_an_answer_leaves_its_report_and_fails(
@@ -187,9 +187,9 @@ def test_run_without_an_answer_leaves_its_report_and_fails(
     outputs = ["--single", "diverse", "--output_file", "a.json"]
     assert run("rerank_ablation_test", "--config", config_file, *ABLATE, *outputs) == 1
     printed = capsys.readouterr()
-    assert "Nothing can be said: no source came to an end (4 ended in errors)." in printed.out
-    assert "no arm came to an end on any of 4 sources" in printed.err
-    assert "Nothing can be said" in Path("a.html").read_text()
+    assert "No conclusion: no source completed (4 ended in errors)." in printed.out
+    assert "no arm completed on any of 4 sources" in printed.err
+    assert "No conclusion" in Path("a.html").read_text()
 
 
 def test_several_baselines_and_trec_files(examples_file: Path, tiny_reranker: Path, tmp_path: Path) -> None:
@@ -253,6 +253,10 @@ def test_worse_model_fails_on_regression(tiny_reranker: Path, caplog: pytest.Log
     assert run("test_reranker", "--model_path", "right", "--baseline_model", "wrong", *test) == 0
     assert run("test_reranker", "--model_path", "wrong", "--baseline_model", "right", *test) == 3
     assert "regression" in caplog.text
+    test[-1] = "--fail_unless_better"
+    assert run("test_reranker", "--model_path", "right", "--baseline_model", "wrong", *test) == 0
+    assert run("test_reranker", "--model_path", "right", "--baseline_model", "wrong", "right", *test) == 3
+    assert "no significant gain" in caplog.text
 
 
 # Each changes one thing of a run that works, and is told in one line that has these words.
@@ -281,6 +285,7 @@ BAD: dict[str, tuple[str, Callable[[dict], list[object]], str]] = {
     "nothing to sweep": ("ablate", lambda f: ["--single", "standard", "--sweep_lambdas"], "changes none of standard"),
     "no negative": ("test", lambda f: put(f, "data", None) + put(f, "data", '{"query": "q", "pos": ["p"]}'), "no row"),
     "unknown arm": ("ablate", lambda f: ["--single", "dense"], "invalid choice"),
+    "better than nothing": ("test", lambda f: ["--fail_unless_better"], "name a --baseline_model"),
     "no model": ("test", lambda f: ["--model_path", "none"], "none is not there"),
     "model is no model": ("test", lambda f: ["--model_path", f["corpus"].parent], "has no config.json"),
     "no test data": ("test", lambda f: ["--test_data", "none.jsonl"], "none.jsonl is not there"),
