@@ -8,8 +8,14 @@ import random
 import pytest
 
 from trials import BUDGET, result_of, sources
-from utils.evaluation.arm_results import against, arm_comparisons, arm_figures, trial_pairs
+from utils.evaluation.arm_results import TrialPairs, against, arm_comparisons, arm_figures
 from utils.evaluation.statistics import Discordant, bootstrap_mean, mcnemar, paired_permutation, wilson
+from utils.labelling.record import JudgedSource
+
+
+def differences(results: list[JudgedSource], arm: str) -> list[int]:
+    """Of each pair with the baseline: candidates judged by the arm less those by the baseline."""
+    return [ours.attempts - theirs.attempts for ours, theirs in TrialPairs.of(results, arm, "base").trials]
 
 
 def test_error_leaves_a_source_out_of_both_sides_of_its_comparison_alone() -> None:
@@ -18,9 +24,9 @@ def test_error_leaves_a_source_out_of_both_sides_of_its_comparison_alone() -> No
     assert [(one.sources, one.errors) for one in (base, a, b)] == [(4, 1), (4, 1), (5, 0)]
     with_a, with_b = arm_comparisons(results, [("a", "base"), ("b", "base")])
     assert (with_a.sources, with_a.left_out) == (3, 2)
-    assert [a.attempts - b.attempts for a, b in trial_pairs(results, "a", "base")] == [0, -1, -3]
+    assert differences(results, "a") == [0, -1, -3]
     assert (with_b.sources, with_b.left_out) == (4, 1)
-    assert [b.attempts - a.attempts for b, a in trial_pairs(results, "b", "base")] == [1, 0, -1, -2]
+    assert differences(results, "b") == [1, 0, -1, -2]
     assert with_a.judged_difference == pytest.approx(-4 / 3)
     assert with_a.calls_saved_per_thousand == pytest.approx(4000 / 3)
 

@@ -11,6 +11,7 @@ from utils.evaluation.arm_results import against, arm_comparisons, arm_figures, 
 from utils.evaluation.results import AblationResult, SweepFigures
 from utils.labelling.record import JudgedSource
 from utils.labelling.sweep import Sweep
+from utils.retrieval.mmr import LAMBDAS
 from utils.teachers.ledger import Ledger
 from utils.teachers.prompts import JUDGEMENT
 
@@ -70,25 +71,20 @@ def sweep_figures(sweep: Sweep, budget: int) -> list[SweepFigures]:
     """
     figures = arm_figures(sweep.sources, [setting.name for setting in sweep.asked], budget)
     comparisons = arm_comparisons(sweep.sources, [(setting.name, setting.arm) for setting in sweep.asked])
-    rows = []
-    for (setting, asked), arm, comparison in zip(sweep.asked.items(), figures, comparisons, strict=True):
-        lambda1, lambda2, lambda3 = setting.weights
-        own = vars(arm) | {"arm": setting.arm, "label": setting.name}
-        rows.append(
-            SweepFigures(
-                **own,
-                lambda1=lambda1,
-                lambda2=lambda2,
-                lambda3=lambda3,
-                rerank_pool_factor=setting.pool_factor,
-                verdicts_asked=asked,
-                judged_difference=comparison.judged_difference,
-                difference_interval=comparison.judged_interval,
-                judged_p=comparison.judged_p,
-                judged_p_corrected=comparison.judged_p_corrected,
-            )
+    return [
+        SweepFigures(
+            **vars(arm)
+            | {"arm": setting.arm, "label": setting.name}
+            | dict(zip(LAMBDAS, setting.weights, strict=True)),
+            rerank_pool_factor=setting.pool_factor,
+            verdicts_asked=asked,
+            judged_difference=comparison.judged_difference,
+            difference_interval=comparison.judged_interval,
+            judged_p=comparison.judged_p,
+            judged_p_corrected=comparison.judged_p_corrected,
         )
-    return rows
+        for (setting, asked), arm, comparison in zip(sweep.asked.items(), figures, comparisons, strict=True)
+    ]
 
 
 def titles(results: Iterable[JudgedSource], corpus: Corpus) -> dict[str, str]:

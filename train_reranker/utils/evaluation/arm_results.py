@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
+from statistics import fmean
+from typing import NamedTuple
 
-from utils.evaluation.paired import ALPHA, BETTER, NO_DIFFERENCE, WORSE, correct, paired
+from utils.evaluation.paired import ALPHA, BETTER, NO_DIFFERENCE, WORSE, PairedDifference, correct, paired
 from utils.evaluation.results import ArmComparison, ArmFigures, WithinBudget
 from utils.evaluation.statistics import (
     Interval,
@@ -26,11 +28,6 @@ from utils.labelling.record import JudgedSource, Trial
 from utils.retrieval.arms import ARMS
 
 THOUSAND = 1000
-
-
-def mean(values: Sequence[float]) -> float | None:
-    """Return the mean; None of nothing."""
-    return sum(values) / len(values) if values else None
 
 
 def arm_figures(results: Sequence[JudgedSource], arms: Sequence[str], budget: int | None = None) -> list[ArmFigures]:
@@ -60,9 +57,9 @@ def _figures(arm: str, results: Sequence[JudgedSource], budget: int) -> ArmFigur
         errors=sum(result.trials[arm].failed for result in results if arm in result.trials),
         success_rate=successes / sources if sources else None,
         success_interval=wilson(successes, sources),
-        mean_attempts=mean(attempts),
+        mean_attempts=fmean(attempts) if attempts else None,
         attempts_interval=bootstrap_mean(attempts),
-        mean_judged=mean(judged),
+        mean_judged=fmean(judged) if judged else None,
         judged_interval=bootstrap_mean(judged),
         within=[
             WithinBudget(rank, found / sources if sources else None, wilson(found, sources))
@@ -73,10 +70,31 @@ def _figures(arm: str, results: Sequence[JudgedSource], budget: int) -> ArmFigur
     )
 
 
-def trial_pairs(results: Sequence[JudgedSource], arm: str, baseline: str) -> list[tuple[Trial, Trial]]:
-    """Return both arms' trials on the sources on which both completed."""
-    both = [(result.decided(arm), result.decided(baseline)) for result in results]
-    return [(ours, theirs) for ours, theirs in both if ours is not None and theirs is not None]
+class TrialPairs(NamedTuple):
+    """Two arms' trials on the sources on which both completed."""
+
+    arm: str
+    baseline: str
+    trials: list[tuple[Trial, Trial]]
+    left_out: int  # sources that an error of either left undecided
+
+    @classmethod
+    def of(cls, results: Sequence[JudgedSource], arm: str, baseline: str) -> TrialPairs:
+        """Pair two arms by source."""
+        shared = [result for result in results if {arm, baseline} <= result.trials.keys()]
+        both = [(result.decided(arm), result.decided(baseline)) for result in shared]
+        trials = [(ours, theirs) for ours, theirs in both if ours is not None and theirs is not None]
+        return cls(arm, baseline, trials, len(shared) - len(trials))
+
+    @property
+    def attempts(self) -> tuple[list[int], list[int]]:
+        """Candidates judged, by the arm and by the baseline."""
+        return [ours.attempts for ours, _ in self.trials], [theirs.attempts for _, theirs in self.trials]
+
+    @property
+    def successes(self) -> tuple[list[bool], list[bool]]:
+        """Whether a usable candidate was found, by the arm and by the baseline."""
+        return [ours.success for ours, _ in self.trials], [theirs.success for _, theirs in self.trials]
 
 
 def arm_comparisons(
@@ -89,47 +107,44 @@ def arm_comparisons(
         versus: (arm, baseline) by name.
         cost_per_call: of a teacher's judgement, in the currency of the prices; None without prices.
     """
-    pairs = [trial_pairs(results, *names) for names in versus]
-    tests = len(versus)
-    judged = correct([
-        paired([a.attempts for a, _ in both], [b.attempts for _, b in both], tests=tests, lower_is_better=True)
-        for both in pairs
-    ])  # fmt: skip
-    successes = [([a.success for a, _ in both], [b.success for _, b in both]) for both in pairs]
-    success_p = [mcnemar(discordant(*both)) for both in successes]
-    found = []
-    for (arm, baseline), difference, both, p, corrected in zip(
-        versus, judged, successes, success_p, holm(success_p), strict=True
-    ):
-        only, shared = discordant(*both), sum({arm, baseline} <= result.trials.keys() for result in results)
-        saved, interval = _scaled(difference.difference, difference.interval, -THOUSAND)
-        money, money_interval = _scaled(saved, interval, cost_per_call)
-        found.append(
-            ArmComparison(
-                arm=arm,
-                baseline=baseline,
-                sources=difference.pairs,
-                left_out=shared - difference.pairs,
-                success_difference=(only.first - only.second) / difference.pairs if difference.pairs else None,
-                success_interval=tango(*both),
-                only_arm=only.first,
-                only_baseline=only.second,
-                success_p=p,
-                success_p_corrected=corrected,
-                judged_difference=difference.difference,
-                judged_interval=difference.interval,
-                judged_p=difference.p,
-                judged_p_corrected=difference.p_corrected,
-                outcome=difference.outcome,
-                sources_needed_success=pairs_for_proportions(only, difference.pairs, ALPHA / tests),
-                sources_needed_judged=difference.pairs_needed,
-                calls_saved_per_thousand=saved,
-                calls_saved_interval=interval,
-                money_saved_per_thousand=money,
-                money_saved_interval=money_interval,
-            )
-        )
-    return found
+    pairs = [TrialPairs.of(results, *names) for names in versus]
+    judged = correct([paired(*one.attempts, tests=len(pairs), lower_is_better=True) for one in pairs])
+    success_p = holm([mcnemar(discordant(*one.successes)) for one in pairs])
+    return [
+        _comparison(one, difference, p, ALPHA / len(pairs), cost_per_call)
+        for one, difference, p in zip(pairs, judged, success_p, strict=True)
+    ]
+
+
+def _comparison(
+    pairs: TrialPairs, judged: PairedDifference, success_p: float, alpha: float, cost_per_call: float | None
+) -> ArmComparison:
+    only = discordant(*pairs.successes)
+    saved, interval = _scaled(judged.difference, judged.interval, -THOUSAND)
+    money, money_interval = _scaled(saved, interval, cost_per_call)
+    return ArmComparison(
+        arm=pairs.arm,
+        baseline=pairs.baseline,
+        sources=judged.pairs,
+        left_out=pairs.left_out,
+        success_difference=(only.first - only.second) / judged.pairs if judged.pairs else None,
+        success_interval=tango(*pairs.successes),
+        only_arm=only.first,
+        only_baseline=only.second,
+        success_p=mcnemar(only),
+        success_p_corrected=success_p,
+        judged_difference=judged.difference,
+        judged_interval=judged.interval,
+        judged_p=judged.p,
+        judged_p_corrected=judged.p_corrected,
+        outcome=judged.outcome,
+        sources_needed_success=pairs_for_proportions(only, judged.pairs, alpha),
+        sources_needed_judged=judged.pairs_needed,
+        calls_saved_per_thousand=saved,
+        calls_saved_interval=interval,
+        money_saved_per_thousand=money,
+        money_saved_interval=money_interval,
+    )
 
 
 def _scaled(

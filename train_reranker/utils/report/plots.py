@@ -107,21 +107,25 @@ def ablation_plots(result: AblationResult) -> list[Plot]:
 
 
 def arm_differences(comparisons: Sequence[ArmComparison]) -> Plot:
-    """Plot each comparison's difference of the candidates judged per source, with its interval."""
+    """Plot each comparison's difference of the candidates judged per source."""
     baselines = {one.baseline for one in comparisons}
     single = len(baselines) == 1
-    differences = {
+    values = {
         one.arm if single else f"{one.arm} − {one.baseline}": (one.judged_difference or 0.0, one.judged_interval)
         for one in comparisons
     }
-    label = f"candidates judged per source, less {baselines.pop() if single else 'baseline'}"
-    listed = "; ".join(f"{name} {difference:+.2f}" for name, (difference, _) in differences.items())
-    description = f"Candidates judged per source, arm less baseline, with 95% intervals; left is better. {listed}."
-    return Plot("differences", "Difference from the baseline", description, forest(differences, label))
+    measure = f"candidates judged per source, less {baselines.pop() if single else 'baseline'}"
+    return forest(values, measure, "left")
 
 
-def forest(values: Mapping[str, tuple[float, Interval | None]], label: str) -> Figure:
-    """Draw values with their intervals below each other, and a line at 0."""
+def model_differences(comparisons: Sequence[ModelComparison]) -> Plot:
+    """Plot the difference in MRR from each baseline."""
+    values = {one.baseline: (one.difference or 0.0, one.interval) for one in comparisons}
+    return forest(values, "MRR of the model, less the baseline's", "right")
+
+
+def forest(values: Mapping[str, tuple[float, Interval | None]], measure: str, better: str) -> Plot:
+    """Plot differences with their intervals below each other, and a line at 0; ``better`` is the better side."""
     figure, axes = new_figure(1.1 + 0.42 * len(values))
     axes.axvline(0, color=INK, linewidth=1)
     for place, (value, interval) in enumerate(values.values()):
@@ -131,8 +135,10 @@ def forest(values: Mapping[str, tuple[float, Interval | None]], label: str) -> F
     axes.set_yticks(range(len(values)), list(values))
     axes.set_ylim(len(values) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(label)
-    return figure
+    axes.set_xlabel(measure)
+    listed = "; ".join(f"{name} {value:+.3g}" for name, (value, _) in values.items())
+    description = f"{measure[0].upper()}{measure[1:]}, with 95% intervals; {better} is better. {listed}."
+    return Plot("differences", "Difference from the baseline", description, figure)
 
 
 def within_budget(arms: Sequence[ArmFigures]) -> Plot:
@@ -252,15 +258,6 @@ def reranker_test_plots(result: RerankerTestResult) -> list[Plot]:
     with rc_context(STYLE):
         plots = [metrics(result.metrics), scores(result.separation)]
         return [model_differences(mrr), *plots] if mrr else plots
-
-
-def model_differences(comparisons: Sequence[ModelComparison]) -> Plot:
-    """Plot the difference in MRR from each baseline, with its interval."""
-    differences = {one.baseline: (one.difference or 0.0, one.interval) for one in comparisons}
-    label = "MRR of the model less the baseline's"
-    listed = "; ".join(f"{name} {difference:+.3f}" for name, (difference, _) in differences.items())
-    description = f"{label}, with 95% intervals; right is better. {listed}."
-    return Plot("differences", "Difference from the baselines", description, forest(differences, label))
 
 
 def metrics(rows: Sequence[MetricFigures]) -> Plot:
