@@ -74,8 +74,8 @@ def sweep_figures(sweep: Sweep, budget: int) -> list[SweepFigures]:
     return [
         SweepFigures(
             **vars(arm)
-            | {"arm": setting.arm, "label": setting.name}
-            | dict(zip(LAMBDAS, setting.weights, strict=True)),
+            | dict(zip(LAMBDAS, setting.weights, strict=True))
+            | {"arm": setting.arm, "label": setting.name},
             rerank_pool_factor=setting.pool_factor,
             verdicts_asked=asked,
             judged_difference=comparison.judged_difference,

@@ -39,8 +39,8 @@ def harmonic(n: int) -> float:
 
 @functools.cache
 def random_reciprocal_rank(positives: int, size: int) -> float:
-    """Return the expected 1/rank of the first positive when ``size`` passages stand in random order."""
-    expected, above = 0.0, 1.0  # above: the chance that no positive stands above rank r
+    """Return the expected 1/rank of the first positive of ``size`` passages in random order."""
+    expected, above = 0.0, 1.0  # above: the chance that no positive is above rank r
     for rank in range(1, size - positives + 2):
         left = size - rank + 1
         expected += above * positives / left / rank

@@ -107,11 +107,9 @@ def merge(runs: Sequence[Run], arms: Sequence[str] | None = None) -> Shared:
 def name_runs(runs: Sequence[Run]) -> list[str]:
     """Return short names that differ: the files' stems, with their folder where stems are the same."""
     stems = [run.path.stem for run in runs]
-    if len(set(stems)) == len(stems):
-        return stems
-    longer = [f"{run.path.parent.name}/{run.path.stem}" for run in runs]
-    if len(set(longer)) == len(longer):
-        return longer
+    for names in (stems, [f"{run.path.parent.name}/{run.path.stem}" for run in runs]):
+        if len(set(names)) == len(names):
+            return names
     return [f"{i} {stem}" for i, stem in enumerate(stems, 1)]
 
 

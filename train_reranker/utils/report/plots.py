@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, FAINT = "#1b1f24", "#8b949e"
-# On white as they are; the page replaces each by a custom property that has another value in the dark.
+# For a white background; on the page each is a custom property, which has another value in dark mode.
 SERIES = ("#0063b2", "#b65c00", "#007a5a", "#8a3fa0", "#c0303a", "#5a6470", "#7a6a00", "#00748c")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = "osD^vPX*"
@@ -35,7 +35,7 @@ STYLE: Any = {
     "font.family": "sans-serif", "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
     "xtick.color": INK, "ytick.color": INK, "grid.color": FAINT, "grid.alpha": 0.3, "legend.frameon": False,
-    "svg.fonttype": "none",  # texts stay texts: to be selected, searched and read out
+    "svg.fonttype": "none",  # text stays text: it can be selected, searched and read aloud
     "text.parse_math": False,  # a file's name may hold dollar signs
     "figure.constrained_layout.use": True,
 }  # fmt: skip
@@ -52,7 +52,7 @@ class Plot(NamedTuple):
     def inline(self) -> str:
         """Return the figure as an SVG element that takes the page's colours."""
         svg = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>", "", self._svg(), flags=re.DOTALL)
-        # Several figures stand in one page: their ids must differ.
+        # A page has several figures: their ids must differ.
         svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{self.name}-", svg)
         for number, colour in enumerate(SERIES):
             svg = svg.replace(colour, f"var(--series-{number})")
@@ -93,17 +93,12 @@ def ablation_plots(result: AblationResult) -> list[Plot]:
     table = [arm for arm in result.table if arm.sources]
     compared = [one for one in result.comparisons if one.judged_difference is not None]
     swept = [row for row in result.sweep if row.mean_judged is not None]
-    plots = []
+    parts: list[tuple[Callable[[Any], Plot], Any]] = [
+        (arm_differences, compared), (within_budget, table), (distribution, table), (sweep_map, swept),
+        (latency, result.latency_ms),
+    ]  # fmt: skip
     with rc_context(STYLE):
-        if compared:
-            plots.append(arm_differences(compared))
-        if table:
-            plots += [within_budget(table), distribution(table)]
-        if swept:
-            plots.append(sweep_map(swept))
-        if result.latency_ms:
-            plots.append(latency(result.latency_ms))
-    return plots
+        return [draw(figures) for draw, figures in parts if figures]
 
 
 def arm_differences(comparisons: Sequence[ArmComparison]) -> Plot:
@@ -224,7 +219,7 @@ def _lattice(axes: Axes, rows: Sequence[SweepFigures], norm: Any) -> None:
         x, y = xs.index(place[0]), ys.index(place[1])
         shade = 0.15 + 0.75 * (1 - float(norm(row.mean_judged)))
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=colormaps["Blues"](shade), linewidth=0))
-        # Chosen by the square's own shade, so it is legible whatever the page's colours are.
+        # By the square's own shade: legible whatever the page's colours are.
         ink = "#ffffff" if shade > 0.55 else "#101418"
         axes.text(x, y, f"{row.mean_judged:.2f}", ha="center", va="center", fontsize=8, color=ink)
     axes.set_xlim(-0.5, len(xs) - 0.5)

@@ -187,13 +187,13 @@ def separation_table(result: RerankerTestResult) -> Table:
 
 
 def ablation_tables(result: AblationResult) -> list[Table]:
-    """Return the tables of an ablation or a comparison of runs; those that would be empty are left out."""
+    """Return the tables of an ablation or a comparison of runs, but for empty ones."""
     tables = [arm_table(result), arm_comparison_table(result), sweep_table(result)]
-    return tables[:1] + [one for one in tables[1:] if one.rows]
+    return [one for one in tables if one.rows or one.heading == "Arms"]
 
 
 def reranker_test_tables(result: RerankerTestResult) -> list[Table]:
-    """Return the tables of a test of rerankers; those that would be empty are left out."""
+    """Return the tables of a test of rerankers, but for empty ones."""
     tables = [metric_table(result), model_comparison_table(result), slice_table(result), separation_table(result)]
     return [one for one in tables if one.rows]
 
