@@ -187,7 +187,7 @@ def test_run_without_an_answer_leaves_its_report_and_fails(
     outputs = ["--single", "diverse", "--output_file", "a.json"]
     assert run("rerank_ablation_test", "--config", config_file, *ABLATE, *outputs) == 1
     printed = capsys.readouterr()
-    assert "No conclusion: no source completed (4 ended in errors)." in printed.out
+    assert "No conclusion: no source completed (4 failed with an error)." in printed.out
     assert "no arm completed on any of 4 sources" in printed.err
     assert "No conclusion" in Path("a.html").read_text()
 

@@ -35,7 +35,7 @@ def test_savings_are_in_money_where_there_is_a_price() -> None:
 CORNERS: dict[str, tuple[list[JudgedSource], list[str], str]] = {
     "one arm": (sources(a=[1, 2, None, "error"]), ["a"], "a finds a usable candidate for 2 of 3 sources"),
     "no success": (sources(base=[None] * 5, a=[None] * 5), ["base", "a"], "No significant difference from base for a."),
-    "all errors": (sources(base=["error"] * 3, a=["error"] * 3), ["base", "a"], "no source completed (3 ended"),
+    "all errors": (sources(base=["error"] * 3, a=["error"] * 3), ["base", "a"], "no source completed (3 failed"),
     "one source": (sources(base=[3], a=[1]), ["base", "a"], "No significant difference from base for a."),
     "no common source": (sources(base=["error", 1], a=[1, "error"]), ["base", "a"], "No comparison:"),
     "no entity": ([JudgedSource("0", None, {}, "no answer")], ["base", "a"], "No conclusion:"),

@@ -58,9 +58,9 @@ def test_runs_of_other_budgets_are_compared_on_the_smaller(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": {}, "sources": [{}]}', '{"settings": 1, "sources": 2}'])
-def test_file_that_is_no_run_is_refused(text: str, tmp_path: Path) -> None:
+def test_file_that_is_not_a_run_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(InputError, match="is no result of"):
+    with pytest.raises(InputError, match="is not a result of"):
         Run.read(str(tmp_path / "x.json"))
 
 

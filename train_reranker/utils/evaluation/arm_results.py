@@ -35,7 +35,7 @@ def arm_figures(results: Sequence[JudgedSource], arms: Sequence[str], budget: in
 
     Args:
         results: sources with the arms' trials.
-        arms: those to report; "<run>: <arm>" where runs stand side by side.
+        arms: those to report; "<run>: <arm>" where runs are side by side.
         budget: candidates that an arm retrieved at most; default: the most that any did.
     """
     most = budget or max((len(trial.retrieved) for result in results for trial in result.trials.values()), default=0)
@@ -152,7 +152,7 @@ def _scaled(
 ) -> tuple[float | None, Interval | None]:
     if value is None or factor is None:
         return None, None
-    return factor * value + 0.0, interval and Interval(*sorted(factor * end for end in interval))  # + 0.0: never −0.0
+    return factor * value + 0.0, interval and Interval(*sorted(factor * end for end in interval))  # + 0.0: no −0.0
 
 
 def against(arms: Sequence[str], baseline: str) -> list[tuple[str, str]]:
@@ -164,7 +164,7 @@ def summary(figures: Sequence[ArmFigures], comparisons: Sequence[ArmComparison])
     """Say in a sentence or two what the run has shown, and no more than that."""
     if not any(arm.sources for arm in figures):
         errors = max((arm.errors for arm in figures), default=0)
-        return f"No conclusion: no source completed ({errors} ended in errors)."
+        return f"No conclusion: no source completed ({errors} failed with an error)."
     if not comparisons:
         return " ".join(map(_alone, figures))
     if not any(comparison.sources for comparison in comparisons):

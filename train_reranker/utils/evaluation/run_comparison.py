@@ -25,15 +25,14 @@ class Run(NamedTuple):
         """Read a file that ``rerank_ablation_test.py`` wrote, in this or an earlier version.
 
         Raises:
-            InputError: it is not found, or is no such file.
+            InputError: it is not found, or is not such a file.
         """
         path = find_input(file, "ablation", "name a JSON file that rerank_ablation_test.py wrote")
         try:
             return cls(path, AblationResult.from_json(json.loads(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{path} is no result of rerank_ablation_test.py ({error!r}); name its JSON file"
-            ) from None
+            message = f"{path} is not a result of rerank_ablation_test.py ({error!r}); name its JSON file"
+            raise InputError(message) from None
 
 
 class Shared(NamedTuple):

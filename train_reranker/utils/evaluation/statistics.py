@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 CONFIDENCE = 0.95
 POWER = 0.8
 RESAMPLES = 9999
-VALUES_AT_ONCE = 4_000_000  # bounds memory: resamples are drawn in batches of about so many values
+VALUES_AT_ONCE = 4_000_000  # bounds memory: resamples are drawn in batches of about this many values
 SEED = 0  # the same data give the same figures
 
 

@@ -25,7 +25,7 @@ class Table(NamedTuple):
     notes: Sequence[str] = ()
 
     def text(self, most: int | None = None) -> str:
-        """Return the table and its notes for the screen, with at most so many rows."""
+        """Return the table and its notes for the screen, at most ``most`` of its rows."""
         more = [f"the first {most} of {len(self.rows)} rows"] if most and len(self.rows) > most else []
         return "\n".join([table(self.rows[:most], self.headers), *self.notes, *more])
 
