@@ -169,9 +169,9 @@ def test_run_without_an_answer_leaves_its_report_and_fails(
     outputs = ["--single", "diverse", "--output_file", "a.json"]
     assert run("rerank_ablation_test", "--config", config_file, *ABLATE, *outputs) == 1
     printed = capsys.readouterr()
-    assert "Nothing can be said: no source came to an end (4 ended in errors)." in printed.out
-    assert "no arm came to an end on any of 4 sources" in printed.err
-    assert "Nothing can be said" in Path("a.html").read_text()
+    assert "No conclusion: no source completed (4 failed with an error)." in printed.out
+    assert "no arm completed on any of 4 sources" in printed.err
+    assert "No conclusion" in Path("a.html").read_text()
 
 
 def test_several_baselines_and_trec_files(examples_file: Path, tiny_reranker: Path, tmp_path: Path) -> None:
@@ -235,6 +235,10 @@ def test_worse_model_fails_on_regression(tiny_reranker: Path, caplog: pytest.Log
     assert run("test_reranker", "--model_path", "right", "--baseline_model", "wrong", *test) == 0
     assert run("test_reranker", "--model_path", "wrong", "--baseline_model", "right", *test) == 3
     assert "regression" in caplog.text
+    test[-1] = "--fail_unless_better"
+    assert run("test_reranker", "--model_path", "right", "--baseline_model", "wrong", *test) == 0
+    assert run("test_reranker", "--model_path", "right", "--baseline_model", "wrong", "right", *test) == 3
+    assert "no significant gain" in caplog.text
 
 
 # Each changes one thing of a run that works, and is told in one line that has these words.
@@ -263,6 +267,7 @@ BAD: dict[str, tuple[str, Callable[[dict], list[object]], str]] = {
     "nothing to sweep": ("ablate", lambda f: ["--single", "standard", "--sweep_lambdas"], "changes none of standard"),
     "no negative": ("test", lambda f: put(f, "data", None) + put(f, "data", '{"query": "q", "pos": ["p"]}'), "no row"),
     "unknown arm": ("ablate", lambda f: ["--single", "dense"], "invalid choice"),
+    "better than nothing": ("test", lambda f: ["--fail_unless_better"], "name a --baseline_model"),
     "no model": ("test", lambda f: ["--model_path", "none"], "none not found"),
     "model is no model": ("test", lambda f: ["--model_path", f["corpus"].parent], "has no config.json"),
     "no test data": ("test", lambda f: ["--test_data", "none.jsonl"], "none.jsonl not found"),

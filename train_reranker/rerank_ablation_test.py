@@ -24,22 +24,19 @@ from utils.config import load_config
 from utils.corpus.documents import Corpus
 from utils.corpus.sources import sources_of
 from utils.errors import RunError
-from utils.evaluation.arm_comparison import against, evidence
-from utils.evaluation.runs import titles
-from utils.evaluation.sweep_results import sweep_rows
+from utils.evaluation.ablation_results import RunContext, ablation_result, titles
 from utils.files import check_output, write_json
 from utils.labelling.ablation import ArmSet, Excluded, compare_arms
 from utils.labelling.record import JudgedSource
 from utils.labelling.sweep import Setting, Sweep, settings_to_try, sweep, triple
 from utils.report.page import write_ablation_page
-from utils.report.text import ablation_text, versions
+from utils.report.text import ablation_text
 from utils.retrieval.arms import ARMS
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import Retriever, open_retrieval
 from utils.schema import Document
 from utils.teachers.base import Teacher
 from utils.teachers.ledger import Ledger
-from utils.teachers.prompts import JUDGEMENT
 from utils.teachers.registry import open_teacher
 
 
@@ -97,33 +94,24 @@ def main(argv: list[str] | None = None) -> None:
     retriever = open_retrieval(config, corpus, weights, contest.rerankers)
 
     results, swept = cli.run_async(observe(args, contest.arms, sources, teacher, retriever, excluded, settings))
-    found = evidence(
-        results,
-        contest.arms,
-        against(contest.arms, args.baseline),
-        budget=args.candidates,
-        labels={arm: ARMS[arm].label for arm in ARMS},
-        cost_per_call=ledger.mean_cost(JUDGEMENT),
+    run = {"config": str(args.config), "seed": seed, **retriever.settings, **teacher.settings}
+    context = RunContext(
+        settings=vars(args) | run,
+        documents=titles(results, corpus),
+        left_out=contest.left_out,
+        latency_ms=retriever.latency(contest.arms, args.candidates),
+        ledger=ledger,
     )
-    result = {
-        "settings": {**vars(args), "config": str(args.config), "seed": seed, **retriever.settings, **teacher.settings},
-        **found,
-        "left_out": contest.left_out,
-        "sweep": sweep_rows(swept, args.candidates),
-        "latency_ms": retriever.latency(contest.arms, args.candidates),
-        "documents": titles(results, corpus),
-        "ledger": ledger.summary(),
-        "versions": versions(),
-    }
-    ended = any(row["sources"] for row in found["table"])
-    if not ended and output.exists():  # which may hold a result
+    result = ablation_result(results, contest.arms, args.baseline, budget=args.candidates, context=context, sweep=swept)
+    completed = any(arm.sources for arm in result.table)
+    if not completed and output.exists():  # which may hold a result
         output = output.with_name(f"{output.stem}_failed.json")
-    write_json(output, result)
+    write_json(output, result.to_json())
     print(ablation_text(result))
     print(f"results are in {output}, the report in {write_ablation_page(result, output)}")
-    if not ended:
-        complaint = next((result.complaint for result in reversed(results) if result.complaint), "there were none")
-        raise RunError(f"no arm came to an end on any of {len(results)} sources (the last: {complaint})")
+    if not completed:
+        complaint = next((source.complaint for source in reversed(results) if source.complaint), "there were none")
+        raise RunError(f"no arm completed on any of {len(results)} sources (the last: {complaint})")
 
 
 async def observe(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,11 +20,13 @@ from utils import cli
 from utils.data.rows import read_examples
 from utils.errors import EXIT_REGRESSION
 from utils.evaluation.metrics import Pool, pairs_of, pools_of, rankable, write_trec
-from utils.evaluation.model_comparison import MODEL, assess
+from utils.evaluation.paired import WORSE, gate
+from utils.evaluation.reranker_results import MODEL, reranker_test_result
+from utils.evaluation.results import RerankerTestResult
 from utils.files import check_output, write_json
 from utils.progress import log
 from utils.report.page import write_test_page
-from utils.report.text import assessment_text, p_value, versions
+from utils.report.text import p_value, reranker_test_text
 from utils.schema import ContrastiveExample
 from utils.scoring import open_reranker
 
@@ -35,42 +36,25 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model_path", default="./output_new", help="the reranker's folder")
-    add(
-        "--test_data",
-        default="./data/test_data.jsonl",
-        help="JSONL file, or folder of them, of query/pos/neg rows",
-    )
-    add(
-        "--output_file",
-        default="./finetune_results.json",
-        help="where the results go; an earlier file is replaced",
-    )
-    add(
-        "--baseline_model",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FOLDER",
-        help="other rerankers to compare with; may be given more than once (default: none)",
-    )
+    add("--test_data", default="./data/test_data.jsonl", help="JSONL file, or folder of them, of query/pos/neg rows")
+    add("--output_file", default="./finetune_results.json", help="where the results go; an earlier file is replaced")
+    baselines = "other rerankers to compare with; may be given more than once (default: none)"
+    add("--baseline_model", nargs="+", action="extend", default=[], metavar="FOLDER", help=baselines)
     add("--max_length", type=cli.positive, help="tokens kept of a pair (default: what the model takes)")
-    add(
-        "--batch_size",
-        type=cli.positive,
-        default=16,
-        help="pairs of --max_length that fit into memory at once",
-    )
+    add("--batch_size", type=cli.positive, default=16, help="pairs of --max_length that fit into memory at once")
     add("--trec_dir", help="folder for TREC run and qrels files (default: none are written)")
-    add(
-        "--fail_on_regression",
-        action="store_true",
-        help="exit 3 if the MRR is worse than a baseline's, at 5%% after correction (default: exit 0)",
-    )
-    return parser.parse_args(argv)
+    loss = "exit 3 if the MRR is significantly worse than a baseline's, at 5%% after correction (default: exit 0)"
+    add("--fail_on_regression", action="store_true", help=loss)
+    gain = "exit 3 unless the MRR is significantly better than every baseline's (default: exit 0)"
+    add("--fail_unless_better", action="store_true", help=gain)
+    args = parser.parse_args(argv)
+    if args.fail_unless_better and not args.baseline_model:
+        parser.error("--fail_unless_better needs something to be better than: name a --baseline_model")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Score the pools, print and write the metrics and what they show."""
+    """Score the pools, then print and write the metrics and what they show."""
     args = parse_args(argv)
     output = check_output(args.output_file)
     examples = read_examples([args.test_data], "test data")
@@ -78,14 +62,14 @@ def main(argv: list[str] | None = None) -> int:
     pools = {name: pools_of(examples, score(args, path, examples)) for name, path in models.items()}
     warn_of_ties(models, pools)
     settings = models | {"test_data": args.test_data, "queries": len(examples), "max_length": args.max_length}
-    result = {"settings": settings, **assess(examples, pools), "versions": versions()}
-    write_json(output, result)
+    result = reranker_test_result(examples, pools, settings)
+    write_json(output, result.to_json())
     if args.trec_dir:
         write_trec(Path(args.trec_dir), pools)
-    print(assessment_text(result))
+    print(reranker_test_text(result))
     print(f"results are in {output}, the report in {write_test_page(result, output)}")
     print(f"next: python rerank_ablation_test.py --ft_model {args.model_path}")
-    return regressions(result) if args.fail_on_regression else 0
+    return exit_code(args, result)
 
 
 def name_baselines(paths: Sequence[str]) -> dict[str, str]:
@@ -100,24 +84,26 @@ def score(args: argparse.Namespace, path: str, examples: list[ContrastiveExample
 
 
 def warn_of_ties(models: Mapping[str, str], pools: Mapping[str, Sequence[Pool]]) -> None:
-    """Say of each model in how many pools all passages have one score: their order is drawn, and shows nothing."""
+    """Warn of each model that scores all passages of a pool alike: their order is drawn at random."""
     for name, path in models.items():
         ranked = rankable(pools[name])
         tied = sum(np.ptp(pool.scores) == 0 for pool in ranked)
         if tied:
-            log.warning(
-                "%s gives all passages the same score in %d of %d pools: there its order is a random one",
-                path, tied, len(ranked),
-            )  # fmt: skip
+            message = "%s scores all passages alike in %d of %d pools: their order there is random"
+            log.warning(message, path, tied, len(ranked))
 
 
-def regressions(result: Mapping[str, Any]) -> int:
-    """Say which baselines have a better MRR, if that is not by chance; returns the exit code."""
-    found = [row for row in result["comparisons"] if row["metric"] == "MRR" and row["regression"]]
-    for row in found:
-        told = f"MRR {row['difference']:+.3f} against {row['baseline']}, corrected p {p_value(row['p_corrected'])}"
-        log.error("regression: %s", told)
-    return EXIT_REGRESSION if found else 0
+def exit_code(args: argparse.Namespace, result: RerankerTestResult) -> int:
+    """Return 3 where a flag asks for it, after reporting the baselines that it is for, else 0."""
+    if not (args.fail_on_regression or args.fail_unless_better):
+        return 0
+    mrr = [one for one in result.comparisons if one.metric == "MRR"]
+    failed = [one for one in mrr if gate([one], unless_better=args.fail_unless_better)]
+    for one in failed:
+        reason = "regression" if one.outcome == WORSE else "no significant gain"
+        p = p_value(one.p_corrected)
+        log.error("%s: MRR %+.3f against %s, corrected p %s", reason, one.difference, one.baseline, p)
+    return EXIT_REGRESSION if failed else 0
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from endpoint import JUDGEMENT, ScriptedEndpoint, canned
 from miniature import save_tiny_bert
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
-from utils.evaluation.sweep_results import sweep_rows
+from utils.evaluation.ablation_results import sweep_figures
+from utils.evaluation.results import SweepFigures
 from utils.files import write_jsonl
 from utils.labelling.ablation import compare_arms
 from utils.labelling.generation import Journal, Target, generate
@@ -126,23 +127,23 @@ def test_sweep_asks_only_for_pairs_that_were_not_judged(retriever: Retriever, tm
     tried = settings_to_try(list(ARMS), OWN, [(0.5, 0.25, 0.25), tuple(WEIGHTS)], [1, 2])
     assert {setting.arm for setting in tried} == set(ARMS) - {"standard"}
 
-    async def work(teacher: LLMTeacher) -> tuple[list[JudgedSource], int, list[dict[str, Any]]]:
+    async def work(teacher: LLMTeacher) -> tuple[list[JudgedSource], int, list[SweepFigures]]:
         results = await ablation(retriever, list(ARMS), 40)(teacher)
         before = len(endpoint.seen)
         swept = await sweep(tried, results, teacher, retriever, candidates=CANDIDATES, concurrency=8)
-        return results, before, sweep_rows(swept, CANDIDATES)
+        return results, before, sweep_figures(swept, CANDIDATES)
 
     with ScriptedEndpoint(canned) as endpoint:
         results, before, rows = asking(endpoint.url, tmp_path / "r.sqlite", work)
         assert endpoint.repeated() == []
-        assert sum(row["verdicts_asked"] for row in rows) == len(endpoint.seen) - before > 0
+        assert sum(row.verdicts_asked for row in rows) == len(endpoint.seen) - before > 0
     assert len(results) == 40
     own = {Setting(arm, WEIGHTS, 1): arm for arm in ARMS}
     for setting, row in zip(tried, rows, strict=True):
-        assert row["sources"] == 40
+        assert row.sources == 40
         if setting in own:  # the run's own setting gives the run's own figures, and costs nothing
-            assert row["verdicts_asked"] == row["judged_difference"] == 0
-            assert row["successes"] == sum(r.trials[own[setting]].success for r in results)
+            assert row.verdicts_asked == row.judged_difference == 0
+            assert row.successes == sum(r.trials[own[setting]].success for r in results)
 
 
 def test_grid_follows_what_an_arm_can_vary() -> None:

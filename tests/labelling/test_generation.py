@@ -13,7 +13,7 @@ import pytest
 from utils.config import load_config
 from utils.corpus.documents import Corpus
 from utils.errors import InputError, RunError
-from utils.evaluation.arm_comparison import summarize
+from utils.evaluation.arm_results import arm_figures
 from utils.files import dumps, write_jsonl
 from utils.labelling.ablation import Excluded, compare_arms
 from utils.labelling.generation import Journal, Target, generate
@@ -265,8 +265,8 @@ def test_summary_by_hand() -> None:
         JudgedSource("3", entity, {"a": Trial(["x"], [USABLE]), "b": Trial(["x"], [ERROR])}),
         JudgedSource("4", None, {}, "no answer"),
     ]
-    a, b = summarize(results, ["a", "b"])
+    a, b = arm_figures(results, ["a", "b"])
     assert (a.sources, a.success_rate, a.mean_attempts, a.mean_judged, a.errors) == (3, 1.0, 4 / 3, 4 / 3, 0)
     assert (b.sources, b.success_rate, b.mean_attempts, b.mean_judged, b.errors) == (2, 0.5, 2.0, 2.0, 1)
-    (nothing,) = summarize([], ["a"])
+    (nothing,) = arm_figures([], ["a"])
     assert (nothing.success_rate, nothing.mean_attempts, nothing.mean_judged) == (None, None, None)

@@ -12,12 +12,10 @@ import argparse
 from datetime import datetime
 
 from utils import cli
-from utils.evaluation.arm_comparison import evidence
-from utils.evaluation.run_comparison import merge
-from utils.evaluation.runs import Run
+from utils.evaluation.run_comparison import Run, compare_runs
 from utils.files import check_output, write_json
 from utils.report.page import write_ablation_page
-from utils.report.text import ablation_text, versions
+from utils.report.text import ablation_text
 from utils.retrieval.arms import ARMS
 
 
@@ -30,7 +28,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--output_file", help="where the results go (default: ./ablation_results/comparison_<time>.json)")
     args = parser.parse_args(argv)
     if len(args.runs) < 2:
-        parser.error("two files or more are wanted")
+        parser.error("name two files or more")
     return args
 
 
@@ -39,27 +37,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     name = args.output_file or f"./ablation_results/comparison_{datetime.now():%Y%m%d_%H%M%S}.json"
     output = check_output(name)
-    runs = [Run.read(file) for file in args.runs]
-    merged = merge(runs, args.arms)
-    result = {
-        "title": f"{' and '.join(merged.names)}, side by side",
-        "settings": {"runs": [str(run.path) for run in runs], "differing": merged.settings},
-        **evidence(merged.sources, merged.arms, merged.versus, labels=labels(merged.arms)),
-        "other_queries": merged.other_queries,
-        "documents": {key: title for run in runs for key, title in run.documents.items()},
-        "versions": versions(),
-    }
-    write_json(output, result)
-    print(f"{len(merged.sources)} sources that all runs share; {merged.other_queries} of them with different queries")
-    for key, values in merged.settings.items():
+    result = compare_runs([Run.read(file) for file in args.runs], args.arms)
+    write_json(output, result.to_json())
+    print(f"{len(result.sources)} sources that all runs share; {result.other_queries} of them with different queries")
+    for key, values in result.settings["differing"].items():
         print(f"{key}: " + "; ".join(f"{value} in {name}" for name, value in values.items()))
     print(ablation_text(result))
     print(f"results are in {output}, the report in {write_ablation_page(result, output)}")
-
-
-def labels(arms: list[str]) -> dict[str, str]:
-    """Return in words what each run's arm does."""
-    return {arm: ARMS[name].label for arm in arms if (name := arm.rpartition(": ")[2]) in ARMS}
 
 
 if __name__ == "__main__":

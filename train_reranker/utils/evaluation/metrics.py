@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.evaluation.statistics import Interval, bootstrap_mean
+from utils.evaluation.results import MetricFigures
+from utils.evaluation.statistics import bootstrap_mean
 from utils.files import replacing
 from utils.schema import ContrastiveExample
 
@@ -37,8 +39,8 @@ def harmonic(n: int) -> float:
 
 @functools.cache
 def random_reciprocal_rank(positives: int, size: int) -> float:
-    """Return the expected 1/rank of the first positive when ``size`` passages stand in random order."""
-    expected, above = 0.0, 1.0  # above: the chance that no positive stands above rank r
+    """Return the expected 1/rank of the first positive of ``size`` passages in random order."""
+    expected, above = 0.0, 1.0  # above: the chance that no positive is above rank r
     for rank in range(1, size - positives + 2):
         left = size - rank + 1
         expected += above * positives / left / rank
@@ -51,9 +53,7 @@ def random_average_precision(positives: int, size: int) -> float:
 
     A positive at rank r has, on average, (r − 1)(R − 1)/(n − 1) other positives above it.
     """
-    if size == 1:
-        return 1.0
-    above = (positives - 1) / (size - 1)
+    above = (positives - 1) / max(1, size - 1)
     return harmonic(size) / size + above * (1 - harmonic(size) / size)
 
 
@@ -79,27 +79,13 @@ RANDOM: dict[str, Callable[[int, int], float]] = {
 MEASURES = {"MRR": "RR", "nDCG@5": "nDCG@5", "nDCG@10": "nDCG@10", "MAP": "AP", "P@1": "P@1"}
 
 
-class Row(NamedTuple):
-    """One metric: the models' means, by name, with intervals, and a random order's expected value on the same pools."""
-
-    metric: str
-    values: dict[str, float]
-    intervals: dict[str, Interval | None]
-    random: float
-
-
 def pairs_of(examples: Sequence[ContrastiveExample]) -> list[tuple[str, str]]:
     """Return all (query, passage) pairs in order: each example's positives, then its negatives."""
     return [(example.query, passage) for example in examples for passage in (*example.pos, *example.neg)]
 
 
 def pools_of(examples: Sequence[ContrastiveExample], scores: np.ndarray) -> list[Pool]:
-    """Cut the scores of :func:`pairs_of` into pools.
-
-    Args:
-        examples: each with at least one positive.
-        scores: shape (pairs,), in the order of ``pairs_of``.
-    """
+    """Cut scores, of shape (pairs,) in the order of :func:`pairs_of`, into the examples' pools."""
     ends = np.cumsum([len(example.pos) + len(example.neg) for example in examples])
     cut = np.split(scores, ends[:-1])
     return [Pool(len(example.pos), pool) for example, pool in zip(examples, cut, strict=True)]
@@ -108,8 +94,8 @@ def pools_of(examples: Sequence[ContrastiveExample], scores: np.ndarray) -> list
 def evaluate(pools: Sequence[Pool], seed: int = 0) -> dict[str, list[float]]:
     """Return each metric's value for each pool, in order; MRR, nDCG, MAP and P@1 come from ir-measures.
 
-    Passages with equal scores stand in an order drawn with ``seed``: trec_eval would break ties by document id, and a
-    model that gives all passages one score must not profit from how they are named.
+    ``seed`` draws the order of equal scores: trec_eval breaks ties by document id, and a model that scores all passages
+    alike must not profit from their names.
     """
     import ir_measures
 
@@ -123,7 +109,7 @@ def evaluate(pools: Sequence[Pool], seed: int = 0) -> dict[str, list[float]]:
 
 
 def trec(pools: Sequence[Pool], seed: int = 0) -> tuple[list[Any], list[Any]]:
-    """Return ir-measures' ``Qrel`` and ``ScoredDoc`` records of all pools; ``seed`` decides how ties are broken."""
+    """Return ir-measures' ``Qrel`` and ``ScoredDoc`` records of all pools; ``seed`` breaks ties."""
     from ir_measures import Qrel, ScoredDoc
 
     rng = random.Random(seed)
@@ -138,9 +124,9 @@ def trec(pools: Sequence[Pool], seed: int = 0) -> tuple[list[Any], list[Any]]:
 
 
 def write_trec(folder: Path, models: Mapping[str, Sequence[Pool]]) -> None:
-    """Write ``qrels.txt`` and, for each model, ``<name>.run``, so that other tools can check the figures.
+    """Write ``qrels.txt`` and each model's ``<name>.run``, so that other tools can check the figures.
 
-    Queries are numbered from 0 in the data's order; those without a negative are not among them.
+    Queries that have a negative are numbered from 0 in the data's order.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, pools in models.items():
@@ -149,14 +135,12 @@ def write_trec(folder: Path, models: Mapping[str, Sequence[Pool]]) -> None:
             out.writelines(f"{qrel.query_id} 0 {qrel.doc_id} {qrel.relevance}\n" for qrel in qrels)
         ranked = sorted(run, key=lambda doc: (int(doc.query_id), -doc.score))
         with replacing(folder / f"{name}.run") as out:
-            rank, query = 0, None
-            for doc in ranked:
-                rank, query = (rank + 1 if doc.query_id == query else 1), doc.query_id
-                out.write(f"{doc.query_id} Q0 {doc.doc_id} {rank} {doc.score!r} {name}\n")
+            for query, docs in itertools.groupby(ranked, key=lambda doc: doc.query_id):
+                out.writelines(f"{query} Q0 {doc.doc_id} {n} {doc.score!r} {name}\n" for n, doc in enumerate(docs, 1))
 
 
 def rankable(pools: Sequence[Pool]) -> list[Pool]:
-    """Return the pools that have a negative: the others rank nothing, whatever the scores are."""
+    """Return the pools that have a negative; there is nothing to rank in the others."""
     return [pool for pool in pools if pool.size > pool.positives]
 
 
@@ -170,22 +154,13 @@ def pairwise_accuracy(pool: Pool) -> float:
     return float(np.mean(below + up_to) / 2 / len(negatives))
 
 
-def compare(models: Mapping[str, Sequence[Pool]]) -> list[Row]:
-    """Return a row for each metric: every model's mean over the pools, and a random order's.
-
-    Pools without a negative rank nothing and are left out.
-
-    Args:
-        models: pools by the model's name; the same pools for each.
-    """
+def compare(models: Mapping[str, Sequence[Pool]]) -> list[MetricFigures]:
+    """Return each metric's figures over the pools that have a negative; all models, by name, have the same pools."""
     values = {name: evaluate(rankable(pools)) for name, pools in models.items()}
     shapes = [(pool.positives, pool.size) for pool in rankable(next(iter(models.values())))]
-    return [
-        Row(
-            metric,
-            {name: fmean(values[name][metric]) for name in models},
-            {name: bootstrap_mean(values[name][metric]) for name in models},
-            fmean(expected(*shape) for shape in shapes),
-        )
-        for metric, expected in RANDOM.items()
-    ]
+    rows = []
+    for metric, expected in RANDOM.items():
+        means = {name: fmean(found[metric]) for name, found in values.items()}
+        intervals = {name: bootstrap_mean(found[metric]) for name, found in values.items()}
+        rows.append(MetricFigures(metric, means, intervals, fmean(expected(*shape) for shape in shapes)))
+    return rows

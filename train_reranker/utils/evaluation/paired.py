@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,7 +16,10 @@ BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference"
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Ours less theirs, pair by pair; what cannot be computed is None."""
+    """Ours less theirs, pair by pair; what cannot be computed is None.
+
+    ``outcome`` is ``better`` or ``worse`` where the corrected p is below 5%, else ``no difference``.
+    """
 
     pairs: int
     difference: float | None  # of the means
@@ -25,13 +28,15 @@ class PairedDifference:
     p_corrected: float
     pairs_needed: int | None  # to detect such a difference with 80% power
     lower_is_better: bool = False
+    outcome: str = field(init=False)
 
-    @property
-    def outcome(self) -> str:
-        """``better`` or ``worse`` where the corrected p is below 5%, else ``no difference``."""
+    def __post_init__(self) -> None:
+        """Derive the outcome; it is a field so that result files hold it."""
         if not self.difference or self.p_corrected >= ALPHA:
-            return NO_DIFFERENCE
-        return BETTER if (self.difference < 0) == self.lower_is_better else WORSE
+            outcome = NO_DIFFERENCE
+        else:
+            outcome = BETTER if (self.difference < 0) == self.lower_is_better else WORSE
+        object.__setattr__(self, "outcome", outcome)
 
 
 def paired(
@@ -63,3 +68,15 @@ def correct(found: Sequence[PairedDifference]) -> list[PairedDifference]:
     """Return comparisons that were made together with p-values corrected by Holm."""
     corrected = holm([one.p for one in found])
     return [replace(one, p_corrected=p) for one, p in zip(found, corrected, strict=True)]
+
+
+def gate(differences: Sequence[PairedDifference], *, unless_better: bool) -> bool:
+    """Return whether a script that was asked to must exit 3: a loss that is significant after correction.
+
+    Args:
+        differences: from each baseline, p-values corrected over all of them.
+        unless_better: be stricter: anything but a significant gain over every baseline fails, no baseline included.
+    """
+    if unless_better:
+        return not differences or any(one.outcome != BETTER for one in differences)
+    return any(one.outcome == WORSE for one in differences)

@@ -1,13 +1,15 @@
 """What a sample can say: intervals, paired tests, their correction, and how large a sample would have to be.
 
-Whatever cannot be computed, for too few or all-equal values, is None, never a number that looks like one.
+What cannot be computed, for too few or all-equal values, is None, never a number that looks like one. Samples are
+arrays of shape (N,), paired ones in the same order; ``confidence``, ``alpha`` and ``power`` are above 0 and below 1;
+``seed`` is that of the resampling.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,8 +17,8 @@ from numpy.typing import ArrayLike
 CONFIDENCE = 0.95
 POWER = 0.8
 RESAMPLES = 9999
-VALUES_AT_ONCE = 4_000_000  # bounds memory: resamples are drawn in batches of about so many values
-SEED = 0  # of the resampling: the same data give the same figures
+VALUES_AT_ONCE = 4_000_000  # bounds memory: resamples are drawn in batches of about this many values
+SEED = 0  # the same data give the same figures
 
 
 class Interval(NamedTuple):
@@ -46,16 +48,8 @@ def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> Inter
 def bootstrap_mean(values: ArrayLike, confidence: float = CONFIDENCE, seed: int = SEED) -> Interval | None:
     """Return the expanded percentile bootstrap interval of a mean (Hesterberg, The American Statistician 69, 2015).
 
-    The percentile interval (Efron, 1979) is too narrow for few values by what a t interval makes wider than a normal
-    one, and by the factor √(n/(n−1)); its quantiles are moved out by both.
-
-    Args:
-        values: shape (N,), in any unit, which is the interval's, too.
-        confidence: above 0, below 1.
-        seed: of the resampling.
-
-    Returns:
-        None where fewer than two values, or nothing but equal ones, leave no spread to learn from.
+    For few values the percentile interval (Efron, 1979) is too narrow, by what a t interval is wider than a normal one
+    and by the factor √(n/(n−1)); its quantiles are moved out by both. None for fewer than two values, or equal ones.
     """
     from scipy.stats import bootstrap, norm, t
 
@@ -64,24 +58,17 @@ def bootstrap_mean(values: ArrayLike, confidence: float = CONFIDENCE, seed: int 
     if n < 2 or np.ptp(sample) == 0:
         return None
     tail = norm.sf(math.sqrt(n / (n - 1)) * t.isf((1 - confidence) / 2, n - 1))
-    result = bootstrap(
-        (sample,),
-        np.mean,
-        confidence_level=1 - 2 * tail,
-        method="percentile",
-        n_resamples=RESAMPLES,
-        batch=_batch(n),
-        rng=np.random.default_rng(seed),
-    )
+    result = bootstrap((sample,), np.mean, confidence_level=1 - 2 * tail, method="percentile", **_resampling(n, seed))
     return Interval(float(result.confidence_interval.low), float(result.confidence_interval.high))
 
 
-def _batch(values: int) -> int:
-    return max(1, min(RESAMPLES, VALUES_AT_ONCE // values))
+def _resampling(values: int, seed: int) -> dict[str, Any]:
+    batch = max(1, min(RESAMPLES, VALUES_AT_ONCE // values))
+    return {"n_resamples": RESAMPLES, "batch": batch, "rng": np.random.default_rng(seed)}
 
 
 def discordant(first: ArrayLike, second: ArrayLike) -> Discordant:
-    """Count the pairs that differ, of two arrays of truth values of shape (N,)."""
+    """Count the pairs that differ, of two samples of truth values."""
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     return Discordant(int(np.sum(a & ~b)), int(np.sum(b & ~a)))
 
@@ -97,13 +84,8 @@ def mcnemar(pairs: Discordant) -> float:
 def tango(first: ArrayLike, second: ArrayLike, confidence: float = CONFIDENCE) -> Interval | None:
     """Return the score interval of the difference of two paired proportions, first − second, within −1 to 1.
 
-    All differences that a score test of the discordant pairs does not reject (Tango, Statistics in Medicine 17, 1998,
-    891-908). None without a pair.
-
-    Args:
-        first: truth values, shape (N,).
-        second: those that they are paired with, shape (N,).
-        confidence: above 0, below 1.
+    It holds all differences that a score test of the discordant pairs does not reject (Tango, Statistics in Medicine
+    17, 1998, 891-908). None without a pair.
     """
     from scipy.optimize import brentq
     from scipy.stats import norm
@@ -133,11 +115,6 @@ def paired_permutation(first: ArrayLike, second: ArrayLike, seed: int = SEED) ->
 
     The statistic is the mean difference (Pitman, 1937). Exact for few differing pairs, else from ``RESAMPLES`` draws,
     the observed signs counted among them (Phipson and Smyth, 2010).
-
-    Args:
-        first: shape (N,), in any unit.
-        second: the values that they are paired with, shape (N,).
-        seed: of the draws.
     """
     from scipy.stats import permutation_test
 
@@ -145,16 +122,10 @@ def paired_permutation(first: ArrayLike, second: ArrayLike, seed: int = SEED) ->
     differences = differences[differences != 0]  # equal pairs have no sign to draw
     if len(differences) < 2:
         return 1.0
-    result = permutation_test(
-        (differences,),
-        np.mean,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=_batch(len(differences)),
-        rng=np.random.default_rng(seed),
+    options = _resampling(len(differences), seed)
+    return float(
+        permutation_test((differences,), np.mean, permutation_type="samples", vectorized=True, **options).pvalue
     )
-    return float(result.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -168,17 +139,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def pairs_for_mean(differences: ArrayLike, alpha: float = 1 - CONFIDENCE, power: float = POWER) -> int | None:
-    """Return how many pairs a test needs to see a mean difference such as the observed one.
+    """Return how many pairs a two-sided test needs to detect a mean difference as large as the observed one.
 
-    By the normal approximation, n = ((z₁₋α/₂ + z_power) · sd / mean)².
-
-    Args:
-        differences: shape (N,).
-        alpha: level of the two-sided test, above 0, below 1.
-        power: chance to see it, above 0, below 1.
-
-    Returns:
-        None where no difference, or no spread, was observed.
+    By the normal approximation, n = ((z₁₋α/₂ + z_power) · sd / mean)². None without a difference, or without spread.
     """
     from scipy.stats import norm
 
@@ -192,18 +155,10 @@ def pairs_for_mean(differences: ArrayLike, alpha: float = 1 - CONFIDENCE, power:
 def pairs_for_proportions(
     pairs: Discordant, trials: int, alpha: float = 1 - CONFIDENCE, power: float = POWER
 ) -> int | None:
-    """Return how many pairs McNemar's test needs to see a difference such as the observed one.
+    """Return how many pairs McNemar's test needs to detect a difference as large as the observed one.
 
-    By Connor (1987, Biometrics 43, 207-211), from the shares of discordant pairs.
-
-    Args:
-        pairs: those that differ, of ``trials``.
-        trials: how many pairs were observed.
-        alpha: level of the two-sided test, above 0, below 1.
-        power: chance to see it, above 0, below 1.
-
-    Returns:
-        None where no difference was observed.
+    By Connor (1987, Biometrics 43, 207-211), from the shares of discordant ones among ``trials`` observed pairs. None
+    without a difference.
     """
     from scipy.stats import norm
 
@@ -215,13 +170,9 @@ def pairs_for_proportions(
 
 
 def area_under_curve(positives: ArrayLike, negatives: ArrayLike) -> float | None:
-    """Return the chance that a positive's score is above a negative's, ties counting half; None without one of both.
+    """Return the chance that a positive's score, of shape (P,), is above a negative's, of (N,); ties count half.
 
-    The area under the ROC curve, by way of the rank-sum statistic (Mann and Whitney, 1947).
-
-    Args:
-        positives: scores, shape (P,).
-        negatives: scores, shape (N,).
+    The area under the ROC curve, by way of the rank-sum statistic (Mann and Whitney, 1947). None without one of both.
     """
     from scipy.stats import mannwhitneyu
 

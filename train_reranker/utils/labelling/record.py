@@ -76,7 +76,7 @@ class JudgedSource(NamedTuple):
             for document_id, verdict in zip(trial.retrieved, trial.verdicts, strict=False)
         }
 
-    def row(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the source as it stands in the file."""
         entity = self.entity
         return {
@@ -90,7 +90,7 @@ class JudgedSource(NamedTuple):
         }
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> JudgedSource:
+    def from_json(cls, row: Mapping[str, Any]) -> JudgedSource:
         """Return the source that a file's row holds.
 
         Raises:

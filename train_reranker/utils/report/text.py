@@ -1,15 +1,33 @@
-"""Results as text: tables for the screen, figures with their intervals, and the versions that they were made with."""
+"""Results as tables and text, for the screen and, with the same cells, for the page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-# What the figures depend on.
-PACKAGES = ("torch", "transformers", "FlagEmbedding", "faiss-cpu", "numpy", "scipy", "ir-measures", "matplotlib")
+from utils.evaluation.results import AblationResult, ArmComparison, MetricFigures, RerankerTestResult, Slice
+from utils.evaluation.statistics import Interval
 
 DASH = "–"
 SHOWN = 10  # settings of a sweep on the screen; the file and the page have all
+# Format specifications; "z" writes no negative zero.
+PERCENT, TWO, THREE = ".1%", ".2f", ".3f"
+SIGNED_ONE, SIGNED_TWO, SIGNED_THREE, SIGNED_WHOLE = "+z.1f", "+z.2f", "+z.3f", "+z,.0f"
+
+
+class Table(NamedTuple):
+    """A table with its heading and caption on the page, and the notes below it."""
+
+    heading: str
+    caption: str
+    headers: Sequence[str]
+    rows: list[list[Any]]
+    notes: Sequence[str] = ()
+
+    def text(self, most: int | None = None) -> str:
+        """Return the table and its notes for the screen, at most ``most`` of its rows."""
+        more = [f"the first {most} of {len(self.rows)} rows"] if most and len(self.rows) > most else []
+        return "\n".join([table(self.rows[:most], self.headers), *self.notes, *more])
 
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
@@ -22,253 +40,170 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
 
 def percent(share: float | None) -> str | None:
     """Return a share of 0 to 1 in percent, None as it is."""
-    return None if share is None else f"{share:.1%}"
+    return None if share is None else format(share, PERCENT)
 
 
-def decimals(value: float | None) -> str | None:
-    """Return a number with two decimals, None as it is."""
-    return None if value is None else f"{value:.2f}"
+def number(value: float | None, spec: str) -> str:
+    """Return a formatted number; what cannot be computed is a dash."""
+    return DASH if value is None else format(value, spec)
 
 
-def points(difference: float | None) -> str | None:
-    """Return a difference of shares in percentage points with its sign, None as it is."""
-    return None if difference is None else f"{100 * difference:+.1f}"
-
-
-def signed(value: float | None) -> str | None:
-    """Return a difference with its sign and two decimals, None as it is."""
-    return None if value is None else f"{value:+.2f}"
-
-
-def thousands(value: float | None) -> str | None:
-    """Return a number as a whole one with its sign and separators, None as it is."""
-    return None if value is None else f"{round(value):+,}"
-
-
-def with_interval(
-    value: float | None, interval: Sequence[float] | None, show: Callable[[float | None], str | None]
-) -> str:
+def with_interval(value: float | None, interval: Interval | None, spec: str) -> str:
     """Return a value and its interval, as in "3.10 [2.80, 3.45]"; what cannot be computed is a dash."""
     if value is None:
         return DASH
-    ends = f"{show(interval[0])}, {show(interval[1])}" if interval else DASH
-    return f"{show(value)} [{ends}]"
+    ends = ", ".join(format(end, spec) for end in interval) if interval else DASH
+    return f"{format(value, spec)} [{ends}]"
 
 
-def p_value(p: float | None) -> str:
+def p_value(p: float) -> str:
     """Return a p-value with three decimals, or that it is below 0.001."""
-    return DASH if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that figures depend on."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-ARM_HEADERS = ("arm", "what it returns", "sources", "success rate", "attempts", "judged a source", "errors")
-
-
-def arm_rows(result: Mapping[str, Any]) -> list[list[Any]]:
-    """Return the cells of the arms' table, under ``ARM_HEADERS``."""
-    return [
-        [
-            row["arm"],
-            row["label"],
-            row["sources"],
-            with_interval(row["success_rate"], row["success_interval"], percent),
-            with_interval(row["mean_attempts"], row["attempts_interval"], decimals),
-            with_interval(row["mean_judged"], row["judged_interval"], decimals),
-            row["errors"],
-        ]
-        for row in result["table"]
+def arm_table(result: AblationResult) -> Table:
+    """Return the arms' figures."""
+    rows = []
+    for arm in result.table:
+        rate = with_interval(arm.success_rate, arm.success_interval, PERCENT)
+        attempts = with_interval(arm.mean_attempts, arm.attempts_interval, TWO)
+        judged = with_interval(arm.mean_judged, arm.judged_interval, TWO)
+        rows.append([arm.arm, arm.label, arm.sources, rate, attempts, judged, arm.errors])
+    notes = [
+        "attempts: candidates judged until the first usable one, over the sources that have one; judged per source: "
+        "over all sources; [95% interval], – where it cannot be computed",
+        *(f"{arm} was left out: {reason}" for arm, reason in result.left_out.items()),
     ]
+    if result.extraction_errors:
+        notes.append(f"not counted: {result.extraction_errors} sources whose extraction failed with an error")
+    headers = ("arm", "what it returns", "sources", "success rate", "attempts", "judged per source", "errors")
+    return Table("Arms", "Each arm over the sources on which it completed", headers, rows, notes)
 
 
-COMPARISON_HEADERS = (
-    "arm − baseline",
-    "sources",
-    "success, points",
-    "p",
-    "judged a source",
-    "p",
-    "calls saved per 1,000",
-    "needed",
-)
-
-
-def comparison_rows(result: Mapping[str, Any]) -> list[list[Any]]:
-    """Return the cells of the comparisons' table, under ``COMPARISON_HEADERS``; all p are corrected."""
-    return [
-        [
-            f"{row['arm']} − {row['baseline']}",
-            row["sources"],
-            with_interval(row["success_difference"], row["success_interval"], points),
-            p_value(row["success_p_corrected"]),
-            with_interval(row["judged_difference"], row["judged_interval"], signed),
-            p_value(row["judged_p_corrected"]),
-            with_interval(row["calls_saved_per_thousand"], row["calls_saved_interval"], thousands),
-            DASH if row["sources_needed_judged"] is None else f"{row['sources_needed_judged']:,}",
-        ]
-        for row in result["comparisons"]
+def arm_comparison_table(result: AblationResult) -> Table:
+    """Return the paired comparisons of arms; all p are corrected."""
+    rows = []
+    for one in result.comparisons:
+        ends = one.success_interval and Interval(*(100 * end for end in one.success_interval))
+        points = None if one.success_difference is None else 100 * one.success_difference
+        success = [with_interval(points, ends, SIGNED_ONE), p_value(one.success_p_corrected)]
+        judged = with_interval(one.judged_difference, one.judged_interval, SIGNED_TWO)
+        saved = with_interval(one.calls_saved_per_thousand, one.calls_saved_interval, SIGNED_WHOLE)
+        needed = number(one.sources_needed_judged, ",")
+        found = [judged, p_value(one.judged_p_corrected), one.outcome, saved, needed]
+        rows.append([f"{one.arm} − {one.baseline}", one.sources, *success, *found])
+    notes = [
+        "p: exact McNemar test, paired permutation test; corrected by Holm. outcome: by the candidates judged, at 5%. "
+        "needed: sources to detect such a difference in candidates judged with 80% power",
+        *(line for one in result.comparisons if (line := money_text(one))),
     ]
+    headers = (
+        "arm − baseline", "sources", "success, points", "p", "judged per source", "p", "outcome",
+        "calls saved per 1,000", "needed",
+    )  # fmt: skip
+    caption = "Each arm less its baseline, over the sources on which both completed"
+    return Table("Paired comparison", caption, headers, rows, notes)
 
 
-def three(value: float | None) -> str | None:
-    """Return a metric with three decimals, None as it is."""
-    return None if value is None else f"{value:.3f}"
-
-
-def signed_three(value: float | None) -> str | None:
-    """Return a difference of metrics with its sign and three decimals, None as it is."""
-    return None if value is None else f"{value:+.3f}"
-
-
-SWEEP_HEADERS = ("arm", "λ1", "λ2", "λ3", "pool", "success rate", "judged a source", "difference", "p", "asked")
-
-
-def sweep_rows(result: Mapping[str, Any]) -> list[list[Any]]:
-    """Return the cells of the sweep's table, under ``SWEEP_HEADERS``, fewest candidates judged first."""
-    ordered = sorted(result.get("sweep") or [], key=lambda row: (row["mean_judged"] is None, row["mean_judged"] or 0))
-    return [
-        [
-            row["arm"],
-            *(f"{row[name]:.3g}" for name in ("lambda1", "lambda2", "lambda3")),
-            f"×{row['rerank_pool_factor']}",
-            with_interval(row["success_rate"], row["success_interval"], percent),
-            with_interval(row["mean_judged"], row["judged_interval"], decimals),
-            with_interval(row["judged_difference"], row["difference_interval"], signed),
-            p_value(row["judged_p_corrected"]),
-            row["verdicts_asked"],
-        ]
-        for row in ordered
-    ]
-
-
-NOTES = {
-    "metrics": "[95% bootstrap interval], – where it cannot be computed; random order: its exact expected value",
-    "differences": "p: permutation test, query by query; corrected by Holm over the baselines of a metric. needed: "
-    "queries that would show such a difference, 4 times of 5",
-    "separation": "AUC: chance that a positive scores above a negative of any query. calibration error: of the scores' "
-    "sigmoid as the chance to be positive, 0 is best",
-    "arms": "attempts: candidates judged until the first usable one, over the sources that have one; judged a source: "
-    "over all sources; [95% interval], – where it cannot be computed",
-    "comparisons": "p: exact McNemar, paired permutation; corrected by Holm. needed: sources that would show such a "
-    "difference in candidates judged, 4 times of 5",
-    "sweep": "difference: candidates judged, from the same arm as the run had it, over the same sources. The best of "
-    "many settings looks better than it is: try it on other sources (--seed)",
-}
-
-
-def metric_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Return headers and cells of the metrics' table: a column for each model, and a random order's value."""
-    names = list(result["metrics"][0]["values"])
-    rows = [
-        [
-            row["metric"],
-            *(with_interval(row["values"][name], row["intervals"][name], three) for name in names),
-            three(row["random"]),
-        ]
-        for row in result["metrics"]
-    ]
-    return ["metric", *names, "random order"], rows
-
-
-DIFFERENCE_HEADERS = ("metric", "model − baseline", "p", "corrected p", "needed")
-
-
-def difference_rows(result: Mapping[str, Any]) -> list[list[Any]]:
-    """Return the cells of the models' comparison, under ``DIFFERENCE_HEADERS``."""
-    return [
-        [
-            f"{row['metric']}, {row['baseline']}",
-            with_interval(row["difference"], row["interval"], signed_three),
-            p_value(row["p"]),
-            p_value(row["p_corrected"]),
-            DASH if row["queries_needed"] is None else f"{row['queries_needed']:,}",
-        ]
-        for row in result["comparisons"]
-    ]
-
-
-def slice_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Return headers and cells of the slices' table: every model's MRR over queries that are alike."""
-    names = list(result["metrics"][0]["values"])
-    rows = [
-        [
-            f"{row['low']}–{row['high']} {row['kind']}" if row["low"] < row["high"] else f"{row['low']} {row['kind']}",
-            row["queries"],
-            *(with_interval(row["values"][name], row["intervals"][name], three) for name in names),
-            three(row["random"]),
-        ]
-        for row in result["slices"]
-    ]
-    return ["MRR over", "queries", *names, "random order"], rows
-
-
-SEPARATION_HEADERS = (
-    "scores of",
-    "AUC",
-    "mean of positives",
-    "of negatives",
-    "gap within a query",
-    "calibration error",
-)
-
-
-def separation_rows(result: Mapping[str, Any]) -> list[list[Any]]:
-    """Return the cells of the separation's table, under ``SEPARATION_HEADERS``."""
-    return [
-        [
-            name,
-            three(row["auc"]),
-            signed(row["positive_mean"]),
-            signed(row["negative_mean"]),
-            with_interval(row["gap"], row["gap_interval"], signed),
-            three(row["calibration_error"]),
-        ]
-        for name, row in result["separation"].items()
-    ]
-
-
-def assessment_text(result: Mapping[str, Any]) -> str:
-    """Return what a test of rerankers prints: the verdict, then the tables."""
-    headers, rows = metric_table(result)
-    parts = [f"{result['queries']} queries of {result['settings']['test_data']}", result["verdict"]]
-    parts += [table(rows, headers), NOTES["metrics"]]
-    if result["comparisons"]:
-        parts += ["", table(difference_rows(result), DIFFERENCE_HEADERS), NOTES["differences"]]
-    headers, rows = slice_table(result)
-    parts += ["", table(rows, headers), "", table(separation_rows(result), SEPARATION_HEADERS), NOTES["separation"]]
-    return "\n".join(parts)
-
-
-def ablation_text(result: Mapping[str, Any]) -> str:
-    """Return what an ablation or a comparison of runs prints: the verdict, then the tables."""
-    parts = [result["verdict"], table(arm_rows(result), ARM_HEADERS), NOTES["arms"]]
-    parts += [f"{arm} was left out: {reason}" for arm, reason in result.get("left_out", {}).items()]
-    if result["extraction_errors"]:
-        parts.append(f"{result['extraction_errors']} more sources: the extraction ended in an error")
-    if result["comparisons"]:
-        parts += ["", table(comparison_rows(result), COMPARISON_HEADERS), NOTES["comparisons"]]
-        parts += [line for row in result["comparisons"] if (line := money_text(row))]
-    if result.get("sweep"):
-        parts += ["", table(sweep_rows(result)[:SHOWN], SWEEP_HEADERS), NOTES["sweep"]]
-        parts += [f"the first {SHOWN} of {len(result['sweep'])} settings"] if len(result["sweep"]) > SHOWN else []
-    return "\n".join(parts)
-
-
-def money_text(row: Mapping[str, Any]) -> str | None:
+def money_text(comparison: ArmComparison) -> str | None:
     """Return what a comparison's arm saves in money, or None where prices are not configured."""
-    saved = with_interval(row["money_saved_per_thousand"], row["money_saved_interval"], signed)
-    if row["money_saved_per_thousand"] is None:
+    if comparison.money_saved_per_thousand is None:
         return None
-    return f"{row['arm']} saves {saved} in the currency of the prices per 1,000 sources, against {row['baseline']}"
+    saved = with_interval(comparison.money_saved_per_thousand, comparison.money_saved_interval, SIGNED_TWO)
+    against = f"against {comparison.baseline}"
+    return f"{comparison.arm} saves {saved} per 1,000 sources, in the currency of the prices, {against}"
+
+
+def sweep_table(result: AblationResult) -> Table:
+    """Return the sweep's settings, fewest candidates judged first."""
+    rows = []
+    for row in sorted(result.sweep, key=lambda row: (row.mean_judged is None, row.mean_judged or 0)):
+        setting = [f"{weight:.3g}" for weight in (row.lambda1, row.lambda2, row.lambda3)]
+        rate = with_interval(row.success_rate, row.success_interval, PERCENT)
+        judged = with_interval(row.mean_judged, row.judged_interval, TWO)
+        difference = with_interval(row.judged_difference, row.difference_interval, SIGNED_TWO)
+        found = [rate, judged, difference, p_value(row.judged_p_corrected), row.verdicts_asked]
+        rows.append([row.arm, *setting, f"×{row.rerank_pool_factor}", *found])
+    headers = ("arm", "λ1", "λ2", "λ3", "pool", "success rate", "judged per source", "difference", "p", "new verdicts")
+    note = (
+        "difference: in candidates judged, from the same arm with the run's own settings, over the same sources. The "
+        "best of many settings looks better than it is: confirm it on other sources (--seed)"
+    )
+    return Table("Sweep", "Settings on the same sources, fewest candidates judged first", headers, rows, [note])
+
+
+def _by_model(row: MetricFigures | Slice) -> list[str]:
+    """Return every model's value, then a random order's."""
+    values = [with_interval(value, row.intervals[name], THREE) for name, value in row.values.items()]
+    return [*values, number(row.random, THREE)]
+
+
+def metric_table(result: RerankerTestResult) -> Table:
+    """Return the models' metrics, and a random order's."""
+    rows: list[list[Any]] = [[row.metric, *_by_model(row)] for row in result.metrics]
+    note = "[95% bootstrap interval], – where it cannot be computed; random order: its exact expected value"
+    caption = "Mean over the queries that have a negative"
+    return Table("Metrics", caption, ["metric", *result.metrics[0].values, "random order"], rows, [note])
+
+
+def model_comparison_table(result: RerankerTestResult) -> Table:
+    """Return the paired comparisons of the model with its baselines."""
+    rows: list[list[Any]] = []
+    for one in result.comparisons:
+        difference, needed = with_interval(one.difference, one.interval, SIGNED_THREE), number(one.pairs_needed, ",")
+        p = [p_value(one.p), p_value(one.p_corrected)]
+        rows.append([f"{one.metric}, {one.baseline}", difference, *p, one.outcome, needed])
+    note = (
+        "p: paired permutation test over queries; corrected by Holm over the baselines, per metric. outcome: at 5%, "
+        "after correction. needed: queries to detect such a difference with 80% power"
+    )
+    headers = ("metric", "model − baseline", "p", "corrected p", "outcome", "needed")
+    return Table("Paired comparison", "The model less each baseline, query by query", headers, rows, [note])
+
+
+def slice_table(result: RerankerTestResult) -> Table:
+    """Return every model's MRR over similar queries."""
+    rows: list[list[Any]] = []
+    for row in result.slices:
+        between = f"{row.low}–{row.high}" if row.low < row.high else f"{row.low}"
+        rows.append([f"{between} {row.kind}", row.queries, *_by_model(row)])
+    headers = ["MRR over", "queries", *result.metrics[0].values, "random order"]
+    return Table("Slices", "MRR over similar queries", headers, rows)
+
+
+def separation_table(result: RerankerTestResult) -> Table:
+    """Return how well the models' scores separate positives from negatives."""
+    rows: list[list[Any]] = []
+    for name, row in result.separation.items():
+        means = [number(mean, SIGNED_TWO) for mean in (row.positive_mean, row.negative_mean)]
+        gap = with_interval(row.gap, row.gap_interval, SIGNED_TWO)
+        rows.append([name, number(row.auc, THREE), *means, gap, number(row.calibration_error, THREE)])
+    headers = ("scores of", "AUC", "positive mean", "negative mean", "gap per query", "calibration error")
+    note = (
+        "AUC: chance that a positive scores above a negative of any query. calibration error: of the scores' sigmoid "
+        "as the probability of a positive, 0 is best"
+    )
+    return Table("Scores", "Whether the scores separate positives from negatives", headers, rows, [note])
+
+
+def ablation_tables(result: AblationResult) -> list[Table]:
+    """Return the tables of an ablation or a comparison of runs, but for empty ones."""
+    tables = [arm_table(result), arm_comparison_table(result), sweep_table(result)]
+    return [one for one in tables if one.rows or one.heading == "Arms"]
+
+
+def reranker_test_tables(result: RerankerTestResult) -> list[Table]:
+    """Return the tables of a test of rerankers, but for empty ones."""
+    tables = [metric_table(result), model_comparison_table(result), slice_table(result), separation_table(result)]
+    return [one for one in tables if one.rows]
+
+
+def ablation_text(result: AblationResult) -> str:
+    """Return what an ablation or a comparison of runs prints: the summary, then the tables."""
+    return result.summary + "\n" + "\n\n".join(one.text(SHOWN) for one in ablation_tables(result))
+
+
+def reranker_test_text(result: RerankerTestResult) -> str:
+    """Return what a test of rerankers prints: the summary, then the tables."""
+    head = f"{result.queries} queries of {result.settings['test_data']}\n{result.summary}\n"
+    return head + "\n\n".join(one.text() for one in reranker_test_tables(result))

@@ -1,5 +1,5 @@
 "use strict";
-// Filters and sorts the list of sources. Without scripts the list stands whole, in the order of the first choice.
+// Filters and sorts the list of sources. Without scripts the whole list is shown, in the order of the first choice.
 const list = document.getElementById("sources");
 if (list) {
   const items = [...list.querySelectorAll(".source")];
@@ -36,7 +36,7 @@ if (list) {
   versus.addEventListener("change", sort);
   filter();
 
-  // What is printed is open.
+  // Open the shown sources for printing.
   let closed = [];
   addEventListener("beforeprint", () => {
     closed = items.filter((item) => !item.open && !item.hidden);

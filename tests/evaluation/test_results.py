@@ -1,0 +1,54 @@
+"""Result files: what is written is what is read, and what an earlier version wrote is read, too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trials import reranker_test, result_of, sources
+from utils.evaluation.results import VERSION, AblationResult, RerankerTestResult, Result
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.mark.parametrize(
+    "result",
+    [result_of(sources(base=[4, None, "error"] * 9, a=[1, 1, 2] * 9), ["base", "a"]), reranker_test()],
+    ids=["ablation", "test"],
+)
+def test_what_is_written_is_what_is_read(result: Result) -> None:
+    values = json.loads(json.dumps(result.to_json()))
+    assert values["version"] == VERSION
+    assert type(result).from_json(values) == result
+
+
+def test_ablation_of_an_earlier_version_is_read() -> None:
+    values = json.loads((DATA / "ablation_v1.json").read_text())
+    assert "version" not in values
+    result = AblationResult.from_json(values)
+    assert (result.version, result.summary, result.versions) == (VERSION, values["verdict"], values["versions"])
+    assert [arm.arm for arm in result.table] == ["standard", "diverse", "zs", "diverse_zs"]
+    assert result.table[0].success_interval == tuple(values["table"][0]["success_interval"])
+    assert {one.outcome for one in result.comparisons} == {"no difference"}
+    assert {one.money_saved_interval for one in result.comparisons} == {None}
+    assert [source.to_json() for source in result.sources] == values["sources"]
+    assert [(row.arm, row.lambda1) for row in result.sweep] == [("diverse", 1.0), ("diverse_zs", 1.0)]
+    assert list(result.left_out) == ["diverse_ft"]
+
+
+def test_reranker_test_of_an_earlier_version_is_read() -> None:
+    values = json.loads((DATA / "reranker_test_v1.json").read_text())
+    result = RerankerTestResult.from_json(values)
+    assert (result.summary, result.queries) == (values["verdict"], 4)
+    first, row = result.comparisons[0], values["comparisons"][0]
+    assert (first.metric, first.pairs, first.pairs_needed) == (row["metric"], 4, row["queries_needed"])
+    assert first.outcome == "no difference"
+    assert result.separation["model"].histogram.edges == values["separation"]["model"]["histogram"]["edges"]
+
+
+def test_file_of_a_later_version_is_refused() -> None:
+    values = reranker_test().to_json() | {"version": VERSION + 1}
+    with pytest.raises(ValueError, match="newer than"):
+        RerankerTestResult.from_json(values)

@@ -1,0 +1,74 @@
+"""Runs side by side: what they share, and files of this and of earlier versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trials import BUDGET, sources
+from utils.errors import InputError
+from utils.evaluation.ablation_results import RunContext, ablation_result
+from utils.evaluation.arm_results import arm_comparisons
+from utils.evaluation.run_comparison import Run, compare_runs, merge
+from utils.files import write_json
+from utils.labelling.record import JudgedSource, Trial
+from utils.schema import BridgeEntity, Outcome, Verdict
+
+
+def write_run(path: Path, results: list[JudgedSource], **settings: Any) -> Run:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result = ablation_result(results, list(results[0].trials), "none", budget=BUDGET, context=RunContext(settings))
+    write_json(path, result.to_json())
+    return Run.read(str(path))
+
+
+def test_runs_are_paired_by_the_sources_that_they_share(tmp_path: Path) -> None:
+    old = write_run(tmp_path / "old.json", sources(x=[4, 4, 4, 4], y=[1, 1, 1, 1]), seed=1, lambda1=0.85)
+    rows = sources(x=[1, 2, 4, "error"], z=[1, 1, 1, 1])
+    new = write_run(tmp_path / "new.json", rows[::-1][:3], seed=1, lambda1=0.5)
+    assert old.result.sources == sources(x=[4, 4, 4, 4], y=[1, 1, 1, 1])  # what is read is what was written
+    merged = merge([old, new])
+    assert (merged.names, merged.versus) == (["old", "new"], [("new: x", "old: x")])
+    assert [source.source for source in merged.sources] == ["1", "2", "3"]
+    assert (merged.other_queries, merged.settings) == (0, {"lambda1": {"old": 0.85, "new": 0.5}})
+    (compared,) = arm_comparisons(merged.sources, merged.versus)
+    assert (compared.sources, compared.left_out, compared.judged_difference) == (2, 1, -1)
+    same = write_run(tmp_path / "other" / "old.json", sources(x=[1]), seed=1)
+    assert merge([old, same]).names == [f"{tmp_path.name}/old", "other/old"]
+    with pytest.raises(InputError, match="share no arm of y"):
+        merge([old, new], ["y"])
+    away = write_run(tmp_path / "away.json", [sources(x=[1])[0]._replace(source="elsewhere")])
+    with pytest.raises(InputError, match="share no source"):
+        merge([old, away])
+
+
+def test_runs_of_other_budgets_are_compared_on_the_smaller(tmp_path: Path) -> None:
+    def run(name: str, candidates: int) -> Run:
+        trial = Trial([str(i) for i in range(candidates)], [Verdict(Outcome.UNUSABLE, "no")] * candidates)
+        entity = BridgeEntity("e", "", "", "q")
+        sources = [JudgedSource(str(i), entity, {"zs": trial}) for i in range(5)]
+        context = RunContext({"candidates": candidates})
+        return Run(tmp_path / f"{name}.json", ablation_result(sources, [], "", budget=candidates, context=context))
+
+    merged = merge([run("ten", 10), run("five", 5)])
+    (comparison,) = arm_comparisons(merged.sources, merged.versus)
+    assert comparison.judged_difference == 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": {}, "sources": [{}]}', '{"settings": 1, "sources": 2}'])
+def test_file_that_is_not_a_run_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match="is not a result of"):
+        Run.read(str(tmp_path / "x.json"))
+
+
+def test_file_of_an_earlier_version_is_compared(tmp_path: Path) -> None:
+    earlier = Run.read(str(Path(__file__).parents[1] / "data" / "ablation_v1.json"))
+    now = Run(tmp_path / "now.json", earlier.result)
+    result = compare_runs([earlier, now])
+    assert [(one.sources, one.judged_difference) for one in result.comparisons] == [(3, 0)] * 4
+    assert result.table[0].label == "nearest"
+    assert result.title == "ablation_v1 and now, side by side"
+    assert result.documents == earlier.result.documents

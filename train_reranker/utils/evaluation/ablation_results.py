@@ -1,0 +1,93 @@
+"""What an ablation's file holds: its arms' figures, their comparisons, the sweep, and the sources themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from utils.corpus.documents import Corpus
+from utils.evaluation.arm_results import against, arm_comparisons, arm_figures, summary
+from utils.evaluation.results import AblationResult, SweepFigures
+from utils.labelling.record import JudgedSource
+from utils.labelling.sweep import Sweep
+from utils.retrieval.mmr import LAMBDAS
+from utils.teachers.ledger import Ledger
+from utils.teachers.prompts import JUDGEMENT
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a result reports of its run beside the figures."""
+
+    settings: dict[str, Any]
+    documents: dict[str, str] = field(default_factory=dict)  # titles by id, see :func:`titles`
+    left_out: dict[str, str] = field(default_factory=dict)  # arms that could not run, with the reason
+    latency_ms: dict[str, dict[str, float]] = field(default_factory=dict)  # per query, by arm and stage
+    ledger: Ledger = field(default_factory=Ledger)
+
+
+def ablation_result(
+    sources: Sequence[JudgedSource],
+    arms: Sequence[str],
+    baseline: str,
+    *,
+    budget: int,
+    context: RunContext,
+    sweep: Sweep | None = None,
+) -> AblationResult:
+    """Return what an ablation has shown.
+
+    Args:
+        sources: with the arms' trials.
+        arms: names in ``ARMS``, in the order of the table.
+        baseline: the arm that the others are compared with; where it did not run, nothing is compared.
+        budget: candidates that an arm retrieved at most.
+        context: the run.
+        sweep: settings that were tried on the same sources.
+    """
+    cost = context.ledger.mean_cost(JUDGEMENT)
+    figures, comparisons = arm_figures(sources, arms, budget), arm_comparisons(sources, against(arms, baseline), cost)
+    return AblationResult(
+        settings=context.settings,
+        summary=summary(figures, comparisons),
+        table=figures,
+        comparisons=comparisons,
+        sources=list(sources),
+        cost_per_call=cost,
+        extraction_errors=sum(source.error is not None for source in sources),
+        left_out=context.left_out,
+        sweep=sweep_figures(sweep, budget) if sweep else [],
+        latency_ms=context.latency_ms,
+        documents=context.documents,
+        ledger=context.ledger.summary(),
+    )
+
+
+def sweep_figures(sweep: Sweep, budget: int) -> list[SweepFigures]:
+    """Return each setting's figures, and its difference from the same arm as the run had it.
+
+    P-values are corrected over all settings; ``budget`` is how many candidates a setting retrieved at most.
+    """
+    figures = arm_figures(sweep.sources, [setting.name for setting in sweep.asked], budget)
+    comparisons = arm_comparisons(sweep.sources, [(setting.name, setting.arm) for setting in sweep.asked])
+    return [
+        SweepFigures(
+            **vars(arm)
+            | dict(zip(LAMBDAS, setting.weights, strict=True))
+            | {"arm": setting.arm, "label": setting.name},
+            rerank_pool_factor=setting.pool_factor,
+            verdicts_asked=asked,
+            judged_difference=comparison.judged_difference,
+            difference_interval=comparison.judged_interval,
+            judged_p=comparison.judged_p,
+            judged_p_corrected=comparison.judged_p_corrected,
+        )
+        for (setting, asked), arm, comparison in zip(sweep.asked.items(), figures, comparisons, strict=True)
+    ]
+
+
+def titles(results: Iterable[JudgedSource], corpus: Corpus) -> dict[str, str]:
+    """Return the titles of all sources and candidates by id, for those who read the file without the corpus."""
+    ids = [i for r in results for i in (r.source, *(i for trial in r.trials.values() for i in trial.retrieved))]
+    return {document_id: corpus.get(document_id).title for document_id in dict.fromkeys(ids)}

@@ -1,0 +1,144 @@
+"""What a test of rerankers shows: paired differences between models, slices, and whether the scores separate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.evaluation.metrics import RANDOM, Pool, compare, evaluate, rankable
+from utils.evaluation.paired import NO_DIFFERENCE, correct, paired
+from utils.evaluation.results import Histogram, MetricFigures, ModelComparison, RerankerTestResult, Separation, Slice
+from utils.evaluation.statistics import area_under_curve, bootstrap_mean
+from utils.schema import ContrastiveExample
+
+MODEL = "model"
+SLICES = 4  # of each kind at most
+BINS = 10  # of the calibration error
+
+
+def reranker_test_result(
+    examples: Sequence[ContrastiveExample], models: Mapping[str, Sequence[Pool]], settings: dict[str, Any]
+) -> RerankerTestResult:
+    """Return what a test has shown of its models: metrics, differences, slices, separation of the scores.
+
+    Args:
+        examples: the test data.
+        models: pools in the examples' order, by the model's name; ``MODEL`` is the one that is tested.
+        settings: of the run.
+
+    Raises:
+        InputError: no example has a negative, so that there is nothing to rank.
+    """
+    kept = [example for example in examples if example.neg]
+    if not kept:
+        raise InputError("no row of the test data has a negative: there is nothing to rank; add some to neg")
+    ranked = {name: rankable(pools) for name, pools in models.items()}
+    rows, comparisons = compare(models), compare_models(ranked)
+    return RerankerTestResult(
+        settings=settings,
+        summary=summary(rows[0], comparisons, len(kept)),
+        queries=len(kept),
+        metrics=rows,
+        comparisons=comparisons,
+        slices=slices(kept, ranked),
+        separation={name: separation(pools) for name, pools in ranked.items()},
+    )
+
+
+def compare_models(models: Mapping[str, Sequence[Pool]]) -> list[ModelComparison]:
+    """Compare the tested model with every baseline on every metric.
+
+    P-values are corrected by Holm over the baselines, for each metric by itself.
+    """
+    values = {name: evaluate(pools) for name, pools in models.items()}
+    baselines = [name for name in models if name != MODEL]
+    found = []
+    for metric in RANDOM:
+        pairs = [paired(values[MODEL][metric], values[name][metric], tests=len(baselines)) for name in baselines]
+        for name, pair in zip(baselines, correct(pairs), strict=True):
+            measured = {key: value for key, value in vars(pair).items() if key != "outcome"}
+            found.append(ModelComparison(**measured, metric=metric, baseline=name))
+    return found
+
+
+def slices(examples: Sequence[ContrastiveExample], models: Mapping[str, Sequence[Pool]]) -> list[Slice]:
+    """Return every model's MRR over queries with pools of similar size, and with positives of similar length."""
+    sizes = [len(example.pos) + len(example.neg) for example in examples]
+    lengths = [round(fmean(len(text.split()) for text in example.pos)) for example in examples]
+    values = {name: evaluate(pools)["MRR"] for name, pools in models.items()}
+    expected = [RANDOM["MRR"](pool.positives, pool.size) for pool in models[MODEL]]
+    found = []
+    for kind, measured in (("passages in the pool", sizes), ("words of the positive", lengths)):
+        for low, high in ranges(measured):
+            chosen = [i for i, value in enumerate(measured) if low <= value <= high]
+            mrr = {name: [ranks[i] for i in chosen] for name, ranks in values.items()}
+            means = {name: fmean(ranks) for name, ranks in mrr.items()}
+            intervals = {name: bootstrap_mean(ranks) for name, ranks in mrr.items()}
+            random = fmean(expected[i] for i in chosen)
+            found.append(Slice(kind, low, high, len(chosen), means, intervals, random))
+    return found
+
+
+def ranges(values: Sequence[int]) -> list[tuple[int, int]]:
+    """Cut whole numbers into at most ``SLICES`` ranges of about equally many, none empty; each is (lowest, highest)."""
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, SLICES + 1)[1:], method="inverted_cdf"))
+    found, below = [], min(values) - 1
+    for edge in edges:
+        inside = [value for value in values if below < value <= edge]
+        found.append((min(inside), max(inside)))
+        below = int(edge)
+    return found
+
+
+def separation(pools: Sequence[Pool]) -> Separation:
+    """Return how well a model's scores separate positives from negatives."""
+    positives = np.concatenate([pool.scores[: pool.positives] for pool in pools]).astype(float)
+    negatives = np.concatenate([pool.scores[pool.positives :] for pool in pools]).astype(float)
+    gaps = [float(pool.scores[: pool.positives].mean() - pool.scores[pool.positives :].mean()) for pool in pools]
+    return Separation(
+        auc=area_under_curve(positives, negatives),
+        positive_mean=float(positives.mean()),
+        negative_mean=float(negatives.mean()),
+        gap=fmean(gaps),
+        gap_interval=bootstrap_mean(gaps),
+        calibration_error=calibration_error(positives, negatives),
+        histogram=histogram(positives, negatives),
+    )
+
+
+def calibration_error(positives: np.ndarray, negatives: np.ndarray) -> float:
+    """Return the mean distance of predicted and observed shares of positives, over bins of the scores' sigmoid."""
+    from scipy.special import expit
+
+    predicted = expit(np.concatenate([positives, negatives]))
+    label = np.repeat([1.0, 0.0], [len(positives), len(negatives)])
+    bins = np.minimum((predicted * BINS).astype(int), BINS - 1)
+    distances = np.abs([np.sum(predicted[bins == b] - label[bins == b]) for b in range(BINS)])
+    return float(distances.sum() / len(label))
+
+
+def histogram(positives: np.ndarray, negatives: np.ndarray, bins: int = 30) -> Histogram:
+    """Return the shares of both kinds in bins of equal width."""
+    edges = np.histogram_bin_edges(np.concatenate([positives, negatives]), bins)
+    shares = [(np.histogram(scores, edges)[0] / len(scores)).tolist() for scores in (positives, negatives)]
+    return Histogram(edges.tolist(), *shares)
+
+
+def summary(mrr: MetricFigures, comparisons: Sequence[ModelComparison], queries: int) -> str:
+    """Say in a sentence or two what the test has shown, and no more than that."""
+    sentences = [f"MRR {mrr.values[MODEL]:.3f} over {queries} queries; a random order would have {mrr.random:.3f}."]
+    for found in comparisons:
+        if found.metric != mrr.metric:
+            continue
+        ends = f" (95% interval {found.interval.low:+.3f} to {found.interval.high:+.3f})" if found.interval else ""
+        if found.outcome == NO_DIFFERENCE:
+            more = f"; detecting it takes about {found.pairs_needed:,} queries" if found.pairs_needed else ""
+            sentences.append(f"No significant difference from {found.baseline}: {found.difference:+.3f}{ends}{more}.")
+        else:
+            by = abs(found.difference or 0)
+            sentences.append(f"The model is {found.outcome} than {found.baseline} by {by:.3f}{ends}.")
+    return " ".join(sentences)

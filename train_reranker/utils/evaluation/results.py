@@ -1,0 +1,261 @@
+"""What a run found, as its JSON file holds it: the typed, versioned records that text, plots and pages read.
+
+What cannot be computed, for too few or all-equal values, is None. Intervals are 95% confidence intervals.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Self, get_args, get_origin, get_type_hints
+
+from utils.evaluation.paired import NO_DIFFERENCE, PairedDifference
+from utils.evaluation.statistics import Interval
+from utils.labelling.record import JudgedSource
+
+VERSION = 2
+# What the figures depend on.
+PACKAGES = ("torch", "transformers", "FlagEmbedding", "faiss-cpu", "numpy", "scipy", "ir-measures", "matplotlib")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that figures depend on."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What all result files hold."""
+
+    version: int = VERSION
+    settings: dict[str, Any]
+    summary: str  # what the run has shown, in a sentence or two
+    versions: dict[str, str] = field(default_factory=package_versions)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as its file holds it."""
+        return _to_json(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return the result that a file of this or an earlier version holds.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: it holds none.
+        """
+        if values.get("version", 1) > VERSION:
+            raise ValueError(f"version {values['version']} is newer than {VERSION}, which this program reads")
+        if "version" not in values:
+            values = cls._upgraded({**values, "summary": values["verdict"]})
+        return _from_json(cls, {"versions": {}, **values, "version": VERSION})
+
+    @classmethod
+    def _upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the values of a version 1 file as version 2 has them."""
+        return values
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, JudgedSource):
+        return value.to_json()
+    if is_dataclass(value):
+        return {each.name: _to_json(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, dict):
+        return {key: _to_json(item) for key, item in value.items()}
+    return [_to_json(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    """Return a JSON value as the type that a record's annotation names; a field that is missing takes its default."""
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        names = [each.name for each in fields(kind) if each.init and each.name in value]
+        return kind(**{name: _from_json(hints[name], value[name]) for name in names})  # type: ignore[operator]
+    arguments = get_args(kind)
+    if get_origin(kind) is types.UnionType:
+        return None if value is None else _from_json(arguments[0], value)
+    if get_origin(kind) is list:
+        return [_from_json(arguments[0], item) for item in value]
+    if get_origin(kind) is dict:
+        return {key: _from_json(arguments[1], item) for key, item in value.items()}
+    if kind is Interval:
+        return Interval(*value)
+    return JudgedSource.from_json(value) if kind is JudgedSource else value
+
+
+@dataclass(frozen=True)
+class WithinBudget:
+    """The share of sources with a usable candidate among their first ``budget`` ones."""
+
+    budget: int
+    rate: float | None
+    interval: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmFigures:
+    """One arm over the sources on which its trial completed."""
+
+    arm: str
+    label: str = ""  # what it returns, in words
+    sources: int
+    successes: int  # sources with a usable candidate
+    errors: int  # sources that an error left undecided; they are not among ``sources``
+    success_rate: float | None  # 0 to 1
+    success_interval: Interval | None  # Wilson
+    mean_attempts: float | None  # candidates judged until the first usable one, over the sources that have one
+    attempts_interval: Interval | None
+    mean_judged: float | None  # candidates judged per source, sources without a usable one included
+    judged_interval: Interval | None
+    within: list[WithinBudget]  # budgets of 1, 2, …
+    distribution: list[int]  # sources whose first usable candidate has rank 1, 2, …
+    without: int  # sources without a usable candidate
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepFigures(ArmFigures):
+    """An arm with other weights or another pool factor, and its difference from the run's own settings."""
+
+    lambda1: float
+    lambda2: float
+    lambda3: float
+    rerank_pool_factor: int
+    verdicts_asked: int  # new ones that this setting needed
+    judged_difference: float | None
+    difference_interval: Interval | None
+    judged_p: float
+    judged_p_corrected: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmComparison:
+    """Two arms over the sources on which both completed. Differences are arm − baseline."""
+
+    arm: str
+    baseline: str
+    sources: int
+    left_out: int  # sources that an error of either left undecided
+    success_difference: float | None  # of the rates, −1 to 1
+    success_interval: Interval | None  # Tango
+    only_arm: int  # sources on which only the arm succeeded
+    only_baseline: int
+    success_p: float  # exact McNemar
+    success_p_corrected: float
+    judged_difference: float | None  # candidates judged per source; negative is better
+    judged_interval: Interval | None
+    judged_p: float
+    judged_p_corrected: float
+    outcome: str  # by the candidates judged: see PairedDifference.outcome
+    sources_needed_success: int | None  # to detect such a difference with 80% power
+    sources_needed_judged: int | None
+    calls_saved_per_thousand: float | None  # teacher calls per thousand sources; negative where the arm costs more
+    calls_saved_interval: Interval | None
+    money_saved_per_thousand: float | None  # in the currency of the prices; None without prices
+    money_saved_interval: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationResult(Result):
+    """An ablation, or several side by side."""
+
+    title: str = "Ablation: how many candidates until the first usable one"
+    table: list[ArmFigures]
+    comparisons: list[ArmComparison]
+    sources: list[JudgedSource]
+    cost_per_call: float | None = None  # of a teacher's judgement, in the currency of the prices
+    extraction_errors: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)  # arms that could not run, with the reason
+    sweep: list[SweepFigures] = field(default_factory=list)
+    latency_ms: dict[str, dict[str, float]] = field(default_factory=dict)  # per query, by arm and stage
+    documents: dict[str, str] = field(default_factory=dict)  # titles by id
+    ledger: dict[str, Any] = field(default_factory=dict)
+    other_queries: int = 0  # of runs side by side: sources that some run asked another query for
+
+    @classmethod
+    def _upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        def upgraded(row: dict[str, Any]) -> dict[str, Any]:
+            outcome = NO_DIFFERENCE if row["outcome"] == "undecided" else row["outcome"]
+            money = row["money_saved_interval"] if row["money_saved_per_thousand"] is not None else None
+            return row | {"outcome": outcome, "money_saved_interval": money}
+
+        return values | {"comparisons": [upgraded(row) for row in values["comparisons"]]}
+
+
+@dataclass(frozen=True)
+class MetricFigures:
+    """One metric: the models' means, by name, with intervals, and a random order's expected value on the same pools."""
+
+    metric: str
+    values: dict[str, float]
+    intervals: dict[str, Interval | None]
+    random: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelComparison(PairedDifference):
+    """One metric of the tested model less that of a baseline, query by query."""
+
+    metric: str
+    baseline: str
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The models' MRR over the queries whose ``kind`` is from ``low`` to ``high``."""
+
+    kind: str
+    low: int
+    high: int
+    queries: int
+    values: dict[str, float]
+    intervals: dict[str, Interval | None]
+    random: float
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """The shares of positives and of negatives in bins of equal width; one more edge than bins."""
+
+    edges: list[float]
+    positives: list[float]
+    negatives: list[float]
+
+
+@dataclass(frozen=True)
+class Separation:
+    """Whether a model's scores separate positives from negatives: over all pairs, per query, and as probabilities."""
+
+    auc: float | None  # chance that any positive scores above any negative, of whatever query
+    positive_mean: float
+    negative_mean: float
+    gap: float  # mean over queries: the positives' mean less the negatives', in the scores' unit
+    gap_interval: Interval | None
+    calibration_error: float  # expected calibration error (Naeini et al., 2015) of the sigmoids, 0 to 1
+    histogram: Histogram
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankerTestResult(Result):
+    """A test of a reranker, beside baselines where there are any."""
+
+    queries: int
+    metrics: list[MetricFigures]
+    comparisons: list[ModelComparison]
+    slices: list[Slice]
+    separation: dict[str, Separation]  # by the model's name
+
+    @classmethod
+    def _upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        def upgraded(row: dict[str, Any]) -> dict[str, Any]:
+            return row | {"pairs": values["queries"], "pairs_needed": row["queries_needed"]}
+
+        return values | {"comparisons": [upgraded(row) for row in values["comparisons"]]}
