@@ -40,7 +40,7 @@ from utils.files import write_json
 from utils.labelling.scheduler import BLOCK
 from utils.models.devices import half_precision
 from utils.report.text import table
-from utils.retrieval.encoder import PASSAGE, QUERY, Encoder
+from utils.retrieval.encoder import PASSAGE, QUERY, Encoder, EncoderOptions
 from utils.retrieval.faiss_store import FaissIndex, finish_index
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import Retriever, open_retrieval
@@ -300,7 +300,7 @@ def encoding(args: argparse.Namespace) -> dict[str, Any]:
 
 def ours(path: Path, half: bool) -> Callable[[list[str]], np.ndarray]:
     """Return this project's encoder."""
-    encoder = Encoder(path, half=half, max_length=256)
+    encoder = Encoder(path, EncoderOptions(half=half, max_length=256))
     return lambda texts: encoder.encode(texts, PASSAGE)
 
 

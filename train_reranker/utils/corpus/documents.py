@@ -81,13 +81,9 @@ class Corpus:
         """
         return self._find(document_id)[1]
 
-    def chunks(self, document_id: str) -> int:
-        """Return how many documents are chunks of a document's article (1 where documents are whole).
-
-        Raises:
-            InputError: the corpus has no such id.
-        """
-        return int(self._offsets.columns.chunks[self.row(document_id)])
+    def chunks(self, row: int) -> int:
+        """Return how many documents are chunks of a row's article (1 where documents are whole)."""
+        return int(self._offsets.columns.chunks[row])
 
     def answering(self, source: int, rows: np.ndarray) -> np.ndarray:
         """Return the positions of those ``rows`` that may answer what was asked of the row ``source``, in their order.

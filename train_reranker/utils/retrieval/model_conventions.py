@@ -1,4 +1,4 @@
-"""How a retrieval model wants to be used: its pooling, what goes before its texts, and how long they may be."""
+"""How a retrieval model expects to be used: its pooling, its prompts, and its longest text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BGE_TASK = f"<instruct>{TASK}.\n<query>"
 
 
 class Family(NamedTuple):
-    """Models that are used alike, as their cards say: the words of their names, pooling, and instructions."""
+    """Models that are used alike, as their cards say: the words of their names, their pooling, their prompts."""
 
     words: frozenset[str]
     pooling: str
@@ -28,7 +28,7 @@ class Family(NamedTuple):
     passage: str = ""
 
 
-# The first whose words all stand in a name counts. e5: Wang et al., arXiv 2212.03533 and 2401.00368; bge: Xiao et al.,
+# The first whose words are all in a name counts. e5: Wang et al., arXiv 2212.03533 and 2401.00368; bge: Xiao et al.,
 # arXiv 2309.07597; gte: Li et al., arXiv 2308.03281; contriever: Izacard et al., arXiv 2112.09118; arctic: Merrick et
 # al., arXiv 2405.05374 and 2412.04506.
 FAMILIES = (
@@ -52,7 +52,7 @@ FAMILIES = (
 )
 UNKNOWN = Family(frozenset(), "mean")
 
-# sentence-transformers' words for a pooling, in its order, and ours where they differ.
+# sentence-transformers' names for poolings, in its order, and ours where they differ.
 FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -80,8 +80,8 @@ class Folder(NamedTuple):
     steps: tuple[Path | None, ...] = ()  # after pooling: the folder of a dense layer; None normalises
 
 
-class Recipe(NamedTuple):
-    """How a model is used: one pooling or several joined by "+", and what goes before queries and passages."""
+class Conventions(NamedTuple):
+    """One pooling, or several joined by "+"; what goes before queries and passages; what the folder says besides."""
 
     pooling: str
     query: str
@@ -89,60 +89,54 @@ class Recipe(NamedTuple):
     folder: Folder
 
 
-def read_recipe(
+def read_conventions(
     path: Path,
     method: str = "",
     *,
     pooling: str | None = None,
     instruction: str | None = None,
     passage_instruction: str | None = None,
-) -> Recipe:
-    """Return how the model of a folder is used.
+) -> Conventions:
+    """Return how the model of a folder expects to be used.
 
-    What the configuration says goes first, then what sentence-transformers' files in the folder say, then the family
-    that the model's name belongs to.
-
-    Args:
-        path: the model's folder.
-        method: the retriever's name in the configuration: the last of the names that are tried.
-        pooling: the configuration's; so are the other two.
-        instruction: goes before queries.
-        passage_instruction: goes before passages.
+    The configuration's pooling and instructions, where they are set, go before what sentence-transformers' files in
+    the folder say, and these before the family that the model's name, or else ``method``, belongs to.
 
     Raises:
-        InputError: the folder's files cannot be read, or describe what cannot be done here.
+        InputError: the folder's files cannot be read, or describe what cannot be applied here.
     """
     folder = read_folder(path)
-    family, name = next(((family, name) for name in names(path, method) if (family := known(name))), (UNKNOWN, ""))
+    matches = ((family, name) for name in model_names(path, method) if (family := family_of(name)))
+    family, name = next(matches, (UNKNOWN, ""))
     # Prompts come as a pair: a folder that has one for queries means that passages go without.
     query, passage = (family.query, family.passage) if folder.query is None else (folder.query, folder.passage or "")
-    pooling = pooling and ours(str(pooling))
+    pooling = pooling and _translate(str(pooling))
     if pooling and folder.pooling and pooling != folder.pooling:
         log.warning("%s: the configuration says %s pooling, the model's folder %s", path, pooling, folder.pooling)
-    recipe = Recipe(
-        pooling=pooling or folder.pooling or family.pooling,
-        query=query if instruction is None else instruction,
-        passage=passage if passage_instruction is None else passage_instruction,
-        folder=folder,
+    conventions = Conventions(
+        pooling or folder.pooling or family.pooling,
+        query if instruction is None else instruction,
+        passage if passage_instruction is None else passage_instruction,
+        folder,
     )
-    source = ", as its folder says" if folder.query is not None else f", as models named {name} want it" if name else ""
-    log.info("%s: %s pooling, %r before queries, %r before passages%s", path, *recipe[:3], source)
-    return recipe
+    reason = ", as its folder says" if folder.query is not None else f", as usual for {name}" if name else ""
+    log.info("%s: %s pooling, %r before queries, %r before passages%s", path, *conventions[:3], reason)
+    return conventions
 
 
-def ours(pooling: str) -> str:
-    """Return our words for a pooling that may be written in sentence-transformers'."""
+def _translate(pooling: str) -> str:
+    """Return our names for a pooling that may have sentence-transformers'."""
     return "+".join(ALIASES.get(part, part) for part in pooling.split("+"))
 
 
-def known(name: str) -> Family | None:
-    """Return the family of a name, by whole words: share5 is no e5."""
+def family_of(name: str) -> Family | None:
+    """Return the family of a name, by whole words: share5 is not an e5."""
     words = set(re.findall(r"[a-z0-9]+", name.lower()))
     return next((family for family in FAMILIES if family.words <= words), None)
 
 
-def names(path: Path, method: str) -> Iterator[str]:
-    """Yield what a model may be called: by its card, its ``config.json``, its folder, and the configuration."""
+def model_names(path: Path, method: str) -> Iterator[str]:
+    """Yield a model's names: by its card, its ``config.json``, its folder, and the configuration."""
     import yaml
 
     card = path / "README.md"
@@ -165,9 +159,29 @@ def read_folder(path: Path) -> Folder:
     """Read the files with which sentence-transformers describes a model; a folder without them says nothing.
 
     Raises:
-        InputError: one cannot be read, or describes a step that cannot be done here.
+        InputError: one cannot be read, or describes a step that cannot be applied here.
     """
-    transformer, pooling_folder, steps = path, path / "1_Pooling", list[Path | None]()
+    transformer, pooling_folder, steps = _read_modules(path)
+    described: dict[str, Any] = {"transformer": transformer, "steps": tuple(steps)}
+    file = pooling_folder / "config.json"
+    if file.exists():
+        pooling = read_json(file)
+        modes = _value(pooling, "pooling_mode", (str, list), file)
+        modes = modes or [mode for flag, mode in FLAGS.items() if pooling.get(flag)] or ["mean"]
+        described["pooling"] = _translate(modes if isinstance(modes, str) else "+".join(map(str, modes)))
+        described["pools_prompt"] = pooling.get("include_prompt", True)
+    for file in sorted(transformer.glob("sentence_*_config.json")):
+        lengths = read_json(file)
+        described["max_length"] = _value(lengths, "max_seq_length", int, file)
+        described["lower_case"] = bool(lengths.get("do_lower_case"))
+    if (path / "config_sentence_transformers.json").exists():
+        described |= _read_prompts(path / "config_sentence_transformers.json")
+    return Folder(**described)
+
+
+def _read_modules(path: Path) -> tuple[Path, Path, list[Path | None]]:
+    """Return the folders of the transformer and of its pooling, and the steps after pooling as in ``Folder.steps``."""
+    transformer, pooling, steps = path, path / "1_Pooling", list[Path | None]()
     modules = read_json(path / "modules.json", list) if (path / "modules.json").exists() else []
     for number, module in enumerate(modules):
         kind, place = str(module.get("type", "")), path / str(module.get("path", ""))
@@ -175,28 +189,15 @@ def read_folder(path: Path) -> Folder:
         if step == "Transformer" and number == 0:
             transformer = place
         elif step == "Pooling" and number == 1:
-            pooling_folder = place
+            pooling = place
         elif step in ("Dense", "Normalize") and number > 1:
             steps.append(place if step == "Dense" else None)
-        elif step != "Dropout" or number < 2:  # a model at work drops nothing
+        elif step != "Dropout" or number < 2:  # inactive outside training
             raise InputError(
                 f"{path / 'modules.json'}: module {number}, {kind}, cannot be applied here: name a model of "
                 "Transformer, Pooling, Dense and Normalize"
             )
-    said: dict[str, Any] = {"transformer": transformer, "steps": tuple(steps)}
-    if (pooling_folder / "config.json").exists():
-        pooling = read_json(pooling_folder / "config.json")
-        modes = read_value(pooling, "pooling_mode", (str, list), pooling_folder / "config.json")
-        modes = modes or [mode for flag, mode in FLAGS.items() if pooling.get(flag)] or ["mean"]
-        said["pooling"] = ours(modes if isinstance(modes, str) else "+".join(map(str, modes)))
-        said["pools_prompt"] = pooling.get("include_prompt", True)
-    for file in sorted(transformer.glob("sentence_*_config.json")):
-        lengths = read_json(file)
-        said["max_length"] = read_value(lengths, "max_seq_length", int, file)
-        said["lower_case"] = bool(lengths.get("do_lower_case"))
-    if (path / "config_sentence_transformers.json").exists():
-        said |= _read_prompts(path / "config_sentence_transformers.json")
-    return Folder(**said)
+    return transformer, pooling, steps
 
 
 def _read_prompts(path: Path) -> dict[str, str]:
@@ -205,9 +206,9 @@ def _read_prompts(path: Path) -> dict[str, str]:
     An empty prompt says nothing: sentence-transformers writes those of queries and documents unasked.
     """
     config = read_json(path)
-    named = read_value(config, "prompts", dict, path) or {}
-    prompts = {name: text for name in named if (text := read_value(named, name, str, path))}
-    default = read_value(config, "default_prompt_name", str, path)
+    named = _value(config, "prompts", dict, path) or {}
+    prompts = {name: text for name in named if (text := _value(named, name, str, path))}
+    default = _value(config, "default_prompt_name", str, path)
     found = {}
     for role, own, other in (("query", QUERIES, PASSAGES), ("passage", PASSAGES, QUERIES)):
         tried = [*own, *([] if default in other else [default])]
@@ -215,12 +216,8 @@ def _read_prompts(path: Path) -> dict[str, str]:
     return found if any(found.values()) else {}
 
 
-def read_value(config: dict[str, Any], key: str, kind: type | tuple[type, ...], path: Path) -> Any:
-    """Return what a model's file says under a key, None where it says nothing.
-
-    Raises:
-        InputError: it is of another kind.
-    """
+def _value(config: dict[str, Any], key: str, kind: type | tuple[type, ...], path: Path) -> Any:
+    """Return the value of a key in a model's file, None where there is none; another type is an ``InputError``."""
     value = config.get(key)
     if value is None or isinstance(value, kind):
         return value
