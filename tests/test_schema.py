@@ -55,7 +55,7 @@ def test_ids_and_titles_are_texts_or_none(row: dict, expected: tuple) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "problem"),
     [
         *(("contents", value, "must be a text, not") for value in (["a", "b"], {"text": "a"}, 7, 1.5, True)),
         *(("contents", value, "is missing or empty") for value in (None, NAN, "", " \n\u3000")),
@@ -66,7 +66,7 @@ def test_ids_and_titles_are_texts_or_none(row: dict, expected: tuple) -> None:
         *(("doc_id", value, "must be a text or a whole number, not") for value in (True, 2.0**60, [1], {"a": 1})),
     ],
 )
-def test_value_that_is_not_text_is_refused_with_its_line(tmp_path: Path, key: str, value: object, told: str) -> None:
+def test_value_that_is_not_text_is_refused_with_its_line(tmp_path: Path, key: str, value: object, problem: str) -> None:
     path = tmp_path / "c.jsonl"
     rows: list[dict] = [{"id": str(i), "title": "Tarn", "contents": f"Gate {i}.", "doc_id": "a"} for i in range(3)]
     rows[2][key] = value
@@ -74,7 +74,7 @@ def test_value_that_is_not_text_is_refused_with_its_line(tmp_path: Path, key: st
     with pytest.raises(InputError) as error:
         Corpus(path)
     assert str(error.value).startswith(f'{path}, line 3: "{key}" ')
-    assert told in str(error.value)
+    assert problem in str(error.value)
     assert "\n" not in str(error.value)
 
 

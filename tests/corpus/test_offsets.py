@@ -34,7 +34,7 @@ def write(path: Path, rows: list[dict]) -> Path:
         (["[]"], "line 1: a JSON object"),
         (['{"id": "1", "contents": "a"}', '{"contents": "b"}'], 'line 2: "id" is missing'),
         (['{"id": "1"}'], 'line 1: "contents" is missing'),
-        (['{"id": "1", "contents": "a"}', '{"id": 1, "contents": "b"}'], 'line 2: id "1" is used before'),
+        (['{"id": "1", "contents": "a"}', '{"id": 1, "contents": "b"}'], 'line 2: id "1" is a duplicate'),
         ([], "holds no document"),
         (["\ufeff"], "holds no document"),
         (["[", '{"id": "1", "contents": "a"}', "]"], "line 1: not JSON"),
@@ -52,7 +52,7 @@ def test_unusable_corpus_is_refused_with_file_and_line(tmp_path: Path, lines: li
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "problem"),
     [
         ("c.jsonl.gz", gzip.compress(b"{}"), "gunzip c.jsonl.gz"),
         ("c.jsonl", gzip.compress(b"{}"), "gunzip c.jsonl"),
@@ -67,13 +67,13 @@ def test_unusable_corpus_is_refused_with_file_and_line(tmp_path: Path, lines: li
     ],
 )
 def test_file_that_is_not_jsonl_is_refused_with_its_remedy(
-    tmp_path: Path, name: str, content: bytes, told: str
+    tmp_path: Path, name: str, content: bytes, problem: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError) as error:
         Corpus(tmp_path / name)
     assert str(error.value).startswith(str(tmp_path / name))
-    assert told in str(error.value)
+    assert problem in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -94,7 +94,7 @@ def test_documents_with_equal_hashes_are_kept_apart(tmp_path: Path, monkeypatch:
     assert [corpus.row(str(i)) for i in range(20)] == list(range(20))
     with pytest.raises(InputError, match='no document with id "20"'):
         corpus.get("20")
-    with pytest.raises(InputError, match='line 3: id "1" is used before'):
+    with pytest.raises(InputError, match='line 3: id "1" is a duplicate'):
         Corpus(write(tmp_path / "d.jsonl", [{"id": i, "contents": "x"} for i in (1, 2, 1, 2)]))
 
 

@@ -13,21 +13,34 @@ import pytest
 from utils.errors import InputError
 from utils.files import write_json
 from utils.retrieval.encoder import Encoder
-from utils.retrieval.model_conventions import BGE_CHINESE, BGE_ENGLISH, BGE_TASK, E5_TASK, family_of, read_conventions
+from utils.retrieval.model_conventions import (
+    BGE_CHINESE,
+    BGE_ENGLISH,
+    BGE_TASK,
+    E5_TASK,
+    Conventions,
+    EncoderOptions,
+    family_of,
+    read_conventions,
+)  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def conventions_of(folder: Path, method: str = "", **options: str) -> Conventions:
+    return read_conventions(folder, EncoderOptions(method, **options))  # type: ignore[arg-type]
 
 
 def test_configuration_goes_before_folder_before_name(st_folder: Callable, caplog: pytest.LogCaptureFixture) -> None:
     prompts = {"prompts": {"query": "ask: "}}
     folder = st_folder({"pooling_mode": "max"}, prompts, name="e5-base")
-    assert read_conventions(folder)[:3] == ("max", "ask: ", "")
+    assert conventions_of(folder)[:3] == ("max", "ask: ", "")
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     own = {"pooling": "lasttoken", "instruction": "", "passage_instruction": "text: "}
-    assert read_conventions(folder, **own)[:3] == ("last", "", "text: ")
+    assert conventions_of(folder, **own)[:3] == ("last", "", "text: ")
     assert "the configuration says last pooling, the model's folder max" in caplog.text
     (folder / "config_sentence_transformers.json").unlink()
-    assert read_conventions(folder)[:3] == ("max", "query: ", "passage: ")
+    assert conventions_of(folder)[:3] == ("max", "query: ", "passage: ")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +73,7 @@ def test_family_follows_from_the_name(
 ) -> None:
     folder = tmp_path / name
     folder.mkdir(parents=True)
-    assert read_conventions(folder)[:3] == (pooling, query, passage)
+    assert conventions_of(folder)[:3] == (pooling, query, passage)
 
 
 @pytest.mark.parametrize("name", ["share5", "ste5", "e5x", "bges", "minilm", "gtex", "", "e 55", "me5"])
@@ -70,20 +83,20 @@ def test_part_of_a_word_is_not_a_family(name: str) -> None:
 
 def test_names_go_from_the_card_to_the_configuration(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "contriever")
-    assert read_conventions(folder, "e5").query == ""
+    assert conventions_of(folder, "e5").query == ""
     write_json(folder / "config.json", {"_name_or_path": "/somewhere/BAAI_bge-small-zh/"})
-    assert read_conventions(folder, "e5").query == BGE_CHINESE
+    assert conventions_of(folder, "e5").query == BGE_CHINESE
     (folder / "README.md").write_text("---\nlanguage: en\n---\n\n# gte-base\n")
-    assert read_conventions(folder, "e5").pooling == "mean"
+    assert conventions_of(folder, "e5").pooling == "mean"
     (folder / "README.md").write_text("---\nmodel-index:\n- name: bge-base-en\n---\n# gte-base\n")
-    assert read_conventions(folder, "e5").query == BGE_ENGLISH
+    assert conventions_of(folder, "e5").query == BGE_ENGLISH
     (folder / "README.md").write_text("\ufeff---\n# for e5\ndate: 2024-13-45\n---\n# bge-base-en\n", encoding="utf-8")
-    assert read_conventions(folder, "e5").query == BGE_ENGLISH
+    assert conventions_of(folder, "e5").query == BGE_ENGLISH
     (folder / "README.md").write_text("---\na: [\n---\n```python\n# for e5, add this\n```\n# e5\n")
-    assert read_conventions(folder, "e5").query == BGE_CHINESE
+    assert conventions_of(folder, "e5").query == BGE_CHINESE
     other = folder_of(tmp_path / "store")
-    assert read_conventions(other, "models/bge-small-zh").query == BGE_CHINESE
-    assert read_conventions(folder_of(folder_of(folder_of(tmp_path / "models--x--e5-a") / "snapshots") / "1a2b")).query
+    assert conventions_of(other, "models/bge-small-zh").query == BGE_CHINESE
+    assert conventions_of(folder_of(folder_of(folder_of(tmp_path / "models--x--e5-a") / "snapshots") / "1a2b")).query
 
 
 @pytest.mark.parametrize(
@@ -95,13 +108,13 @@ def test_names_go_from_the_card_to_the_configuration(tmp_path: Path) -> None:
     ],
 )
 def test_step_that_cannot_be_applied_is_refused(st_folder: Callable, modules: tuple[str, ...], named: str) -> None:
-    assert_told(st_folder(modules=modules), rf"modules\.json: module \d, .*{named}, cannot be applied here")
+    assert_refused(st_folder(modules=modules), rf"modules\.json: module \d, .*{named}, cannot be applied here")
 
 
 def test_custom_module_is_refused(st_folder: Callable) -> None:
     folder = st_folder()
     write_json(folder / "modules.json", [{"idx": 0, "path": "", "type": "custom_st.Transformer"}])
-    assert_told(folder, "module 0, custom_st.Transformer, cannot be applied here")
+    assert_refused(folder, "module 0, custom_st.Transformer, cannot be applied here")
 
 
 @pytest.mark.parametrize("file", ["modules.json", "1_Pooling/config.json", "sentence_bert_config.json"])
@@ -109,7 +122,7 @@ def test_custom_module_is_refused(st_folder: Callable) -> None:
 def test_damaged_file_is_refused(st_folder: Callable, file: str, content: str) -> None:
     folder = st_folder()
     (folder / file).write_text(content)
-    assert_told(folder, f"has a {re.escape(Path(file).name)} that is not")
+    assert_refused(folder, f"has a {re.escape(Path(file).name)} that is not")
 
 
 @pytest.mark.parametrize(
@@ -126,14 +139,14 @@ def test_damaged_file_is_refused(st_folder: Callable, file: str, content: str) -
 def test_value_of_another_type_is_refused(st_folder: Callable, file: str, key: str, value: Any) -> None:
     folder = st_folder()
     write_json(folder / file, {key: value})
-    assert_told(folder, f"{re.escape(file)}: {key} cannot be {re.escape(repr(value))}")
+    assert_refused(folder, f"{re.escape(file)}: {key} cannot be {re.escape(repr(value))}")
 
 
 def test_prompt_that_is_not_text_is_refused(st_folder: Callable) -> None:
-    assert_told(st_folder(prompts={"prompts": {"query": 5}}), "query cannot be 5")
+    assert_refused(st_folder(prompts={"prompts": {"query": 5}}), "query cannot be 5")
 
 
-def assert_told(folder: Path, problem: str) -> None:
+def assert_refused(folder: Path, problem: str) -> None:
     with pytest.raises(InputError, match=problem) as refused:
         Encoder(folder)
     assert "\n" not in str(refused.value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from utils.models.devices import CPU_BATCH_TOKENS, check_devices, half_precision
 from utils.models.folders import read_json, weights_fingerprint
 from utils.models.lengths import length_limit
 from utils.models.loading import ENCODER, load_model
-from utils.retrieval.model_conventions import read_conventions
+from utils.retrieval.model_conventions import EncoderOptions, read_conventions
 
 if TYPE_CHECKING:
     import torch
@@ -24,71 +23,39 @@ QUERY, PASSAGE = "query", "passage"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # show whether a tokenizer is case-sensitive
 
 
-def sum_pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the sum over the tokens that are not padding, (B, D)."""
-    return (hidden * mask.unsqueeze(-1)).sum(1)
+def weighted_mean(hidden: torch.Tensor, weights: torch.Tensor, power: float = 1) -> torch.Tensor:
+    """Return the sum of (B, T, D) token vectors by (B, T) weights, over the weights' sum to the ``power``, (B, D)."""
+    return (hidden * weights.unsqueeze(-1)).sum(1) / weights.sum(1, keepdim=True).clamp(min=1) ** power
 
 
-def count(mask: torch.Tensor) -> torch.Tensor:
-    """Return how many tokens are not padding, (B, 1), at least 1."""
-    return mask.sum(1, keepdim=True).clamp(min=1)
-
-
-def weighted_pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean in which the n-th token counts n times, (B, D): SGPT's (Muennighoff, arXiv 2202.08904)."""
-    weights = mask * mask.new_tensor(range(1, mask.shape[1] + 1))
-    return sum_pool(hidden, weights) / weights.sum(1, keepdim=True).clamp(min=1)
+def by_place(mask: torch.Tensor) -> torch.Tensor:
+    """Return the mask in which the n-th token counts n times: SGPT's weights (Muennighoff, arXiv 2202.08904)."""
+    return mask * mask.new_tensor(range(1, mask.shape[1] + 1))
 
 
 # (token vectors (B, T, D) in float32, mask (B, T), padding to the right) to (B, D), by the names for model2pooling
 POOLINGS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "mean": lambda hidden, mask: sum_pool(hidden, mask) / count(mask),
+    "mean": weighted_mean,
     "cls": lambda hidden, mask: hidden[range(len(hidden)), mask.argmax(1)],
     "max": lambda hidden, mask: hidden.masked_fill(mask.unsqueeze(-1) == 0, -np.inf).amax(1),
     "last": lambda hidden, mask: hidden[range(len(hidden)), mask.cumsum(1).argmax(1)],
-    "mean_sqrt_len_tokens": lambda hidden, mask: sum_pool(hidden, mask) / count(mask).sqrt(),
-    "weightedmean": weighted_pool,
+    "mean_sqrt_len_tokens": lambda hidden, mask: weighted_mean(hidden, mask, 0.5),
+    "weightedmean": lambda hidden, mask: weighted_mean(hidden, by_place(mask)),
 }
 POOLER = "pooler"  # the model's own, which is no function of the token vectors
-
-
-@dataclass(frozen=True)
-class EncoderOptions:
-    """How to open an encoder; None leaves the choice to the model."""
-
-    method: str = ""  # the retriever's name in the configuration: shows the model's family where the folder does not
-    pooling: str | None = None  # names in ``POOLINGS``, joined by "+", or ``POOLER``
-    instruction: str | None = None  # goes before queries
-    passage_instruction: str | None = None  # goes before passages
-    max_length: int = 512  # tokens; lowered to what the model takes
-    batch_size: int = 256  # texts per batch, at most
-    half: bool = True  # compute in half precision where the device is fast at it
 
 
 class Encoder:
     """A transformers encoder. ``fingerprint`` identifies all that its vectors of length ``dimension`` depend on."""
 
     def __init__(self, path: Path, options: EncoderOptions | None = None, devices: Sequence[str] | None = None) -> None:
-        """Load the model of a folder.
+        """Load the model of a folder; one that cannot be used, or not with these options, is an ``InputError``.
 
-        Args:
-            path: a folder with config, weights and tokenizer.
-            options: how to use it.
-            devices: as torch names them; all encode a corpus, the first one queries. Default: all visible GPUs, else
-                the CPU.
-
-        Raises:
-            InputError: the folder holds no usable encoder, the pooling is unknown, or ``max_length`` leaves no room
-                for a text.
+        All ``devices``, as torch names them, encode a corpus; the first one encodes queries. Default: all visible GPUs,
+        else the CPU.
         """
         self.path, self.options = path, (options := options or EncoderOptions())
-        self.conventions = read_conventions(
-            path,
-            options.method,
-            pooling=options.pooling,
-            instruction=options.instruction,
-            passage_instruction=options.passage_instruction,
-        )
+        self.conventions = read_conventions(path, options)
         self._poolings = self._checked_poolings()
         self.devices = list(devices or visible_devices())
         check_devices(self.devices, "retrieval_devices")
@@ -165,13 +132,8 @@ class Encoder:
     def encode(self, texts: Sequence[str], kind: str, done: Callable[[int], object] | None = None) -> np.ndarray:
         """Return the vectors of texts, float32 of shape (texts, dimension), each of length 1.
 
-        Args:
-            texts: at least one text.
-            kind: ``QUERY`` or ``PASSAGE``: decides what goes before the text.
-            done: called after each batch with the number of texts in it.
-
-        Raises:
-            RunError: a vector is not finite, or zero.
+        ``kind``, ``QUERY`` or ``PASSAGE``, decides what goes before each text; ``done`` is called after each batch with
+        its size. A vector that is zero or not finite is a ``RunError``.
         """
         import torch
 
@@ -225,11 +187,7 @@ def off_unit_length(vectors: np.ndarray) -> np.ndarray:
 
 
 def open_dense(folder: Path) -> Any:
-    """Return the dense layer that sentence-transformers saved in a folder.
-
-    Raises:
-        InputError: it cannot be loaded, or is of a kind that cannot be applied here.
-    """
+    """Return the dense layer that sentence-transformers saved in a folder; ``InputError`` if it cannot be used."""
     import torch
     from safetensors.torch import load_file
 

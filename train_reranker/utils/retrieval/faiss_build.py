@@ -36,16 +36,14 @@ def inverted_file(index: Any) -> Any:
 
 def inverted_lists(index: Any) -> int:
     """Return how many inverted lists an index has, 0 where it is of another type."""
-    ivf = inverted_file(index)
-    return int(ivf.nlist) if ivf else 0
+    return getattr(inverted_file(index), "nlist", 0)
 
 
 def make_empty(factory: str, dimension: int, documents: int) -> Any:
     """Return an untrained index of a type, by FAISS's name for it.
 
-    Raises:
-        InputError: FAISS does not know the type, it has more inverted lists than there are documents, or it does not
-            take vectors in order and compare them by inner product.
+    ``InputError`` if FAISS does not know the type, it has more inverted lists than there are documents, or it does not
+    take vectors in order and compare them by inner product.
     """
     import faiss
 
@@ -73,8 +71,7 @@ def _cannot_be_built(factory: str, documents: int, dimension: int, error: Runtim
 def build_index(vectors: VectorFile, path: Path, factory: str, seed: int) -> None:
     """Build an index of a type from all vectors, put it at ``path`` and delete the file of vectors.
 
-    Raises:
-        InputError: as :func:`make_empty`, or there are too few vectors to train it.
+    ``InputError`` as for :func:`make_empty`, or if there are too few vectors to train it.
     """
     import faiss
 

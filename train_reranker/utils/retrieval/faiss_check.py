@@ -13,8 +13,7 @@ from utils.corpus.documents import Corpus
 from utils.errors import InputError
 from utils.retrieval.encoder import Encoder, off_unit_length
 from utils.retrieval.faiss_build import inverted_file, keeps_vectors
-from utils.retrieval.index import Rows
-from utils.retrieval.vectors import blocks_of
+from utils.retrieval.vectors import Rows, blocks_of
 
 # Rows that are compared with their documents: if a hundredth of an index is misplaced, n rows drawn at random miss all
 # of it with probability 0.99^n, which is 1% for 460.
@@ -27,9 +26,8 @@ REMEDY = "name an index of normalised vectors in method2index, or move this one 
 def read_index(path: Path, corpus: Corpus, encoder: Encoder) -> Any:
     """Map an index file into memory.
 
-    Raises:
-        InputError: it is not a FAISS index, is truncated, does not compare by inner product, numbers its vectors by
-            other ids than rows, or does not have the corpus's size and the encoder's dimension.
+    ``InputError`` if it is not a FAISS index, is truncated, does not compare by inner product, numbers its vectors by
+    other ids than rows, or does not have the corpus's size and the encoder's dimension.
     """
     import faiss
 
@@ -61,13 +59,10 @@ def read_index(path: Path, corpus: Corpus, encoder: Encoder) -> Any:
 
 
 def check_vectors(index: Any, encode: Callable[[Rows], np.ndarray], path: Path) -> None:
-    """Compare the vectors of an index that does not say what it was built from with those of the corpus's documents.
+    """Raise an ``InputError`` unless the vectors of an index without a stamp are those of the corpus's documents.
 
     All vectors that it keeps must be of length 1, and those of ``PROBED`` documents must be what the encoder gives.
     Approximations must be about as long, and closer to their own document than to most others.
-
-    Raises:
-        InputError: they are not; names a row and the likely reason.
     """
     exact, rows = keeps_vectors(index), np.arange(index.ntotal)
     if exact:

@@ -20,8 +20,7 @@ from utils.progress import log
 from utils.retrieval.encoder import Encoder
 from utils.retrieval.faiss_build import FLAT, build_index, inverted_file, inverted_lists, keeps_vectors, make_empty
 from utils.retrieval.faiss_check import check_vectors, read_index
-from utils.retrieval.index import Rows
-from utils.retrieval.vectors import VectorFile, encode_rows
+from utils.retrieval.vectors import Rows, VectorFile, encode_rows
 
 SEARCH_PARAMETER = re.compile(r"\w+=0*[1-9]\d*(\.\d+)?")
 
@@ -42,16 +41,10 @@ class FaissIndex:
     def __init__(
         self, index: Any, encode: Callable[[Rows], np.ndarray], *, search_params: str | None = None, gpu: bool = False
     ) -> None:
-        """Wrap a loaded FAISS index.
+        """Wrap a loaded FAISS index; search parameters that it does not know are an ``InputError``.
 
-        Args:
-            index: as FAISS reads it.
-            encode: returns the vectors of rows, for an index that keeps only approximations.
-            search_params: as in :class:`FaissOptions`; default: see :func:`usual_search_params`.
-            gpu: search on the visible GPUs.
-
-        Raises:
-            InputError: the index does not know the search parameters.
+        ``encode`` returns the vectors of rows, for an index that keeps only approximations. The options are those of
+        :class:`FaissOptions`, the default parameters those of :func:`usual_search_params`.
         """
         self.index, self._encode, self.exact = index, encode, keeps_vectors(index)
         self.search_params = search_params or usual_search_params(index)
@@ -127,11 +120,8 @@ def open_index(corpus: Corpus, encoder: Encoder, path: Path, options: FaissOptio
     """Map the index of a corpus, building it where it is missing or was built from something else.
 
     A file beside it, its stamp, says what it was built from. An index without one, as FlashRAG leaves it, is never
-    overwritten: it is used as it is if its size and dimension fit and its vectors are those of the corpus's documents.
-    That is checked once and noted in another file beside it.
-
-    Raises:
-        InputError: such an index does not fit or cannot be read, or FAISS cannot build this type.
+    overwritten: it is used as it is if its size and dimension fit and its vectors are those of the corpus's documents,
+    else it is an ``InputError``. That is checked once and noted in another file beside it.
     """
     options = options or FaissOptions()
     made_from = {

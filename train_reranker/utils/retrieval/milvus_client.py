@@ -13,11 +13,7 @@ TIMEOUT, LONG_TIMEOUT = 60, 3600  # seconds for an answer, and for requests that
 
 
 def connect(uri: str, token: str | None = None) -> Any:
-    """Return a client of the Milvus at ``uri``, creating the folder that a file is in.
-
-    Raises:
-        InputError: pymilvus is not installed, the file cannot be used, or nothing answers.
-    """
+    """Return a client of the Milvus at ``uri``, creating the folder that a file is in; else ``InputError``."""
     os.environ.pop("MILVUS_URI", None)  # pymilvus reads it on import, and fails at a file's name
     try:
         from pymilvus import MilvusClient
@@ -70,11 +66,7 @@ def _why_not(file: str) -> str:
 
 
 def ask(call: Any, *args: Any, timeout: float = TIMEOUT, **kwargs: Any) -> Any:
-    """Call a method of a client.
-
-    Raises:
-        RunError: Milvus refuses, or does not answer within ``timeout`` seconds.
-    """
+    """Call a method of a client; ``RunError`` if Milvus refuses, or does not answer within ``timeout`` seconds."""
     from pymilvus.exceptions import MilvusException
 
     try:

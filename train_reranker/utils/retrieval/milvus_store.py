@@ -14,9 +14,8 @@ import numpy as np
 from utils.corpus.documents import Corpus
 from utils.errors import InputError, RunError
 from utils.retrieval.encoder import Encoder
-from utils.retrieval.index import Rows
 from utils.retrieval.milvus_client import LONG_TIMEOUT, ask, connect, first_line
-from utils.retrieval.vectors import blocks_of, encode_blocks
+from utils.retrieval.vectors import Rows, blocks_of, encode_blocks
 
 ROW, VECTOR = "row", "vector"
 # The parameters of each index type when it is built and when it is searched, all whole numbers: Milvus Lite ignores
@@ -39,11 +38,7 @@ class MilvusOptions:
     search_params: Mapping[str, Any] = field(default_factory=dict)  # of that index type, {"ef": 128}
 
     def __post_init__(self) -> None:
-        """Check the index and its search parameters as far as they are known here.
-
-        Raises:
-            InputError: the index has no type, or a parameter is not one of its type.
-        """
+        """Raise an ``InputError`` if the index has no type, or a parameter does not suit it."""
         kind, params = self.index.get("index_type"), self.index.get("params") or {}
         if not isinstance(kind, str) or not isinstance(params, Mapping) or "metric_type" in self.index:
             raise InputError(
@@ -80,9 +75,6 @@ class MilvusIndex:
         """Return scores and rows of the ``n`` nearest to each query, both of shape (queries, n), best first.
 
         Row -1 fills up where an approximate index finds fewer.
-
-        Raises:
-            RunError: Milvus does not answer.
         """
         hits = ask(
             self._client.search,
@@ -100,11 +92,7 @@ class MilvusIndex:
         return scores, rows
 
     def vectors(self, rows: Rows) -> np.ndarray:
-        """Return the vectors of rows as they were loaded, float32 of shape (rows, dimension), in one request.
-
-        Raises:
-            RunError: Milvus does not answer.
-        """
+        """Return the vectors of rows as they were loaded, float32 of shape (rows, dimension), in one request."""
         wanted = [int(row) for row in rows]
         found = ask(self._client.get, self._name, ids=wanted, output_fields=[ROW, VECTOR])
         vector_of = {hit[ROW]: hit[VECTOR] for hit in found}
@@ -117,15 +105,8 @@ def open_milvus(corpus: Corpus, encoder: Encoder, uri: str, options: MilvusOptio
     Its name comes from corpus, encoder and index, so that others never meet its vectors. Rows are loaded block by block
     in the corpus's order, so that their number shows where to resume.
 
-    Args:
-        corpus: its documents, row by row.
-        encoder: encodes them.
-        uri: a file, which Milvus Lite keeps, or a server's address, ``http://host:19530``.
-        options: how to reach, build and search it.
-
-    Raises:
-        InputError: pymilvus is not installed, nothing answers at ``uri``, or Milvus refuses the options.
-        RunError: Milvus fails while it is loaded.
+    ``uri`` is a file, which Milvus Lite keeps, or a server's address, ``http://host:19530``: ``InputError`` if it
+    cannot be opened or refuses the options, ``RunError`` if it fails later.
     """
     options = options or MilvusOptions()
     client = connect(uri, options.token)
@@ -153,10 +134,9 @@ def _create(client: Any, name: str, dimension: int, index: Mapping[str, Any]) ->
 
 
 def _try(client: Any, name: str, dimension: int, options: MilvusOptions) -> None:
-    """Build and search the index over one vector: before hours of encoding, and because Milvus Lite only logs errors.
+    """Build and search the index over one vector, before hours of encoding: ``InputError`` if Milvus refuses it.
 
-    Raises:
-        InputError: Milvus refuses the index or the search parameters.
+    Milvus Lite itself only logs errors.
     """
     try:
         ask(client.drop_collection, name)  # a killed run may have left it
@@ -178,11 +158,7 @@ def _try(client: Any, name: str, dimension: int, options: MilvusOptions) -> None
 
 
 def _check_search(index: MilvusIndex, dimension: int) -> None:
-    """Search once.
-
-    Raises:
-        InputError: Milvus refuses the search parameters.
-    """
+    """Search once: ``InputError`` if Milvus refuses the search parameters."""
     try:
         index.search(np.eye(1, dimension, dtype=np.float32), 1)
     except RunError as error:

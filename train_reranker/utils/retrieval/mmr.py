@@ -23,16 +23,12 @@ class Lambdas(NamedTuple):
 
     @classmethod
     def from_config(cls, config: Config) -> Lambdas:
-        """Return a configuration's weights, scaled to sum 1; raises as :meth:`scaled`."""
+        """Return a configuration's weights, scaled to sum 1."""
         return cls.scaled(config.lambda1, config.lambda2, config.lambda3)
 
     @classmethod
     def scaled(cls, lambda1: float, lambda2: float, lambda3: float) -> Lambdas:
-        """Return the three weights scaled to sum 1.
-
-        Raises:
-            InputError: one is negative or not finite, or all are zero.
-        """
+        """Return three weights scaled to sum 1; ``InputError`` if one is negative or not finite, or all are zero."""
         weights = (lambda1, lambda2, lambda3)
         total = sum(weights)
         if not all(0 <= weight < float("inf") for weight in weights) or total <= 0:
@@ -47,15 +43,8 @@ def mmr(query: np.ndarray, pool: np.ndarray, source: np.ndarray, k: int, weights
     (arXiv 2505.15087) extends MMR (Carbonell and Goldstein, 1998). Scores that agree to nine decimals are ties, and go
     to the better retrieval rank.
 
-    Args:
-        query: its vector, shape (D,); like all of them float64 and of length 1.
-        pool: the candidates' vectors, shape (P, D), best retrieval rank first.
-        source: the source document's vector, shape (D,).
-        k: how many to choose; all of the pool if it has fewer.
-        weights: λ1, λ2, λ3.
-
-    Returns:
-        Positions in the pool, in the order in which they were chosen.
+    ``query`` and ``source`` are vectors of shape (D,), ``pool`` is (P, D), best retrieval rank first, all of length 1.
+    Returns positions in the pool in the order in which they were chosen, all of them if it has fewer than ``k``.
     """
     base = weights.relevance * (pool @ query) - weights.source * (pool @ source)
     similarity = np.zeros(len(pool))  # to the nearest of the chosen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ BGE_TASK = f"<instruct>{TASK}.\n<query>"
 class Family(NamedTuple):
     """Models that are used alike, as their cards say: the words of their names, their pooling, their prompts."""
 
-    words: frozenset[str]
+    words: str
     pooling: str
     query: str = ""
     passage: str = ""
@@ -32,25 +33,25 @@ class Family(NamedTuple):
 # arXiv 2309.07597; gte: Li et al., arXiv 2308.03281; contriever: Izacard et al., arXiv 2112.09118; arctic: Merrick et
 # al., arXiv 2405.05374 and 2412.04506.
 FAMILIES = (
-    Family(frozenset({"e5", "mistral"}), "last", E5_TASK),
-    Family(frozenset({"e5", "instruct"}), "mean", E5_TASK),
-    Family(frozenset({"e5"}), "mean", "query: ", "passage: "),
-    Family(frozenset({"bge", "m3"}), "cls"),
-    Family(frozenset({"bge", "gemma2"}), "last", BGE_TASK),
-    Family(frozenset({"bge", "icl"}), "last", BGE_TASK),
-    Family(frozenset({"bge", "zh"}), "cls", BGE_CHINESE),
-    Family(frozenset({"bge"}), "cls", BGE_ENGLISH),
-    Family(frozenset({"gte", "instruct"}), "last", E5_TASK),
-    Family(frozenset({"gte", "multilingual"}), "cls"),
-    Family(frozenset({"gte", "v1"}), "cls"),
-    Family(frozenset({"gte"}), "mean"),
-    Family(frozenset({"contriever"}), "mean"),
-    Family(frozenset({"nomic"}), "mean", "search_query: ", "search_document: "),
-    Family(frozenset({"arctic", "embed", "v2"}), "cls", "query: "),
-    Family(frozenset({"arctic", "embed"}), "cls", BGE_ENGLISH),
-    Family(frozenset({"mxbai", "embed"}), "cls", BGE_ENGLISH),
+    Family("e5 mistral", "last", E5_TASK),
+    Family("e5 instruct", "mean", E5_TASK),
+    Family("e5", "mean", "query: ", "passage: "),
+    Family("bge m3", "cls"),
+    Family("bge gemma2", "last", BGE_TASK),
+    Family("bge icl", "last", BGE_TASK),
+    Family("bge zh", "cls", BGE_CHINESE),
+    Family("bge", "cls", BGE_ENGLISH),
+    Family("gte instruct", "last", E5_TASK),
+    Family("gte multilingual", "cls"),
+    Family("gte v1", "cls"),
+    Family("gte", "mean"),
+    Family("contriever", "mean"),
+    Family("nomic", "mean", "search_query: ", "search_document: "),
+    Family("arctic embed v2", "cls", "query: "),
+    Family("arctic embed", "cls", BGE_ENGLISH),
+    Family("mxbai embed", "cls", BGE_ENGLISH),
 )
-UNKNOWN = Family(frozenset(), "mean")
+UNKNOWN = Family("", "mean")
 
 # sentence-transformers' names for poolings, in its order, and ours where they differ.
 FLAGS = {
@@ -67,8 +68,21 @@ QUERIES: tuple[str, ...] = ("query",)
 PASSAGES: tuple[str, ...] = ("document", "passage", "corpus")
 
 
+@dataclass(frozen=True)
+class EncoderOptions:
+    """How to open an encoder; None leaves the choice to the model."""
+
+    method: str = ""  # the retriever's name in the configuration: shows the model's family where the folder does not
+    pooling: str | None = None  # names in ``encoder.POOLINGS``, joined by "+", or "pooler"
+    instruction: str | None = None  # goes before queries
+    passage_instruction: str | None = None  # goes before passages
+    max_length: int = 512  # tokens; lowered to what the model takes
+    batch_size: int = 256  # texts per batch, at most
+    half: bool = True  # compute in half precision where the device is fast at it
+
+
 class Folder(NamedTuple):
-    """What the files of a sentence-transformers folder say; None where they do not."""
+    """What a folder's sentence-transformers files say; None where they do not."""
 
     transformer: Path
     pooling: str | None = None
@@ -89,34 +103,25 @@ class Conventions(NamedTuple):
     folder: Folder
 
 
-def read_conventions(
-    path: Path,
-    method: str = "",
-    *,
-    pooling: str | None = None,
-    instruction: str | None = None,
-    passage_instruction: str | None = None,
-) -> Conventions:
+def read_conventions(path: Path, options: EncoderOptions) -> Conventions:
     """Return how the model of a folder expects to be used.
 
-    The configuration's pooling and instructions, where they are set, go before what sentence-transformers' files in
-    the folder say, and these before the family that the model's name, or else ``method``, belongs to.
-
-    Raises:
-        InputError: the folder's files cannot be read, or describe what cannot be applied here.
+    The options, where they are set, override what sentence-transformers' files in the folder say, and these override
+    the family that the model's name, or else the method's, belongs to. Files that cannot be read, or that describe what
+    cannot be applied here, are an ``InputError``.
     """
     folder = read_folder(path)
-    matches = ((family, name) for name in model_names(path, method) if (family := family_of(name)))
+    matches = ((family, name) for name in model_names(path, options.method) if (family := family_of(name)))
     family, name = next(matches, (UNKNOWN, ""))
     # Prompts come as a pair: a folder that has one for queries means that passages go without.
     query, passage = (family.query, family.passage) if folder.query is None else (folder.query, folder.passage or "")
-    pooling = pooling and _translate(str(pooling))
+    pooling = options.pooling and _translate(str(options.pooling))
     if pooling and folder.pooling and pooling != folder.pooling:
         log.warning("%s: the configuration says %s pooling, the model's folder %s", path, pooling, folder.pooling)
     conventions = Conventions(
         pooling or folder.pooling or family.pooling,
-        query if instruction is None else instruction,
-        passage if passage_instruction is None else passage_instruction,
+        query if options.instruction is None else options.instruction,
+        passage if options.passage_instruction is None else options.passage_instruction,
         folder,
     )
     reason = ", as its folder says" if folder.query is not None else f", as usual for {name}" if name else ""
@@ -132,7 +137,7 @@ def _translate(pooling: str) -> str:
 def family_of(name: str) -> Family | None:
     """Return the family of a name, by whole words: share5 is not an e5."""
     words = set(re.findall(r"[a-z0-9]+", name.lower()))
-    return next((family for family in FAMILIES if family.words <= words), None)
+    return next((family for family in FAMILIES if words.issuperset(family.words.split())), None)
 
 
 def model_names(path: Path, method: str) -> Iterator[str]:
@@ -156,11 +161,7 @@ def model_names(path: Path, method: str) -> Iterator[str]:
 
 
 def read_folder(path: Path) -> Folder:
-    """Read the files with which sentence-transformers describes a model; a folder without them says nothing.
-
-    Raises:
-        InputError: one cannot be read, or describes a step that cannot be applied here.
-    """
+    """Read the files with which sentence-transformers describes a model; a folder without them says nothing."""
     transformer, pooling_folder, steps = _read_modules(path)
     described: dict[str, Any] = {"transformer": transformer, "steps": tuple(steps)}
     file = pooling_folder / "config.json"

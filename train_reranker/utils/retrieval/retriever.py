@@ -11,9 +11,8 @@ from utils.corpus.documents import Corpus
 from utils.retrieval.arms import ARMS, Arm
 from utils.retrieval.clock import Clock
 from utils.retrieval.encoder import QUERY, Encoder, EncoderOptions
-from utils.retrieval.index import Index
 from utils.retrieval.mmr import LAMBDAS, Lambdas, mmr
-from utils.retrieval.stores import open_store
+from utils.retrieval.stores import Index, open_store
 from utils.schema import Candidate, Document
 
 if TYPE_CHECKING:
@@ -49,15 +48,10 @@ class Retriever:
         rerankers: Mapping[str, Scorer] | None = None,
         pool_factor: int = 1,
     ) -> None:
-        """Put the parts together.
+        """Put the parts together; row i of the index is the vector of the corpus's row i.
 
-        Args:
-            corpus: the documents; row i belongs to row i of the index.
-            encoder: encodes the queries.
-            index: holds the documents' vectors.
-            weights: of the diverse first stage.
-            rerankers: by the names that arms have for them: ``BASE``, ``FINE_TUNED``.
-            pool_factor: an arm that reranks fetches this many times k.
+        ``weights`` are those of the diverse first stage, ``rerankers`` are by the arms' names for them, ``BASE`` and
+        ``FINE_TUNED``, and an arm that reranks fetches ``pool_factor`` times k.
         """
         self.corpus, self.encoder, self.index, self.weights = corpus, encoder, index, weights
         self.rerankers, self.pool_factor = dict(rerankers or {}), pool_factor
@@ -83,15 +77,9 @@ class Retriever:
     def retrieve(
         self, arms: Sequence[str], queries: Sequence[str], sources: Sequence[Document], k: int
     ) -> list[dict[str, list[Candidate]]]:
-        """Return, for each query, the candidates of each arm, best first, ``k`` at most.
+        """Return, for each query, the candidates of each arm, by its name in ``ARMS``, best first, ``k`` at most.
 
-        None is of the source's article or has its text, and no two have the same text, up to white space.
-
-        Args:
-            arms: names in ``ARMS``.
-            queries: at least one.
-            sources: the document that each query came from.
-            k: how many candidates an arm returns.
+        None is of the article of the query's source or has its text; no two have the same text, up to white space.
         """
         with self.clock.over("encode", len(queries)):
             vectors = self.encoder.encode(queries, QUERY)
@@ -139,20 +127,15 @@ class Retriever:
 
         A reranker scores each different pair of query and text once, whichever arms ask for it.
         """
-        pairs: dict[str, dict[tuple[str, str], None]] = {}
-        for arm, pool in pools.items():
-            if name := ARMS[arm].reranker:
-                asked = zip(queries, pool, strict=True)
-                new = {(query, c.document.text): None for query, candidates in asked for c in candidates}
-                pairs.setdefault(name, {}).update(new)
-        scores = {}
-        for name, wanted in pairs.items():
-            with self.clock.over(name, len(wanted)):
-                scores[name] = dict(zip(wanted, self.rerankers[name].score(list(wanted)).tolist(), strict=True))
         lists = dict(pools)
-        for arm, pool in pools.items():
-            if name := ARMS[arm].reranker:
-                lists[arm] = [by_score(*each, scores[name]) for each in zip(queries, pool, strict=True)]
+        for name in dict.fromkeys(filter(None, (ARMS[arm].reranker for arm in pools))):
+            arms = [arm for arm in pools if ARMS[arm].reranker == name]
+            asked = [each for arm in arms for each in zip(queries, pools[arm], strict=True)]
+            pairs = list(dict.fromkeys((query, c.document.text) for query, candidates in asked for c in candidates))
+            with self.clock.over(name, len(pairs)):
+                scores = dict(zip(pairs, self.rerankers[name].score(pairs).tolist(), strict=True))
+            for arm in arms:
+                lists[arm] = [by_score(*each, scores) for each in zip(queries, pools[arm], strict=True)]
         return lists
 
     def _search(self, vectors: np.ndarray, origins: Sequence[int], least: int, k: int) -> list[Hits]:
@@ -199,11 +182,7 @@ def by_score(query: str, candidates: list[Candidate], scores: Mapping[tuple[str,
 def open_retrieval(
     config: Config, corpus: Corpus, weights: Lambdas, rerankers: Mapping[str, Scorer] | None = None
 ) -> Retriever:
-    """Open a corpus's encoder and index as a configuration names them.
-
-    Raises:
-        InputError: one of them was not found or cannot be used.
-    """
+    """Open a corpus's encoder and index as a configuration names them; ``InputError`` if one cannot be used."""
     options = EncoderOptions(
         method=config.retrieval_method,
         pooling=config.pooling,

@@ -6,26 +6,41 @@ import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
 from utils.files import find
 from utils.retrieval.encoder import Encoder
 from utils.retrieval.faiss_store import FaissOptions, open_index
-from utils.retrieval.index import Index
 from utils.retrieval.milvus_store import MilvusOptions, open_milvus
+from utils.retrieval.vectors import Rows
 
 if TYPE_CHECKING:
     from utils.config import Config
 
 
-def open_store(config: Config, corpus: Corpus, encoder: Encoder) -> Index:
-    """Open the index of a corpus in the configuration's ``vector_store``, building what is missing.
+class Index(Protocol):
+    """The corpus's vectors by row, L2-normalised and compared by inner product."""
 
-    Raises:
-        InputError: the store is unknown or cannot be used.
-    """
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its results depend on, besides corpus and encoder; fit for JSON."""
+
+    def search(self, queries: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores and rows of the ``n`` nearest to each query, best first.
+
+        Both are of shape (queries, n), or narrower where the corpus has fewer; row -1 fills up where fewer were found.
+        """
+
+    def vectors(self, rows: Rows) -> np.ndarray:
+        """Return the vectors of rows, float32 of shape (rows, dimension)."""
+
+
+def open_store(config: Config, corpus: Corpus, encoder: Encoder) -> Index:
+    """Open a corpus's index in the configuration's ``vector_store``, building what is missing, else ``InputError``."""
     if config.vector_store not in STORES:
         known = " or ".join(STORES)
         raise InputError(f"{config.path}: vector_store must be {known}, not {config.vector_store!r}")

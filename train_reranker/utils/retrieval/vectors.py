@@ -18,6 +18,7 @@ from utils.files import append_jsonl, write_jsonl
 from utils.progress import log, progress_bar
 from utils.retrieval.encoder import PASSAGE, Encoder, EncoderOptions
 
+Rows = Sequence[int] | np.ndarray
 # Encoded together, in length-bucketed batches. A vector depends in its last bits on what is in its batch: because
 # blocks never change, an index is the same however often its making was killed.
 DOCUMENTS_PER_BLOCK = 2048
@@ -46,7 +47,7 @@ def encode_blocks(corpus: Corpus, encoder: Encoder, blocks: Sequence[range]) -> 
 
 
 def encode_rows(
-    corpus: Corpus, encoder: Encoder, rows: Sequence[int] | np.ndarray, done: Callable[[int], object] | None = None
+    corpus: Corpus, encoder: Encoder, rows: Rows, done: Callable[[int], object] | None = None
 ) -> np.ndarray:
     """Return the vectors of rows, float32 of shape (rows, dimension); ``done`` as for :meth:`Encoder.encode`."""
     return encoder.encode([corpus[row].text for row in rows], PASSAGE, done)
