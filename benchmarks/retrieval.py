@@ -228,7 +228,7 @@ def search_costs(folder: Path, size: int, seed: int) -> list[dict[str, Any]]:
     rows, truth = [], None
     for factory, params in (
         ("Flat", None),
-        *((f"IVF{lists},Flat", f"nprobe={lists // share}") for share in (128, 32, 8)),
+        *((f"IVF{lists},Flat", f"nprobe={max(1, lists // share)}") for share in (128, 32, 8)),
     ):
         path = folder / f"{factory}.index"
         build_s = 0.0 if path.exists() else timed(build_index, vectors, path, factory, seed)[1]

@@ -17,6 +17,7 @@ from utils.config import load_config
 from utils.corpus.documents import Corpus
 from utils.errors import InputError, RunError
 from utils.files import write_json
+from utils.models.folders import weights_fingerprint
 from utils.retrieval.encoder import PASSAGE, POOLINGS, QUERY, Encoder, EncoderOptions
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import open_retrieval
@@ -25,12 +26,11 @@ from utils.scoring import Reranker
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-TEXTS = [
-    "a lake",
-    "The Harbour town lies on a River and holds a market each week",
-    "salt and slate " * 40,
-    "x",
-]
+TEXTS = ["a lake", "The Harbour town lies on a River and holds a market each week", "salt and slate " * 40, "x"]
+
+
+def opened(folder: Path, **options: Any) -> Encoder:
+    return Encoder(folder, EncoderOptions(**options))
 
 
 def assert_like_sentence_transformers(folder: Path, **prompts: str) -> None:
@@ -38,7 +38,7 @@ def assert_like_sentence_transformers(folder: Path, **prompts: str) -> None:
     from sentence_transformers import SentenceTransformer
 
     theirs = SentenceTransformer(str(folder), device="cpu")
-    ours = Encoder(folder, EncoderOptions(half=False))
+    ours = opened(folder, half=False)
     for kind in (QUERY, PASSAGE):
         expected = theirs.encode(TEXTS, prompt_name=prompts.get(kind), normalize_embeddings=True)
         assert ours.encode(TEXTS, kind).shape == expected.shape
@@ -98,15 +98,15 @@ def test_length_and_case_are_those_of_the_folder(st_folder: Callable, length: di
     assert_like_sentence_transformers(st_folder(length=length))
 
 
-def test_lower_case_counts_where_the_tokenizer_minds_it(st_folder: Callable) -> None:
+def test_lower_case_counts_where_the_tokenizer_is_case_sensitive(st_folder: Callable) -> None:
     fingerprints = {}
-    for minds in (False, True):
+    for sensitive in (False, True):
         for lower in (False, True):
-            folder = st_folder(length={"do_lower_case": lower}, name=f"{minds}-{lower}")
-            if minds:
+            folder = st_folder(length={"do_lower_case": lower}, name=f"{sensitive}-{lower}")
+            if sensitive:
                 file = folder / "tokenizer_config.json"
                 write_json(file, json.loads(file.read_text()) | {"do_lower_case": False})
-            fingerprints[minds, lower] = Encoder(folder).fingerprint
+            fingerprints[sensitive, lower] = Encoder(folder).fingerprint
             assert_like_sentence_transformers(folder)
     assert fingerprints[False, True] == fingerprints[False, False]
     assert fingerprints[True, True] != fingerprints[True, False]
@@ -130,13 +130,9 @@ def test_further_steps_are_applied(st_folder: Callable) -> None:
 def test_transformer_in_a_folder_of_its_own(st_folder: Callable) -> None:
     folder = st_folder({"pooling_mode": "cls"})
     (inner := folder / "0_Transformer").mkdir()
-    for file in [
-        *folder.glob("*.safetensors"),
-        folder / "config.json",
-        *folder.glob("tokenizer*"),
-        *folder.glob("sent*"),
-    ]:
-        shutil.move(file, inner)
+    for pattern in ("*.safetensors", "config.json", "tokenizer*", "sent*"):
+        for file in folder.glob(pattern):
+            shutil.move(file, inner)
     modules = json.loads((folder / "modules.json").read_text())
     modules[0]["path"] = "0_Transformer"
     write_json(folder / "modules.json", modules)
@@ -151,12 +147,10 @@ def test_encoder_of_t5_is_used_without_its_decoder(tmp_path: Path) -> None:
     t5(tmp_path / "t5")
     T5Model(T5Config.from_pretrained(tmp_path / "t5")).save_pretrained(tmp_path / "t5")
     write_json(tmp_path / "t5" / "1_Pooling" / "config.json", {"pooling_mode": "mean", "word_embedding_dimension": 32})
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    listed = [
-        {"idx": i, "name": str(i), "path": p, "type": f"sentence_transformers.models.{m}"}
-        for i, (p, m) in enumerate(modules)
-    ]
-    write_json(tmp_path / "t5" / "modules.json", listed)
+    names = {"": "Transformer", "1_Pooling": "Pooling"}.items()
+    kind = "sentence_transformers.models"
+    modules = [{"path": at, "type": f"{kind}.{name}", "name": at or "0", "idx": 0} for at, name in names]
+    write_json(tmp_path / "t5" / "modules.json", modules)
     assert_like_sentence_transformers(tmp_path / "t5")
 
 
@@ -169,32 +163,30 @@ def test_missing_transformer_is_refused(st_folder: Callable) -> None:
         Encoder(folder)
 
 
-def test_layer_for_another_pooling_is_refused(st_folder: Callable) -> None:
+@pytest.mark.parametrize(
+    ("pooling", "weights", "activation", "problem"),
+    [
+        (["cls", "mean"], "whole", "torch.nn.Tanh", r"takes 32 numbers, but cls\+mean pooling gives 64"),
+        ("mean", "missing", "torch.nn.Tanh", "2_Dense cannot be loaded"),
+        ("mean", "cut", "torch.nn.Tanh", "2_Dense cannot be loaded"),
+        ("mean", "whole", "mine.Swirl", "such a layer cannot be applied here"),
+    ],
+)
+def test_layer_that_cannot_be_applied_is_refused(
+    st_folder: Callable, pooling: Any, weights: str, activation: str, problem: str
+) -> None:
     from safetensors.torch import save_file
     from torch.nn import Linear
 
-    folder = st_folder({"pooling_mode": ["cls", "mean"]}, modules=("Transformer", "Pooling", "Dense"))
-    write_json(folder / "2_Dense" / "config.json", {"in_features": 32, "out_features": 16})
-    save_file({f"linear.{k}": v for k, v in Linear(32, 16).state_dict().items()}, folder / "2_Dense/model.safetensors")
-    with pytest.raises(InputError, match=r"takes 32 numbers, but cls\+mean pooling gives 64"):
-        Encoder(folder)
-
-
-@pytest.mark.parametrize("weights", [None, b"cut"])
-def test_damaged_layer_is_refused(st_folder: Callable, weights: bytes | None) -> None:
-    folder = st_folder(modules=("Transformer", "Pooling", "Dense"))
-    write_json(folder / "2_Dense" / "config.json", {"in_features": 32, "out_features": 16, "bias": True})
-    if weights:
-        (folder / "2_Dense" / "model.safetensors").write_bytes(weights)
-    with pytest.raises(InputError, match="2_Dense cannot be loaded"):
-        Encoder(folder)
-
-
-def test_activation_of_unknown_origin_is_refused(st_folder: Callable) -> None:
-    folder = st_folder(modules=("Transformer", "Pooling", "Dense"))
-    values = {"in_features": 32, "out_features": 16, "activation_function": "mine.Swirl"}
-    write_json(folder / "2_Dense" / "config.json", values)
-    with pytest.raises(InputError, match="such a layer cannot be applied here"):
+    folder = st_folder({"pooling_mode": pooling}, modules=("Transformer", "Pooling", "Dense"))
+    dense = {"in_features": 32, "out_features": 16, "bias": True, "activation_function": activation}
+    write_json(folder / "2_Dense" / "config.json", dense)
+    file = folder / "2_Dense" / "model.safetensors"
+    if weights != "missing":
+        save_file({f"linear.{name}": value for name, value in Linear(32, 16).state_dict().items()}, file)
+    if weights == "cut":
+        file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(InputError, match=problem):
         Encoder(folder)
 
 
@@ -202,7 +194,7 @@ def test_activation_of_unknown_origin_is_refused(st_folder: Callable) -> None:
 def test_pooling_is_its_definition(tiny_encoder: Path, pooling: str) -> None:
     import torch
 
-    encoder = Encoder(tiny_encoder, EncoderOptions(pooling=pooling, half=False))
+    encoder = opened(tiny_encoder, pooling=pooling, half=False)
     texts = ["a lake", "the harbour town lies on a river and holds a market each week"]
     with torch.inference_mode():
         for text, vector in zip(texts, encoder.encode(texts, PASSAGE), strict=True):
@@ -225,25 +217,25 @@ def test_pooling_is_its_definition(tiny_encoder: Path, pooling: str) -> None:
 @pytest.mark.parametrize("pooling", ["median", "cls+median", "pooler+cls", ""])
 def test_unknown_pooling_is_refused(tiny_encoder: Path, pooling: str) -> None:
     if not pooling:
-        assert Encoder(tiny_encoder, EncoderOptions(method="e5", pooling=pooling)).conventions.pooling == "mean"
+        assert opened(tiny_encoder, method="e5", pooling=pooling).conventions.pooling == "mean"
         return
     with pytest.raises(InputError, match=r"pooling of e5: '(median|pooler)' is unknown; let model2pooling"):
-        Encoder(tiny_encoder, EncoderOptions(method="e5", pooling=pooling))
+        opened(tiny_encoder, method="e5", pooling=pooling)
 
 
 def test_pooler_that_is_missing_is_refused(tiny_encoder: Path) -> None:
-    encoder = Encoder(tiny_encoder, EncoderOptions(pooling="pooler"))
+    encoder = opened(tiny_encoder, pooling="pooler")
     encoder.model.pooler = None
     with pytest.raises(InputError, match="has no pooler"):
         encoder.encode(["a lake"], QUERY)
 
 
 def test_length_is_at_most_that_of_the_tokenizer(st_folder: Callable, tiny_encoder: Path, tmp_path: Path) -> None:
-    assert Encoder(st_folder(length={"max_seq_length": 9999}), EncoderOptions(max_length=9999)).max_length == 512
+    assert opened(st_folder(length={"max_seq_length": 9999}), max_length=9999).max_length == 512
     short = Path(shutil.copytree(tiny_encoder, tmp_path / "short"))
     file = short / "tokenizer_config.json"
     write_json(file, json.loads(file.read_text()) | {"model_max_length": 20})
-    encoder = Encoder(short, EncoderOptions(max_length=9999))
+    encoder = opened(short, max_length=9999)
     assert encoder.max_length == 20
     assert len(encoder.encode(["lake " * 100], QUERY)) == 1
 
@@ -251,8 +243,8 @@ def test_length_is_at_most_that_of_the_tokenizer(st_folder: Callable, tiny_encod
 @pytest.mark.parametrize(("length", "instruction"), [(0, ""), (-3, ""), (2, ""), (8, "the river of the lake lies")])
 def test_length_without_room_for_a_text_is_refused(tiny_encoder: Path, length: int, instruction: str) -> None:
     with pytest.raises(InputError, match=f"retrieval_query_max_length {length}: .* raise it"):
-        Encoder(tiny_encoder, EncoderOptions(max_length=length, instruction=instruction))
-    Encoder(tiny_encoder, EncoderOptions(max_length=3))
+        opened(tiny_encoder, max_length=length, instruction=instruction)
+    opened(tiny_encoder, max_length=3)
 
 
 def test_model_whose_vectors_are_not_finite_is_refused(tiny_encoder: Path) -> None:
@@ -265,18 +257,18 @@ def test_model_whose_vectors_are_not_finite_is_refused(tiny_encoder: Path) -> No
 
 
 def test_yaml_reaches_the_encoder(config_file: Path) -> None:
-    def opened(**keys: Any) -> Any:
+    def retrieval(**keys: Any) -> Any:
         config_file.write_text(yaml.safe_dump(values | keys))
         config = load_config(config_file)
         return open_retrieval(config, Corpus(config.corpus), Lambdas(1, 0, 0))
 
     values = yaml.safe_load(config_file.read_text())
-    plain = opened()
-    said = opened(instruction="ask: ", passage_instruction="text: ", model2pooling={"tiny": "cls"})
+    plain = retrieval()
+    said = retrieval(instruction="ask: ", passage_instruction="text: ", model2pooling={"tiny": "cls"})
     assert said.encoder.conventions[:3] == ("cls", "ask: ", "text: ")
-    assert opened(retrieval_pooling_method="max", model2pooling={"tiny": "cls"}).encoder.conventions.pooling == "max"
-    assert opened(model2pooling={"tiny": None}).encoder.conventions.pooling == "mean"
-    # A run may not go on with other instructions, and an index not with other vectors.
+    assert retrieval(retrieval_pooling_method="max", model2pooling={"tiny": "cls"}).encoder.conventions.pooling == "max"
+    assert retrieval(model2pooling={"tiny": None}).encoder.conventions.pooling == "mean"
+    # A run cannot resume with other instructions, and an index not with other vectors.
     assert plain.settings["encoder"] != said.settings["encoder"]
     assert "instruction" not in plain.settings
     assert said.settings["instruction"] == "ask: "
@@ -284,33 +276,22 @@ def test_yaml_reaches_the_encoder(config_file: Path) -> None:
 
 def test_fingerprint_follows_what_vectors_depend_on(tiny_encoder: Path) -> None:
     plain = Encoder(tiny_encoder)
-    assert (
-        Encoder(tiny_encoder, EncoderOptions(pooling="mean", instruction="ask: ", method="x")).fingerprint
-        == plain.fingerprint
-    )
+    assert opened(tiny_encoder, pooling="mean", instruction="ask: ", method="x").fingerprint == plain.fingerprint
     others = [{"pooling": "cls"}, {"passage_instruction": "text: "}, {"max_length": 40}, {"method": "e5"}]
-    fingerprints = [Encoder(tiny_encoder, EncoderOptions(**other)).fingerprint for other in others]  # type: ignore[arg-type]
+    fingerprints = [opened(tiny_encoder, **other).fingerprint for other in others]
     assert len({plain.fingerprint, *fingerprints}) == 5
 
 
 def test_fingerprint_of_plain_folders_is_what_it_was(tiny_encoder: Path) -> None:
-
-    from utils.models.folders import weights_fingerprint
-
     described = "\0".join([weights_fingerprint(tiny_encoder), "mean", "passage: ", "512"])
-    assert (
-        Encoder(tiny_encoder, EncoderOptions(method="e5")).fingerprint == hashlib.sha256(described.encode()).hexdigest()
-    )
+    assert opened(tiny_encoder, method="e5").fingerprint == hashlib.sha256(described.encode()).hexdigest()
 
 
 def test_links_and_folders_have_no_part_in_the_fingerprint(tiny_encoder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_encoder, tmp_path / "model"))
     (folder / "pytorch_model.bin").symlink_to("nothing")
     (folder / "openvino.bin").mkdir()
-    assert (
-        Encoder(folder, EncoderOptions(half=False)).fingerprint
-        == Encoder(tiny_encoder, EncoderOptions(half=False)).fingerprint
-    )
+    assert Encoder(folder).fingerprint == Encoder(tiny_encoder).fingerprint
 
 
 def test_encoder_changes_with_its_weights(tiny_encoder: Path, tmp_path: Path) -> None:

@@ -37,20 +37,14 @@ def test_five_arms_give_the_lists_of_faiss(retriever: Retriever, tmp_path: Path)
     sources = [retriever.corpus[rng.randrange(90)] for _ in queries]
     for start in range(0, 48, 16):
         some = queries[start : start + 16], sources[start : start + 16]
-        for theirs, ours in zip(
-            over.retrieve(list(ARMS), *some, 10), retriever.retrieve(list(ARMS), *some, 10), strict=True
-        ):
+        both = (each.retrieve(list(ARMS), *some, 10) for each in (over, retriever))
+        for theirs, ours in zip(*both, strict=True):
             for arm in ARMS:
                 assert [c.document.id for c in theirs[arm]] == [c.document.id for c in ours[arm]], arm
                 np.testing.assert_allclose([c.score for c in theirs[arm]], [c.score for c in ours[arm]], atol=1e-5)
 
 
-def test_killed_loading_resumes(
-    retriever: Retriever,
-    tiny_encoder: Path,
-    tmp_path: Path,
-    encoded: list[int],
-) -> None:
+def test_killed_loading_resumes(retriever: Retriever, tiny_encoder: Path, tmp_path: Path, encoded: list[int]) -> None:
     uri = str(tmp_path / "vectors.db")
     kill_after_three_blocks(retriever.corpus.path, tiny_encoder, f"open_milvus(corpus, encoder, {uri!r})")
     store = open_milvus(retriever.corpus, retriever.encoder, uri)

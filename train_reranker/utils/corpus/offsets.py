@@ -111,9 +111,8 @@ def build(path: Path) -> Offsets:
     order = np.argsort(hashes, kind="stable")
     text, _ = _first_rows(texts)
     columns = Columns(offset, length, *_first_rows(articles), text, hashes[order], order.astype(np.uint64))
-    table = Offsets(columns, digest.hexdigest())
-    _refuse_repeated(path, table)
-    return table
+    _refuse_duplicates(path, columns)
+    return Offsets(columns, digest.hexdigest())
 
 
 def _first_rows(hashes: array[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -148,26 +147,17 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _refuse_repeated(path: Path, table: Offsets) -> None:
+def _refuse_duplicates(path: Path, columns: Columns) -> None:
     """Raise where two documents have the same id; equal hashes alone do not prove it."""
-    columns = table.columns
-    suspects = columns.row[1:][columns.hash[1:] == columns.hash[:-1]]
-    for row in np.sort(suspects).tolist():
-        document_id = _read_id(path, table, row)
-        if any(_read_id(path, table, other) == document_id for other in table.rows(document_id) if other < row):
-            number = _line_number(path, int(columns.offset[row]))
-            raise InputError(f'{path}, line {number}: id "{document_id}" is a duplicate; ids must be unique')
-
-
-def _read_id(path: Path, table: Offsets, row: int) -> str:
-    with path.open("rb") as file:
-        file.seek(int(table.columns.offset[row]))
-        return read_document(path, file.readline(), row).id
-
-
-def _line_number(path: Path, offset: int) -> int:
-    """Return the number, from 1, of the line that begins at a byte."""
-    return next(number for number, start, _ in _lines(path) if start == offset)
+    equal = columns.hash[1:] == columns.hash[:-1]
+    suspects = set(columns.offset[np.append(columns.row[1:][equal], columns.row[:-1][equal])].tolist())
+    seen = set()
+    for number, start, line in _lines(path) if suspects else ():
+        if start in suspects:
+            document_id = read_document(path, line, number).id
+            if document_id in seen:
+                raise InputError(f'{path}, line {number}: id "{document_id}" is a duplicate; ids must be unique')
+            seen.add(document_id)
 
 
 def _stamp(path: Path) -> list[int]:

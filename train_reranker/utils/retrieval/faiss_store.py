@@ -22,6 +22,7 @@ from utils.retrieval.faiss_build import FLAT, build_index, inverted_file, invert
 from utils.retrieval.faiss_check import check_vectors, read_index
 from utils.retrieval.vectors import Rows, VectorFile, encode_rows
 
+LISTS_PER_PROBE = 32
 SEARCH_PARAMETER = re.compile(r"\w+=0*[1-9]\d*(\.\d+)?")
 
 
@@ -44,10 +45,11 @@ class FaissIndex:
         """Wrap a loaded FAISS index; search parameters that it does not know are an ``InputError``.
 
         ``encode`` returns the vectors of rows, for an index that keeps only approximations. The options are those of
-        :class:`FaissOptions`, the default parameters those of :func:`usual_search_params`.
+        :class:`FaissOptions`; by default one in ``LISTS_PER_PROBE`` lists of an inverted file is searched.
         """
         self.index, self._encode, self.exact = index, encode, keeps_vectors(index)
-        self.search_params = search_params or usual_search_params(index)
+        lists = inverted_lists(index)  # FAISS's own default searches one of them, which misses most neighbours
+        self.search_params = search_params or (f"nprobe={max(1, lists // LISTS_PER_PROBE)}" if lists else None)
         if not self.exact:
             log.info("the index keeps approximations: the vectors of candidates are encoded, a batch at a time")
         self._searched = on_gpus(index) if gpu else index
@@ -93,15 +95,6 @@ class FaissIndex:
         if not self.exact:
             return self._encode(rows)
         return self.index.reconstruct_batch(np.asarray(rows, dtype=np.int64))
-
-
-def usual_search_params(index: Any) -> str | None:
-    """Return the default search parameters: one in 32 lists of an inverted file.
-
-    FAISS's own default is one list, which misses most neighbours.
-    """
-    lists = inverted_lists(index)
-    return f"nprobe={max(1, lists // 32)}" if lists else None
 
 
 def on_gpus(index: Any) -> Any:
