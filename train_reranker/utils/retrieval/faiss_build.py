@@ -93,7 +93,17 @@ def build_index(vectors: VectorFile, path: Path, factory: str, seed: int) -> Non
 
 
 def training_vectors(vectors: VectorFile, index: Any, seed: int) -> np.ndarray:
-    """Return a seeded sample of vectors, float32 of shape (vectors, dimension), larger for more inverted lists."""
+    """Return a seeded sample of vectors, float32 of shape (vectors, dimension)."""
     documents = vectors.shape[0]
-    count = min(documents, max(TRAINING_VECTORS, TRAINING_VECTORS_PER_LIST * inverted_lists(index)))
+    count = min(documents, training_size(index))
     return vectors.read(np.sort(np.random.default_rng(abs(seed)).choice(documents, count, replace=False)))
+
+
+def training_size(index: Any) -> int:
+    """Return how many vectors train an index at most: more for more inverted lists, 0 where it needs no training."""
+    return 0 if index.is_trained else max(TRAINING_VECTORS, TRAINING_VECTORS_PER_LIST * inverted_lists(index))
+
+
+def depends_on_seed(factory: str, dimension: int, documents: int) -> bool:
+    """Return whether an index is trained on a sample, neither on nothing nor on all documents."""
+    return 0 < training_size(make_empty(factory, dimension, documents)) < documents

@@ -18,7 +18,15 @@ from utils.errors import InputError
 from utils.files import write_json
 from utils.progress import log
 from utils.retrieval.encoder import Encoder
-from utils.retrieval.faiss_build import FLAT, build_index, inverted_file, inverted_lists, keeps_vectors, make_empty
+from utils.retrieval.faiss_build import (
+    FLAT,
+    build_index,
+    depends_on_seed,
+    inverted_file,
+    inverted_lists,
+    keeps_vectors,
+    make_empty,
+)
 from utils.retrieval.faiss_check import check_vectors, read_index
 from utils.retrieval.vectors import Rows, VectorFile, encode_rows
 
@@ -147,7 +155,9 @@ def _build_unless_current(
     stamp, factory = _stamp_of(path), options.factory
     wanted = made_from | ({} if factory == FLAT else {"factory": factory, "seed": options.seed})
     if path.exists():
-        if _read_note(stamp) == wanted:
+        found = _read_note(stamp)
+        same = isinstance(found, dict) and found | {"seed": options.seed} == wanted  # but for the seed
+        if found == wanted or (same and not depends_on_seed(factory, encoder.dimension, len(corpus))):
             return
         log.info("%s was built from another corpus, encoder or seed, or is of another type: building it again", path)
     make_empty(factory, encoder.dimension, len(corpus))  # fails before hours of encoding
