@@ -1,11 +1,11 @@
-"""What retrieval costs: the diverse arm, growing corpora, encoding. Prints tables, writes results/retrieval.json.
+"""Measure retrieval: the diverse arm, growing corpora, encoding. Prints tables, writes results/retrieval.json.
 
     python benchmarks/retrieval.py                    # all three, about eight minutes on two cores
     python benchmarks/retrieval.py --parts b --sizes 10000 100000
 
-(a) the diverse arm against the plain algorithm that encodes each candidate by itself; (b) corpora of growing size with
-random vectors around random centres: opening, looking up, sampling, searching; (c) encoding against
-sentence-transformers and FlagEmbedding. (a) and (c) take the demo's corpus and encoder (`make data` makes them).
+(a) the diverse arm against the plain algorithm, which encodes each candidate for each query; (b) opening, looking up,
+sampling and searching corpora of growing size, with random vectors around random centres; (c) encoding against
+sentence-transformers and FlagEmbedding. (a) and (c) need the demo's corpus and encoder (`make data`).
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "train_reranker"))
 
-
 from utils import cli
 from utils.config import load_config
 from utils.corpus.documents import Corpus
 from utils.files import write_json
 from utils.labelling.scheduler import BLOCK
-from utils.models.devices import half_precision
+from utils.models.devices import best_device, half_precision
 from utils.report.text import table
-from utils.retrieval.encoder import PASSAGE, QUERY, Encoder
-from utils.retrieval.faiss_store import FaissIndex, finish_index
+from utils.retrieval.encoder import PASSAGE, QUERY, Encoder, EncoderOptions
+from utils.retrieval.faiss_build import build_index
+from utils.retrieval.faiss_store import FaissIndex
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import Retriever, open_retrieval
 from utils.schema import Document
@@ -57,15 +57,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--queries", type=cli.positive, default=200, help="(a): queries")
     add("--sizes", type=cli.positive, nargs="+", default=[10_000, 100_000, 1_000_000, 2_000_000], help="(b): documents")
     add("--documents", type=cli.positive, default=512, help="(c): documents encoded in each round")
-    add("--rounds", type=cli.positive, default=3, help="(c): rounds, in turns; the median counts")
-    add("--seed", type=int, default=2025, help="decides what is drawn")
-    add("--output", type=Path, default=ROOT / "benchmarks/results/retrieval.json", help="where the figures go")
-    add("--probe", type=Path, help=argparse.SUPPRESS)  # (b)'s own: measures one corpus in a process of its own
+    add("--rounds", type=cli.positive, default=3, help="(c): rounds; the median counts")
+    add("--seed", type=int, default=2025, help="seed of all samples")
+    add("--output", type=Path, default=ROOT / "benchmarks/results/retrieval.json", help="JSON file of results")
+    add("--probe", type=Path, help=argparse.SUPPRESS)  # used by (b): measures one corpus, in a process of its own
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure what is asked for; figures of parts that are not stay in the file."""
+    """Measure the parts that are asked for; the file keeps the figures of the others."""
     args = parse_args(argv)
     if args.probe:
         print(json.dumps(probe(args.probe, args.seed)))
@@ -75,21 +75,17 @@ def main(argv: list[str] | None = None) -> None:
     for part in args.parts:
         results[part] = PARTS[part](args)
         write_json(args.output, results)
-    print(f"figures are in {args.output}")
-
-
-# ------------------------------------------------------------------------------------------------------------- (a) ---
+    print(f"results: {args.output}")
 
 
 def diverse_arm(args: argparse.Namespace) -> dict[str, Any]:
-    """Compare lists and seconds a query of the diverse arm with those of the plain algorithm.
+    """(a): compare lists and seconds per query of the diverse arm with those of the plain algorithm.
 
-    In full precision: in half, a vector depends on its batch in the third digit, and close candidates change places.
+    In full precision: in half, a vector depends on its batch in the third digit, and close candidates swap places.
     """
     config = load_config()
     index = args.output.with_name(f"{config.retrieval_method}-fp32.index").resolve()
-    own = {"retrieval_use_fp16": False, "method2index": {config.retrieval_method: str(index)}}
-    config = replace(config, **own)
+    config = replace(config, retrieval_use_fp16=False, method2index={config.retrieval_method: str(index)})
     retriever = open_retrieval(config, Corpus(config.corpus), Lambdas.scaled(0.85, 0.05, 0.1))
     sources = list(islice(retriever.corpus.sample(random.Random(args.seed), 300), args.queries))
     queries = [" ".join(source.contents.split()[:16]) for source in sources]
@@ -117,7 +113,7 @@ def diverse_arm(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def plain_diverse(retriever: Retriever, query: str, source: Document) -> list[str]:
-    """The diverse arm as HopWeaver runs it: every candidate is encoded by itself, for every query."""
+    """Return the ids of the diverse arm as HopWeaver computes it: every candidate is encoded alone, for every query."""
     encoder, weights = retriever.encoder, retriever.weights
     vector = encoder.encode([query], QUERY)
     _, rows = retriever.index.search(vector, 3 * NEIGHBOURS)
@@ -137,11 +133,8 @@ def plain_diverse(retriever: Retriever, query: str, source: Document) -> list[st
     return [pool[i].id for i in chosen]
 
 
-# ------------------------------------------------------------------------------------------------------------- (b) ---
-
-
 def growth(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure corpora of growing size, each in a temporary folder that is removed again."""
+    """(b): measure corpora of growing size, each in a temporary folder."""
     corpora, searches = {}, {}
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -176,7 +169,7 @@ def probe(path: Path, seed: int) -> dict[str, float]:
     get = median(timed(corpus.get, document_id)[1] for document_id in ids)
     _, first = timed(next, corpus.sample(rng, 100))
     drawn = corpus.sample(rng, 100)
-    sample = median(timed(next, drawn)[1] for _ in range(min(LOOKUPS, len(corpus) // 2)))
+    sample = median(timed(next, drawn)[1] for _ in range(min(LOOKUPS, corpus.count(100))))
     return {
         "open_ms": opened * 1e3,
         "get_ms": get * 1e3,
@@ -187,9 +180,9 @@ def probe(path: Path, seed: int) -> dict[str, float]:
 
 
 def peak_memory() -> int:
-    """Return the most bytes that this process has held, mapped pages included.
+    """Return the peak memory of this process in bytes, mapped pages included.
 
-    From /proc, where there is one: what getrusage says includes what the parent held when it started this process.
+    From /proc, where there is one: getrusage includes what the parent held when it started this process.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -198,7 +191,7 @@ def peak_memory() -> int:
 
 
 class RandomVectors:
-    """Random unit vectors around random centres, with the interface of the vectors that an index is built from."""
+    """Random unit vectors around random centres, with the interface of :class:`utils.retrieval.vectors.VectorFile`."""
 
     def __init__(self, size: int, seed: int) -> None:
         """Draw them."""
@@ -235,12 +228,12 @@ def search_costs(folder: Path, size: int, seed: int) -> list[dict[str, Any]]:
     rows, truth = [], None
     for factory, params in (
         ("Flat", None),
-        *((f"IVF{lists},Flat", f"nprobe={lists // share}") for share in (128, 32, 8)),
+        *((f"IVF{lists},Flat", f"nprobe={max(1, lists // share)}") for share in (128, 32, 8)),
     ):
         path = folder / f"{factory}.index"
-        build_s = 0.0 if path.exists() else timed(finish_index, vectors, path, factory, seed)[1]
+        build_s = 0.0 if path.exists() else timed(build_index, vectors, path, factory, seed)[1]
         index = FaissIndex(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC), vectors.read, search_params=params)
-        os.sync()  # or writing the index to the disk would go on beside the first searches
+        os.sync()  # else the index would be written to disk during the first searches
         blocks = [queries[start : start + BLOCK] for start in range(0, len(queries), BLOCK)]
         index.search(blocks[0], NEIGHBOURS)
         timings = [timed(index.search, block, NEIGHBOURS) for block in (*blocks, *blocks, *blocks)]
@@ -260,18 +253,16 @@ def search_costs(folder: Path, size: int, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-# ------------------------------------------------------------------------------------------------------------- (c) ---
-
-
 def encoding(args: argparse.Namespace) -> dict[str, Any]:
-    """Compare documents a second with other libraries' ``encode``, in turns, and the vectors."""
+    """(c): compare documents per second, and vectors, with other libraries', in alternating order."""
     config = load_config()
     corpus, path = Corpus(config.corpus), config.encoder_path
     texts = [document.text for document in islice(corpus.sample(random.Random(args.seed)), args.documents)]
-    encoders = rivals(path) | {"ours, fp32": ours(path, half=False)}
-    dtype = half_precision("cuda" if has_gpu() else "cpu")
+    others = other_libraries(path)
+    encoders = others | {"ours, fp32": ours(path, half=False)}
+    dtype = half_precision(best_device())
     if dtype is None:
-        print("this device is not fast in half precision: no figure for it")
+        print("this device is not fast in half precision: not measured")
     else:
         encoders[f"ours, {str(dtype).removeprefix('torch.')}"] = ours(path, half=True)
     seconds: dict[str, list[float]] = {name: [] for name in encoders}
@@ -287,8 +278,8 @@ def encoding(args: argparse.Namespace) -> dict[str, Any]:
         name: {
             "documents_a_second": len(texts) / median(taken),
             "greatest_difference": float(np.abs(vectors[name] - reference).max()),
-            "times_the_fastest_rival": median(
-                min(seconds[rival][i] for rival in rivals_names(seconds)) / taken[i] for i in range(args.rounds)
+            "times_the_fastest_other": median(
+                min(seconds[other][i] for other in others) / taken[i] for i in range(args.rounds)
             ),
         }
         for name, taken in seconds.items()
@@ -300,11 +291,11 @@ def encoding(args: argparse.Namespace) -> dict[str, Any]:
 
 def ours(path: Path, half: bool) -> Callable[[list[str]], np.ndarray]:
     """Return this project's encoder."""
-    encoder = Encoder(path, half=half, max_length=256)
+    encoder = Encoder(path, EncoderOptions(half=half, max_length=256))
     return lambda texts: encoder.encode(texts, PASSAGE)
 
 
-def rivals(path: Path) -> dict[str, Callable[[list[str]], np.ndarray]]:
+def other_libraries(path: Path) -> dict[str, Callable[[list[str]], np.ndarray]]:
     """Return the other libraries' encoders, in full precision, with their own batch sizes, cut at as many tokens."""
     from FlagEmbedding import FlagModel
     from sentence_transformers import SentenceTransformer
@@ -316,18 +307,6 @@ def rivals(path: Path) -> dict[str, Callable[[list[str]], np.ndarray]]:
         "sentence-transformers, fp32": lambda texts: sentence.encode(texts, normalize_embeddings=True),
         "FlagEmbedding, fp32": lambda texts: flag.encode_corpus(texts),
     }
-
-
-def rivals_names(names: Any) -> list[str]:
-    """Return the names that are not ours."""
-    return [name for name in names if not name.startswith("ours")]
-
-
-def has_gpu() -> bool:
-    """Return whether torch sees a GPU."""
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def timed(call: Callable[..., Any], *args: Any) -> tuple[Any, float]:

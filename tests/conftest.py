@@ -17,7 +17,7 @@ from miniature import CORPUS, FACTS, TOWNS, WORDS, LengthReranker, save_tiny_ber
 from utils.corpus.documents import Corpus
 from utils.retrieval import vectors
 from utils.retrieval.arms import BASE, FINE_TUNED
-from utils.retrieval.encoder import PASSAGE, Encoder
+from utils.retrieval.encoder import PASSAGE, Encoder, EncoderOptions
 from utils.retrieval.faiss_store import open_index
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import Retriever
@@ -114,7 +114,7 @@ def retriever(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> R
                 out.write(json.dumps(row) + "\n")
                 number += 1
     corpus = Corpus(path)
-    encoder = Encoder(tiny_encoder, method="tiny", half=False)  # vectors that no batch changes
+    encoder = Encoder(tiny_encoder, EncoderOptions(method="tiny", half=False))  # vectors that no batch changes
     index = open_index(corpus, encoder, path.with_name("test.index"))
     rerankers = {BASE: LengthReranker(1), FINE_TUNED: LengthReranker(-1)}
     return Retriever(corpus, encoder, index, Lambdas.scaled(0.85, 0.05, 0.1), rerankers)  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def retriever(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> R
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks even in a small corpus."""
-    monkeypatch.setattr(vectors, "BLOCK", 16)
+    monkeypatch.setattr(vectors, "DOCUMENTS_PER_BLOCK", 16)
 
 
 @pytest.fixture

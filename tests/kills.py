@@ -18,11 +18,11 @@ from pathlib import Path
 
 from utils.retrieval import vectors
 from utils.corpus.documents import Corpus
-from utils.retrieval.encoder import PASSAGE, Encoder
+from utils.retrieval.encoder import PASSAGE, Encoder, EncoderOptions
 from utils.retrieval.faiss_store import open_index
 from utils.retrieval.milvus_store import open_milvus
 
-vectors.BLOCK, encode, blocks = 16, Encoder.encode, 0
+vectors.DOCUMENTS_PER_BLOCK, encode, blocks = 16, Encoder.encode, 0
 
 def encode_three(*args):
     global blocks
@@ -33,7 +33,7 @@ def encode_three(*args):
     return encode(*args)
 
 Encoder.encode = encode_three
-corpus, encoder = Corpus(Path({corpus!r})), Encoder(Path({encoder!r}), method="tiny", half=False)
+corpus, encoder = Corpus(Path({corpus!r})), Encoder(Path({encoder!r}), EncoderOptions(method="tiny", half=False))
 {then}
 """
 

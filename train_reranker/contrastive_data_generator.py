@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     """Generate examples and write them with their summary and provenance."""
     args = parse_args(argv)
     config = load_config(args.config)
-    weights = Lambdas.of(args, config)
+    weights = Lambdas.from_config(config)
     seed = config.seed if args.seed is None else args.seed
     wanted = Target(args.num_examples, args.max_doc_candidates, args.num_pos, args.num_neg)
     outputs = Outputs.choose(args.output_dir, args.output_file, args.output, args.test_fraction > 0, args.overwrite)

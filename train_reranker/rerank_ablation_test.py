@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the arms, then print and write what they needed and what that shows."""
     args = parse_args(argv)
     config = load_config(args.config)
-    weights = Lambdas.of(args, config)
+    weights = Lambdas.from_config(config)
     excluded = Excluded.read(args.exclude_data)
     seed = config.seed if args.seed is None else args.seed
     name = args.output_file or f"./ablation_results/ablation_{datetime.now():%Y%m%d_%H%M%S}.json"

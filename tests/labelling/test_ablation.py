@@ -24,7 +24,7 @@ from utils.labelling.generation import Journal, Target, generate
 from utils.labelling.record import JudgedSource
 from utils.labelling.sweep import GRID, Setting, settings_to_try, sweep, triple
 from utils.retrieval.arms import ARMS, BASE, FINE_TUNED
-from utils.retrieval.encoder import Encoder
+from utils.retrieval.encoder import Encoder, EncoderOptions
 from utils.retrieval.faiss_store import open_index
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import Retriever
@@ -58,7 +58,9 @@ def retriever(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny
 
     folder = tmp_path_factory.mktemp("synthetic")
     corpus = Corpus(write_corpus(folder / "corpus.jsonl"))
-    encoder = Encoder(tiny_encoder, method="tiny", pooling="mean", instruction=None, max_length=64, batch_size=64)
+    encoder = Encoder(
+        tiny_encoder, EncoderOptions(method="tiny", pooling="mean", instruction=None, max_length=64, batch_size=64)
+    )
     index = open_index(corpus, encoder, folder / "tiny.index")
     save_tiny_bert(folder / "other", head=True)
     other = Reranker(folder / "other")

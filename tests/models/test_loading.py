@@ -23,7 +23,7 @@ from utils import cli
 from utils.errors import EXIT_UNUSABLE_INPUT, InputError
 from utils.models.lengths import Lengths
 from utils.models.loading import BASE, ENCODER, RERANKER, load_model
-from utils.retrieval.encoder import PASSAGE, Encoder
+from utils.retrieval.encoder import PASSAGE, Encoder, EncoderOptions
 from utils.scoring import open_reranker
 from utils.training.groups import collate, encode_pairs
 from utils.training.micro_batches import MemoryBudget
@@ -162,10 +162,12 @@ def test_an_encoder_needs_no_pooler_that_it_does_not_use(tiny_encoder: Path, tmp
     vectors = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        vectors.append(Encoder(folder, method="mlm", half=False).encode(["a river", "the market"], PASSAGE))
+        vectors.append(
+            Encoder(folder, EncoderOptions(method="mlm", half=False)).encode(["a river", "the market"], PASSAGE)
+        )
     assert np.array_equal(*vectors)
     with pytest.raises(InputError, match=r"has no weights for pooler\.dense"):
-        Encoder(folder, method="mlm", pooling="pooler")
+        Encoder(folder, EncoderOptions(method="mlm", pooling="pooler"))
 
 
 @pytest.mark.parametrize("task", [ENCODER, RERANKER, BASE])

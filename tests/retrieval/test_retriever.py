@@ -1,26 +1,30 @@
-"""Each arm against a plain-loop transcription of its definition; the index's life."""
+"""Each arm against a plain-loop transcription of its definition, over corpora of every shape."""
 
 from __future__ import annotations
 
+import json
 import math
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import faiss
 import numpy as np
 import pytest
 
-from miniature import WORDS
+from miniature import CORPUS, WORDS, LengthReranker
+from test_cli import run
+from utils.corpus import documents
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
-from utils.retrieval.arms import ARMS
-from utils.retrieval.encoder import PASSAGE, QUERY, Encoder
-from utils.retrieval.faiss_store import FaissIndex, open_index
-from utils.retrieval.mmr import Lambdas, mmr
-from utils.retrieval.retriever import Retriever
+from utils.files import read_jsonl, write_jsonl
+from utils.retrieval.arms import ARMS, BASE, FINE_TUNED
+from utils.retrieval.encoder import QUERY, Encoder, EncoderOptions
+from utils.retrieval.faiss_store import open_index
+from utils.retrieval.mmr import Lambdas
+from utils.retrieval.retriever import Retriever, open_retrieval
 from utils.schema import Document
+from utils.scoring import Reranker
 
 
 def plain(retriever: Retriever, arm: str, query: str, q: np.ndarray, source: Document, k: int) -> list[str]:
@@ -45,8 +49,8 @@ def plain(retriever: Retriever, arm: str, query: str, q: np.ndarray, source: Doc
                 if d in result:
                     continue
                 v = vector_of[d.id]
-                likeness = max([0.0] + [sim(v, vector_of[s.id]) for s in result])
-                score = l1 * similarity[d.id] - l2 * sim(v, d0) - l3 * likeness
+                similarity_to_chosen = max([0.0] + [sim(v, vector_of[s.id]) for s in result])
+                score = l1 * similarity[d.id] - l2 * sim(v, d0) - l3 * similarity_to_chosen
                 if score > best_score:
                     best, best_score = d, score
             assert best is not None
@@ -94,85 +98,123 @@ def test_pool_factor_fetches_more_for_the_reranker(retriever: Retriever) -> None
     assert len(got["standard"]) == 5
 
 
-def test_ties_go_to_the_better_rank() -> None:
-    query, source = np.full(2, 0.5**0.5), np.zeros(2)
-    pool = np.array([[1.0, 0], [0, 1], [0, 1], [1, 0]])
-    assert mmr(query, pool, source, 4, Lambdas(0.5, 0, 0.5)) == [0, 1, 2, 3]
+def test_each_candidate_is_parsed_once_whatever_the_arms_and_queries(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Articles and texts are compared in the offset index's columns, not by reading documents."""
+    sources = [retriever.corpus[row] for row in range(0, 90, 6)]
+    queries = [source.contents for source in sources]
+    parsed, read = [], documents.read_document
+    monkeypatch.setattr(documents, "read_document", lambda *args: (parsed.append(args[2]), read(*args))[1])
+    got = retriever.retrieve(list(ARMS), queries, sources, 5)
+    found = {candidate.document.id for lists in got for candidates in lists.values() for candidate in candidates}
+    assert len(parsed) <= len(found) + len(sources)
+    parsed.clear()
+    (lists,) = retriever.retrieve(["standard"], queries[:1], sources[:1], 5)
+    assert len(parsed) <= len(lists["standard"]) + 1
 
 
-@pytest.mark.parametrize("lambdas", [(-0.1, 0.5, 0.6), (0, 0, 0), (float("nan"), 1, 1), (float("inf"), 1, 1)])
-def test_useless_lambdas_are_refused(lambdas: tuple[float, float, float]) -> None:
-    with pytest.raises(InputError, match="lambda"):
-        Lambdas.scaled(*lambdas)
+K = 5
 
 
-@pytest.fixture
-def opened(corpus_file: Path, tiny_encoder: Path) -> Callable[[], tuple[Corpus, Encoder, FaissIndex, bool]]:
-    """Opens corpus, encoder and index as a script would, and tells whether the index was built."""
-
-    def open_all() -> tuple[Corpus, Encoder, FaissIndex, bool]:
-        path = corpus_file.with_name("an.index")
-        before = path.stat().st_mtime_ns if path.exists() else None
-        corpus, encoder = Corpus(corpus_file), Encoder(tiny_encoder)
-        index = open_index(corpus, encoder, path)
-        return corpus, encoder, index, path.stat().st_mtime_ns != before
-
-    return open_all
+def with_copies(path: Path, copies: int) -> Path:
+    """Write the miniature corpus with copies of each document under other ids, their white space changed."""
+    rows = [row for _, row in read_jsonl(CORPUS)]
+    doubled = [
+        row | {"id": f"{row['id']} copy {n}", "contents": f" {row['contents'].replace(' ', '  ', 1)}"}
+        for row in rows
+        for n in range(copies)
+    ]
+    write_jsonl(path, [*rows, *doubled])
+    return path
 
 
-def test_index_is_built_once_and_holds_the_vectors(opened: Callable) -> None:
-    corpus, encoder, index, built = opened()
-    assert built
-    assert not opened()[-1]
-    vectors = encoder.encode([document.text for document in corpus], PASSAGE)
-    np.testing.assert_allclose(index.vectors(range(len(corpus))), vectors, atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+def retriever_of(path: Path, encoder: Path, reranker: Path) -> Retriever:
+    corpus, tiny = Corpus(path), Encoder(encoder, EncoderOptions(method="tiny", half=False))
+    index = open_index(corpus, tiny, path.with_suffix(".index"))
+    rerankers = dict.fromkeys((BASE, FINE_TUNED), Reranker(reranker, half=False))
+    return Retriever(corpus, tiny, index, Lambdas.scaled(0.85, 0.05, 0.1), rerankers)
 
 
-def test_index_is_built_again_when_a_line_changes(opened: Callable, corpus_file: Path) -> None:
-    opened()
-    corpus_file.write_text(corpus_file.read_text().replace("harbour town", "harbour city", 1))
-    assert opened()[-1]
+def test_every_arm_finds_what_it_finds_without_copies(tiny_encoder: Path, tiny_reranker: Path, tmp_path: Path) -> None:
+    found = []
+    for copies in (0, 9):
+        path = with_copies(tmp_path / f"{copies}.jsonl", copies)
+        retriever = retriever_of(path, tiny_encoder, tiny_reranker)
+        sources = [retriever.corpus[row] for row in range(16)]
+        queries = [f"what of {source.title}?" for source in sources]
+        lists = retriever.retrieve(list(ARMS), queries, sources, K)
+        for source, by_arm in zip(sources, lists, strict=True):
+            for candidates in by_arm.values():
+                texts = [" ".join(candidate.document.text.split()) for candidate in candidates]
+                assert len(set(texts)) == len(texts) == K
+                assert " ".join(source.text.split()) not in texts
+        found.append([{c.document.title for c in by_arm["standard"]} for by_arm in lists])
+    assert found[0] == found[1]
 
 
-def test_index_is_built_again_for_another_encoder(corpus_file: Path, tiny_encoder: Path) -> None:
-    path = corpus_file.with_name("an.index")
-    corpus = Corpus(corpus_file)
-    open_index(corpus, Encoder(tiny_encoder, pooling="mean"), path)
-    other = Encoder(tiny_encoder, pooling="cls")
-    index = open_index(corpus, other, path)
-    np.testing.assert_allclose(index.vectors([0]), other.encode([corpus[0].text], PASSAGE), atol=1e-5)
+def test_depth_is_bounded(
+    tiny_encoder: Path, tiny_reranker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retriever = retriever_of(with_copies(tmp_path / "c.jsonl", 9), tiny_encoder, tiny_reranker)
+    depths, search = [], retriever.index.search
+    monkeypatch.setattr(retriever.index, "search", lambda queries, n: (depths.append(n), search(queries, n))[1])
+    monkeypatch.setattr("utils.retrieval.retriever.MAX_DEPTH", 40)
+    source = retriever.corpus[0]
+    (lists,) = retriever.retrieve(["standard"], [f"what of {source.title}?"], [source], K)
+    assert depths == [6, 24, 40]
+    assert 0 < len(lists["standard"]) < K
 
 
-def test_foreign_index_is_taken_as_it_is(corpus_file: Path, tiny_encoder: Path) -> None:
-    corpus, encoder, path = Corpus(corpus_file), Encoder(tiny_encoder), corpus_file.with_name("flashrag.index")
-    flat = faiss.IndexFlatIP(encoder.dimension)
-    flat.add(encoder.encode([document.text for document in corpus], PASSAGE))
-    faiss.write_index(flat, str(path))
-    before = path.read_bytes()
-    assert open_index(corpus, encoder, path).index.ntotal == len(corpus)
-    assert path.read_bytes() == before
+def test_generator_and_ablation_never_judge_a_copy(config_file: Path, corpus_file: Path, tmp_path: Path) -> None:
+    with_copies(corpus_file, 1)
+    options = ["--config", config_file, "--min_length", "0"]
+    generate = ["contrastive_data_generator", *options, "--num_examples", "99", "--max_doc_candidates", K]
+    assert run(*generate, "--output_dir", tmp_path / "out", "--output_file", "e.jsonl") == 0
+    text_of = {document.id: " ".join(document.text.split()) for document in Corpus(corpus_file)}
+    rows = [row for _, row in read_jsonl(tmp_path / "out" / "e.provenance.jsonl")][1:]
+    assert len(rows) == 24
+    for row in rows:
+        texts = [text_of[document_id] for document_id in row["retrieved"]]
+        assert len(set(texts)) == len(texts) == (K if row["entity"] else 0)
+        assert text_of[row["source"]] not in texts
+    ablate = ["rerank_ablation_test", *options, "--num", "12", "--candidates", K, "--ft_model", "absent"]
+    assert run(*ablate, "--output_file", tmp_path / "a.json") == 0
+    for source in json.loads((tmp_path / "a.json").read_text())["sources"]:
+        for trial in source["arms"].values():
+            texts = [text_of[document_id] for document_id in trial["retrieved"]]
+            assert len(set(texts)) == len(texts) == K
+            assert text_of[source["source"]] not in texts
 
 
-@pytest.mark.parametrize("rows", [3, 0])
-def test_foreign_index_that_does_not_fit_is_refused(corpus_file: Path, tiny_encoder: Path, rows: int) -> None:
-    corpus, encoder, path = Corpus(corpus_file), Encoder(tiny_encoder), corpus_file.with_name("flashrag.index")
-    flat = faiss.IndexFlatIP(encoder.dimension)
-    flat.add(encoder.encode(["text"] * (rows or 1), PASSAGE))
-    faiss.write_index(flat, str(path))
-    if not rows:
-        path.write_bytes(path.read_bytes()[:40])
-    before = path.read_bytes()
-    with pytest.raises(InputError, match=r"flashrag\.index"):
-        open_index(corpus, encoder, path)
-    assert path.read_bytes() == before
+@pytest.mark.parametrize("documents", [1, 2, 4])
+@pytest.mark.parametrize("store", ["Flat", "HNSW8", "milvus"])
+def test_corpus_smaller_than_what_is_asked_for(load: Callable, tmp_path: Path, documents: int, store: str) -> None:
+    corpus = tmp_path / "few.jsonl"
+    write_jsonl(corpus, ({"id": str(n), "contents": f"the lake of {n} herrings"} for n in range(documents)))
+    where: dict[str, Any] = {"faiss_index_factory": store}
+    if store == "milvus":
+        pytest.importorskip("milvus_lite")
+        where = {"vector_store": "milvus", "milvus_uri": "vectors.db"}
+    config = load(retrieval_method="models/tiny", corpus_path=str(corpus), rerank_pool_factor=3, **where)
+    rerankers: Any = {BASE: LengthReranker(1), FINE_TUNED: LengthReranker(-1)}
+    retriever = open_retrieval(config, Corpus(corpus), Lambdas.scaled(0.8, 0.1, 0.1), rerankers)
+    (found,) = retriever.retrieve(list(ARMS), ["herrings"], [retriever.corpus[0]], 5)
+    for arm in ARMS:
+        assert sorted(c.document.id for c in found[arm]) == [str(n) for n in range(1, documents)], arm
 
 
-def test_encoder_changes_with_its_weights(tiny_encoder: Path, tmp_path: Path) -> None:
-    other = Path(shutil.copytree(tiny_encoder, tmp_path / "other"))
-    assert Encoder(other).fingerprint == Encoder(tiny_encoder).fingerprint
-    weights = other / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(bytes(content))
-    assert Encoder(other).fingerprint != Encoder(tiny_encoder).fingerprint
+def test_corpus_that_shrank_below_k(load: Callable, corpus_file: Path) -> None:
+    for kept in (24, 3):
+        rows = [json.loads(line) for line in corpus_file.read_text().splitlines()][:kept]
+        write_jsonl(corpus_file, rows)
+        config = load(retrieval_method="models/tiny")
+        retriever = open_retrieval(config, Corpus(config.corpus), Lambdas.scaled(0.8, 0.1, 0.1))
+        (found,) = retriever.retrieve(["diverse"], ["a lake"], [retriever.corpus[1]], 10)
+        assert len(found["diverse"]) == min(kept - 1, 10)
+
+
+def test_missing_model_is_refused(load: Callable) -> None:
+    config = load(retrieval_method="intfloat/e5-base-v2")
+    with pytest.raises(InputError, match=r"retrieval model intfloat/e5-base-v2 .*models/README\.md"):
+        open_retrieval(config, Corpus(config.corpus), Lambdas(1, 0, 0))

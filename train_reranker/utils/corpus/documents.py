@@ -17,17 +17,10 @@ from utils.schema import Document
 
 
 class Corpus:
-    """Documents in file order. ``fingerprint`` names the file's bytes: what was built from others does not fit.
-
-    What it holds in memory does not grow with the file: documents are read from it when they are asked for.
-    """
+    """Documents in file order, read from the file when they are asked for: memory does not grow with it."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file through its offset index, which the first time reads and checks every line.
-
-        Raises:
-            InputError: as :func:`utils.corpus.offsets.build`.
-        """
+        """Open the file through its offset index; the first time, :func:`offsets.build` checks every line."""
         self.path = path
         self._offsets = open_offsets(path)
         self._file = os.open(path, os.O_RDONLY)
@@ -44,11 +37,7 @@ class Corpus:
         return self._offsets.documents
 
     def __getitem__(self, row: int) -> Document:
-        """Return the document on a row, counted from 0.
-
-        Raises:
-            IndexError: the corpus has no such row.
-        """
+        """Return the document on a row, counted from 0; ``IndexError`` if there is none."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         starts = self._offsets.columns.offset
@@ -66,34 +55,21 @@ class Corpus:
         return map(self.__getitem__, range(len(self)))
 
     def row(self, document_id: str) -> int:
-        """Return the row of an id.
-
-        Raises:
-            InputError: the corpus has no such id.
-        """
+        """Return the row of an id; ``InputError`` if the corpus lacks it."""
         return self._find(document_id)[0]
 
     def get(self, document_id: str) -> Document:
-        """Return the document of an id.
-
-        Raises:
-            InputError: the corpus has no such id.
-        """
+        """Return the document of an id; ``InputError`` if the corpus lacks it."""
         return self._find(document_id)[1]
 
-    def chunks(self, document_id: str) -> int:
-        """Return how many documents are chunks of a document's article (1 where documents are whole).
-
-        Raises:
-            InputError: the corpus has no such id.
-        """
-        return int(self._offsets.columns.chunks[self.row(document_id)])
+    def chunks(self, row: int) -> int:
+        """Return how many documents are chunks of a row's article (1 where documents are whole)."""
+        return int(self._offsets.columns.chunks[row])
 
     def answering(self, source: int, rows: np.ndarray) -> np.ndarray:
-        """Return the positions of those ``rows`` that may answer what was asked of the row ``source``, in their order.
+        """Return the positions of those ``rows`` that may answer a query of the row ``source``, in their order.
 
-        Left out are the chunks of its article, documents with its very text, and texts that came before, up to white
-        space.
+        Left out are chunks of its article, and what has the text of the source or of an earlier row, up to white space.
         """
         columns = self._offsets.columns
         others = (columns.article[rows] != columns.article[source]) & (columns.text[rows] != columns.text[source])
@@ -102,21 +78,16 @@ class Corpus:
         return positions[np.sort(first)]
 
     def count(self, min_length: int = 0) -> int:
-        """Return how many documents :meth:`sample` has for the same length."""
+        """Return how many documents :meth:`sample` yields."""
         return int(self._sampled(np.arange(len(self)), min_length).sum())
 
     def sample(self, rng: random.Random, min_length: int = 0) -> Iterator[Document]:
-        """Yield documents in an order that ``rng`` decides, each text once.
-
-        Args:
-            rng: decides the order.
-            min_length: characters of contents that a document has at least.
-        """
+        """Yield documents of at least ``min_length`` characters in an order that ``rng`` decides, each text once."""
         for rows in shuffled(len(self), rng):
             yield from (self[row] for row in rows[self._sampled(rows, min_length)].tolist())
 
     def _sampled(self, rows: np.ndarray, min_length: int) -> np.ndarray:
-        """Return which rows are long enough, and the first with their text."""
+        """Return which rows are long enough and the first with their text, as booleans."""
         columns = self._offsets.columns
         return (columns.length[rows] >= max(min_length, 0)) & (columns.text[rows] == rows)
 

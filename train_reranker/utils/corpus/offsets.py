@@ -1,4 +1,4 @@
-"""Where each document of a corpus begins: a table beside the file, built in one pass and memory-mapped ever after."""
+"""The offset index of a corpus: a table beside the file, built in one pass, memory-mapped from then on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import os
 import stat
 from array import array
-from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import gettempdir
@@ -23,19 +22,19 @@ from utils.schema import Document, parse_document
 
 VERSION = 2
 HEADER_BYTES = 4096
-# In a container, a user may have no home; the path then stays as it is.
+# A user may have no home, as in some containers: the path then stays unexpanded.
 _HOME = os.path.expanduser("~/.cache")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or (_HOME if _HOME[0] != "~" else gettempdir())) / "rerank-forge"
 
 
 class Columns(NamedTuple):
-    """One entry a document, unsigned 64-bit; the last two sorted by hash, the others by row."""
+    """One entry per document, unsigned 64-bit; the last two in order of hash, the others of row."""
 
     offset: np.ndarray  # bytes from the start of the file
     length: np.ndarray  # characters of the contents
     article: np.ndarray  # the first row of its article
     chunks: np.ndarray  # documents of its article, itself included
-    text: np.ndarray  # the first row with its text, up to white space
+    text: np.ndarray  # the first row with the same text, up to white space
     hash: np.ndarray  # of the ids, ascending
     row: np.ndarray  # of the document that the hash belongs to
 
@@ -48,31 +47,26 @@ class Offsets(NamedTuple):
 
     @property
     def documents(self) -> int:
-        """How many there are."""
+        """The number of documents."""
         return len(self.columns.offset)
 
-    def rows(self, document_id: str) -> Iterator[int]:
-        """Yield the rows whose id has the hash of ``document_id``: nearly always one, the caller compares."""
-        wanted = id_hash(document_id)
-        position = bisect_left(self.columns.hash, wanted)
-        while position < self.documents and self.columns.hash[position] == wanted:
-            yield int(self.columns.row[position])
-            position += 1
+    def rows(self, document_id: str) -> list[int]:
+        """Return the rows whose id has the hash of ``document_id``: nearly always one; the caller compares the ids."""
+        wanted = np.uint64(id_hash(document_id))
+        start, end = (np.searchsorted(self.columns.hash, wanted, side) for side in ("left", "right"))
+        return self.columns.row[start:end].tolist()
 
 
 def id_hash(text: str) -> int:
-    """Return 64 bits that stand for an id, the same in every process."""
+    """Return a 64-bit hash of a text, the same in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def open_offsets(path: Path) -> Offsets:
-    """Map the table of a corpus file, building it where there is none or it is of other bytes.
+    """Map the table of a corpus file, building it where it is missing or was built from other bytes.
 
-    The table lies beside the corpus, or in ``CACHE`` where nothing can be written there. Size and times of the file
-    tell whether it has changed; only where they have is it read again, and the table kept if the bytes are the same.
-
-    Raises:
-        InputError: the corpus cannot be used, as :func:`build` says.
+    The table lies beside the corpus, or in ``CACHE`` where that folder is read-only. Only if the file's size or times
+    have changed is it hashed again, and the table kept if the bytes are the same. ``InputError`` as for :func:`build`.
     """
     stamp = _stamp(path)
     for table in _places(path):
@@ -81,7 +75,7 @@ def open_offsets(path: Path) -> Offsets:
             continue
         if header["stamp"] != stamp:
             if header["stamp"][0] != stamp[0] or header["fingerprint"] != fingerprint(path):
-                log.info("%s is not the offset index of %s as it is now: building it again", table, path)
+                log.info("%s does not match %s: building it again", table, path)
                 continue
             _restamp(table, header | {"stamp": stamp})
         return _map(table, header)
@@ -95,10 +89,9 @@ def fingerprint(path: Path) -> str:
 
 
 def build(path: Path) -> Offsets:
-    """Read and check a whole corpus file.
+    """Read a whole corpus file.
 
-    Raises:
-        InputError: a line is no JSON object, lacks ``id`` or ``contents`` or repeats an id, or there is no line.
+    ``InputError`` if a line is not a JSON object, lacks ``id`` or ``contents`` or repeats an id, or if there is none.
     """
     offsets, lengths, ids, articles, texts = (array("Q") for _ in range(5))
     digest = hashlib.sha256()
@@ -114,42 +107,29 @@ def build(path: Path) -> Offsets:
         texts.append(id_hash(" ".join(document.text.split())))
     if not offsets:
         raise InputError(f"{path} holds no document; each line is a JSON object with id, title and contents")
-    hashes = np.frombuffer(ids, np.uint64)
+    offset, length, hashes = (np.frombuffer(values, np.uint64) for values in (offsets, lengths, ids))
     order = np.argsort(hashes, kind="stable")
-    article, chunks = _first_rows(articles)
-    columns = Columns(
-        np.frombuffer(offsets, np.uint64),
-        np.frombuffer(lengths, np.uint64),
-        article,
-        chunks,
-        _first_rows(texts)[0],
-        hashes[order],
-        order.astype(np.uint64),
-    )
-    table = Offsets(columns, digest.hexdigest())
-    _refuse_repeated(path, table)
-    return table
+    text, _ = _first_rows(texts)
+    columns = Columns(offset, length, *_first_rows(articles), text, hashes[order], order.astype(np.uint64))
+    _refuse_duplicates(path, columns)
+    return Offsets(columns, digest.hexdigest())
 
 
 def _first_rows(hashes: array[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each row the first row with the same hash, and how many there are."""
+    """Return for each row the first row with the same hash, and how many rows have it."""
     values = np.frombuffer(hashes, np.uint64)
     _, first, inverse, counts = np.unique(values, return_index=True, return_inverse=True, return_counts=True)
     return first[inverse].astype(np.uint64), counts[inverse].astype(np.uint64)
 
 
 def read_document(path: Path, line: bytes, row: int) -> Document:
-    """Return the document of a line that was checked when the table was built; what follows the line is left alone.
-
-    Raises:
-        InputError: it is another line by now.
-    """
+    """Return the document of a line, ignoring what follows; ``InputError`` if it has changed since it was checked."""
     try:
         value = loads(line.partition(b"\n")[0])
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise InputError(f"{path} was changed while it is in use: start again")
+        raise InputError(f"{path} has changed while it was in use: run again")
     return parse_document(value, f"{path}, row {row}")
 
 
@@ -167,30 +147,21 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _refuse_repeated(path: Path, table: Offsets) -> None:
-    """Raise where two documents have one id; equal hashes alone are no proof."""
-    columns = table.columns
-    suspects = columns.row[1:][columns.hash[1:] == columns.hash[:-1]]
-    for row in np.sort(suspects).tolist():
-        document_id = _read_id(path, table, row)
-        if any(_read_id(path, table, other) == document_id for other in table.rows(document_id) if other < row):
-            number = _line_number(path, int(columns.offset[row]))
-            raise InputError(f'{path}, line {number}: id "{document_id}" is used before; ids must be unique')
-
-
-def _read_id(path: Path, table: Offsets, row: int) -> str:
-    with path.open("rb") as file:
-        file.seek(int(table.columns.offset[row]))
-        return read_document(path, file.readline(), row).id
-
-
-def _line_number(path: Path, offset: int) -> int:
-    """Return the number, from 1, of the line that begins at a byte."""
-    return next(number for number, start, _ in _lines(path) if start == offset)
+def _refuse_duplicates(path: Path, columns: Columns) -> None:
+    """Raise where two documents have the same id; equal hashes alone do not prove it."""
+    equal = columns.hash[1:] == columns.hash[:-1]
+    suspects = set(columns.offset[np.append(columns.row[1:][equal], columns.row[:-1][equal])].tolist())
+    seen = set()
+    for number, start, line in _lines(path) if suspects else ():
+        if start in suspects:
+            document_id = read_document(path, line, number).id
+            if document_id in seen:
+                raise InputError(f'{path}, line {number}: id "{document_id}" is a duplicate; ids must be unique')
+            seen.add(document_id)
 
 
 def _stamp(path: Path) -> list[int]:
-    """Return what changes when a file does: its size, and the times of its contents and of its entry."""
+    """Return what changes when a file does: its size, and the times of its contents and its inode."""
     try:
         status = path.stat()
     except OSError as error:
@@ -207,7 +178,7 @@ def _places(path: Path) -> tuple[Path, Path]:
 
 
 def _read_header(table: Path) -> dict[str, Any] | None:
-    """Return what a table says of itself; None where it is not there, not of this version, or not whole."""
+    """Return the header of a table; None where the table is missing, of another version, or truncated."""
     try:
         with table.open("rb") as file:
             header = json.loads(file.read(HEADER_BYTES))
@@ -222,12 +193,12 @@ def _header_bytes(header: dict[str, Any]) -> bytes:
 
 
 def _restamp(table: Path, header: dict[str, Any]) -> None:
-    """Note a corpus's new times, so that it is not read again the next time; a table that is read-only stays as is."""
+    """Note a corpus's new times, so that it is not hashed again the next time; a read-only table stays as it is."""
     try:
         with table.open("r+b") as file:
             file.write(_header_bytes(header))
     except OSError:
-        log.info("%s cannot be written: its corpus is read again at each start", table)
+        log.info("%s is read-only: its corpus is hashed at each start", table)
 
 
 def _map(table: Path, header: dict[str, Any]) -> Offsets:
@@ -237,7 +208,7 @@ def _map(table: Path, header: dict[str, Any]) -> Offsets:
 
 
 def _write(path: Path, stamp: list[int]) -> Offsets:
-    """Build the table and put it beside the corpus, else into the cache; in memory where neither can be written."""
+    """Build the table and write it beside the corpus, else into the cache; else it stays in memory."""
     built = build(path)
     header = {"version": VERSION, "documents": built.documents, "fingerprint": built.fingerprint, "stamp": stamp}
     for table in _places(path):

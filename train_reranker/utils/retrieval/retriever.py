@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from utils.corpus.documents import Corpus
-from utils.retrieval.encoder import QUERY, Encoder
-from utils.retrieval.faiss_store import Index
+from utils.retrieval.arms import ARMS, Arm
+from utils.retrieval.clock import Clock
+from utils.retrieval.encoder import QUERY, Encoder, EncoderOptions
+from utils.retrieval.mmr import LAMBDAS, Lambdas, mmr
+from utils.retrieval.stores import Index, open_store
 from utils.schema import Candidate, Document
 
 if TYPE_CHECKING:
     from utils.config import Config
     from utils.scoring import Scorer
 
-from utils.retrieval.arms import ARMS, Arm
-from utils.retrieval.clock import Clock
-from utils.retrieval.mmr import LAMBDAS, Lambdas, mmr
-from utils.retrieval.stores import open_store
+MAX_DEPTH = 2048  # of a search that goes deeper to get past chunks and repeated texts: FAISS's limit on a GPU
 
-# So deep is searched at most for texts that do not repeat: FAISS returns no more on a GPU.
-DEEPEST = 2048
+
+class Stage(NamedTuple):
+    """A first stage: nearest or diverse, and how many candidates it returns."""
+
+    diverse: bool
+    depth: int
+
+
+class Hits(NamedTuple):
+    """Rows found for one query and their similarities to it, both of shape (hits,), best first."""
+
+    rows: np.ndarray
+    scores: np.ndarray
 
 
 class Retriever:
@@ -37,15 +48,10 @@ class Retriever:
         rerankers: Mapping[str, Scorer] | None = None,
         pool_factor: int = 1,
     ) -> None:
-        """Put the parts together.
+        """Put the parts together; row i of the index is the vector of the corpus's row i.
 
-        Args:
-            corpus: the documents; row i belongs to row i of the index.
-            encoder: encodes the queries.
-            index: holds the documents' vectors.
-            weights: of the diverse first stage.
-            rerankers: by what the arms ask for: ``BASE``, ``FINE_TUNED``.
-            pool_factor: what an arm that reranks fetches is this many times k.
+        ``weights`` are those of the diverse first stage, ``rerankers`` are by the arms' names for them, ``BASE`` and
+        ``FINE_TUNED``, and an arm that reranks fetches ``pool_factor`` times k.
         """
         self.corpus, self.encoder, self.index, self.weights = corpus, encoder, index, weights
         self.rerankers, self.pool_factor = dict(rerankers or {}), pool_factor
@@ -57,11 +63,12 @@ class Retriever:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that the lists depend on, but for the rerankers."""
+        """Everything that the results depend on, except the rerankers."""
+        instruction = self.encoder.prefixes[QUERY]
         return {
             "corpus": self.corpus.fingerprint,
             "encoder": self.encoder.fingerprint,
-            **({"instruction": instruction} if (instruction := self.encoder.prefixes[QUERY]) else {}),
+            **({"instruction": instruction} if instruction else {}),
             **self.index.settings,
             **dict(zip(LAMBDAS, self.weights, strict=True)),
             "rerank_pool_factor": self.pool_factor,
@@ -70,133 +77,113 @@ class Retriever:
     def retrieve(
         self, arms: Sequence[str], queries: Sequence[str], sources: Sequence[Document], k: int
     ) -> list[dict[str, list[Candidate]]]:
-        """Return, for each query, the candidates of each arm, best first, ``k`` at most.
+        """Return, for each query, the candidates of each arm, by its name in ``ARMS``, best first, ``k`` at most.
 
-        None is of the source's article or has its text, and none has the text of another, up to white space.
-
-        Args:
-            arms: names in ``ARMS``.
-            queries: at least one.
-            sources: the document that each query came from.
-            k: how many candidates an arm returns.
+        None is of the article of the query's source or has its text; no two have the same text, up to white space.
         """
         with self.clock.over("encode", len(queries)):
             vectors = self.encoder.encode(queries, QUERY)
-        staged = {}
-        for diverse, depth in {self._stage(ARMS[arm], k) for arm in arms}:
-            stage = self._diverse if diverse else self._nearest
-            with self.clock.over((diverse, depth), len(queries)):
-                staged[diverse, depth] = stage(vectors, sources, depth)
-        reranked = [arm for arm in arms if ARMS[arm].reranker]
-        scores = {
-            name: self._score(
-                name,
-                [
-                    (query, candidate.document.text)
-                    for arm in reranked
-                    if ARMS[arm].reranker == name
-                    for query, candidates in zip(queries, staged[self._stage(ARMS[arm], k)], strict=True)
-                    for candidate in candidates
-                ],
-            )
-            for name in {ARMS[arm].reranker for arm in reranked}
-            if name is not None
-        }
-        return [
-            {arm: self._order(ARMS[arm], query, staged[self._stage(ARMS[arm], k)][i], scores)[:k] for arm in arms}
-            for i, query in enumerate(queries)
-        ]
-
-    def _stage(self, arm: Arm, k: int) -> tuple[bool, int]:
-        """Return which first stage an arm uses and how many candidates it asks it for."""
-        return arm.diverse, k * (self.pool_factor if arm.reranker else 1)
-
-    def _score(self, reranker: str, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], float]:
-        """Score each different pair once, whichever arms ask for it."""
-        different = list(dict.fromkeys(pairs))
-        with self.clock.over(reranker, len(different)):
-            return dict(zip(different, self.rerankers[reranker].score(different).tolist(), strict=True))
+        origins = [self.corpus.row(source.id) for source in sources]
+        documents: dict[int, Document] = {}  # by row: what several arms or queries find is read once
+        pools: dict[Stage, list[list[Candidate]]] = {}
+        for stage in dict.fromkeys(self._stage(ARMS[arm], k) for arm in arms):
+            with self.clock.over(stage, len(queries)):
+                hits = (self._diverse if stage.diverse else self._nearest)(vectors, origins, stage.depth)
+            pools[stage] = self._candidates(hits, documents)
+        lists = self._rerank(queries, {arm: pools[self._stage(ARMS[arm], k)] for arm in arms})
+        return [{arm: lists[arm][i][:k] for arm in arms} for i in range(len(queries))]
 
     def latency(self, arms: Sequence[str], k: int) -> dict[str, dict[str, float]]:
-        """Return each arm's mean milliseconds a query, by stage, over all queries so far.
+        """Return each arm's mean milliseconds per query, by stage, over all queries so far.
 
-        Queries go in blocks, and arms share what they can; an arm is told what it would take by itself: its own first
-        stage, and as many pairs reranked as it asks for, at the pace of all.
+        Queries go in blocks, and arms share work. An arm is charged what it would take alone: its own first stage, and
+        the documents that it reads and the pairs that it reranks, at their mean pace.
         """
         result = {}
         for arm in arms:
             stage, reranker = self._stage(ARMS[arm], k), ARMS[arm].reranker
-            seconds = {"encode": self.clock.mean("encode"), "search": self.clock.mean(stage)}
-            seconds["rerank"] = self.clock.mean(reranker) * stage[1] if reranker else 0.0
+            seconds = {
+                "encode": self.clock.mean("encode"),
+                "search": self.clock.mean(stage) + self.clock.mean("read") * stage.depth,
+                "rerank": self.clock.mean(reranker) * stage.depth if reranker else 0.0,
+            }
             result[arm] = {name: 1000 * value for name, value in seconds.items()}
         return result
 
-    @staticmethod
-    def _order(
-        arm: Arm,
-        query: str,
-        candidates: list[Candidate],
-        scores: Mapping[str, Mapping[tuple[str, str], float]],
-    ) -> list[Candidate]:
-        """Sort by the arm's reranker, if it has one; equals keep their order."""
-        if arm.reranker is None:
-            return candidates
-        scored = [
-            candidate._replace(score=scores[arm.reranker][query, candidate.document.text]) for candidate in candidates
-        ]
-        return sorted(scored, key=lambda candidate: -candidate.score)
+    def _stage(self, arm: Arm, k: int) -> Stage:
+        return Stage(arm.diverse, k * (self.pool_factor if arm.reranker else 1))
 
-    def _search(
-        self, vectors: np.ndarray, sources: Sequence[Document], least: int, k: int
-    ) -> list[tuple[int, np.ndarray, np.ndarray]]:
-        """Return each source's row, and scores and rows of what is nearest to its query and may answer it.
+    def _candidates(self, hits: Sequence[Hits], documents: dict[int, Document]) -> list[list[Candidate]]:
+        """Return the candidates of each query, reading those that ``documents`` lacks into it."""
+        new = sorted({row for rows, _ in hits for row in rows.tolist()} - documents.keys())
+        with self.clock.over("read", len(new)):
+            documents.update((row, self.corpus[row]) for row in new)
+        return [[Candidate(documents[int(row)], float(s)) for row, s in zip(*hit, strict=True)] for hit in hits]
+
+    def _rerank(
+        self, queries: Sequence[str], pools: Mapping[str, list[list[Candidate]]]
+    ) -> dict[str, list[list[Candidate]]]:
+        """Return each arm's candidates, sorted by its reranker if it has one; equals keep their order.
+
+        A reranker scores each different pair of query and text once, whichever arms ask for it.
+        """
+        lists = dict(pools)
+        for name in dict.fromkeys(filter(None, (ARMS[arm].reranker for arm in pools))):
+            arms = [arm for arm in pools if ARMS[arm].reranker == name]
+            asked = [each for arm in arms for each in zip(queries, pools[arm], strict=True)]
+            pairs = list(dict.fromkeys((query, c.document.text) for query, candidates in asked for c in candidates))
+            with self.clock.over(name, len(pairs)):
+                scores = dict(zip(pairs, self.rerankers[name].score(pairs).tolist(), strict=True))
+            for arm in arms:
+                lists[arm] = [by_score(*each, scores) for each in zip(queries, pools[arm], strict=True)]
+        return lists
+
+    def _search(self, vectors: np.ndarray, origins: Sequence[int], least: int, k: int) -> list[Hits]:
+        """Return the nearest rows that may answer each query; ``origins`` are the rows of their sources.
 
         Looks at the ``least`` nearest, and at more where the source's chunks or repeated texts leave fewer than ``k``.
         """
-        origins = [self.corpus.row(source.id) for source in sources]
-        depths = [max(least, k + self.corpus.chunks(source.id)) for source in sources]
-        found: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}
-        while left := [i for i in range(len(sources)) if i not in found]:
+        depths = [max(least, k + self.corpus.chunks(origin)) for origin in origins]
+        found: dict[int, Hits] = {}
+        while left := [i for i in range(len(origins)) if i not in found]:
             scores, rows = self.index.search(vectors[left], max(depths[i] for i in left))
             for i, near, near_scores in zip(left, rows, scores, strict=True):
                 real = np.flatnonzero(near[: depths[i]] >= 0)  # approximate indexes fill up with -1
                 kept = real[self.corpus.answering(origins[i], near[real])]
-                if len(kept) >= k or depths[i] >= min(len(self.corpus), DEEPEST):
-                    found[i] = origins[i], near_scores[kept], near[kept]
-                depths[i] = min(4 * depths[i], DEEPEST)
-        return [found[i] for i in range(len(sources))]
+                if len(kept) >= k or depths[i] >= min(len(self.corpus), MAX_DEPTH):
+                    found[i] = Hits(near[kept], near_scores[kept])
+                depths[i] = min(4 * depths[i], MAX_DEPTH)
+        return [found[i] for i in range(len(origins))]
 
-    def _nearest(self, vectors: np.ndarray, sources: Sequence[Document], k: int) -> list[list[Candidate]]:
-        """The ``k`` nearest that may answer."""
-        return [self._candidates(rows[:k], scores[:k]) for _, scores, rows in self._search(vectors, sources, 0, k)]
+    def _nearest(self, vectors: np.ndarray, origins: Sequence[int], k: int) -> list[Hits]:
+        """Return the ``k`` nearest that may answer."""
+        return [Hits(rows[:k], scores[:k]) for rows, scores in self._search(vectors, origins, 0, k)]
 
-    def _diverse(self, vectors: np.ndarray, sources: Sequence[Document], k: int) -> list[list[Candidate]]:
-        """MMR over those of the 3k nearest that may answer."""
-        found = self._search(vectors, sources, 3 * k, k)
+    def _diverse(self, vectors: np.ndarray, origins: Sequence[int], k: int) -> list[Hits]:
+        """Return the ``k`` that MMR chooses among those of the 3k nearest that may answer."""
+        found = self._search(vectors, origins, 3 * k, k)
         # All vectors at once: an index may have to encode them, or to ask another machine for them.
-        needed = np.unique(np.concatenate([[origin for origin, *_ in found], *(rows for *_, rows in found)]))
+        needed = np.unique(np.concatenate([origins, *(rows for rows, _ in found)]))
         known = self.index.vectors(needed).astype(np.float64)
         results = []
-        for query, (origin, scores, rows) in zip(vectors.astype(np.float64), found, strict=True):
-            pool = known[np.searchsorted(needed, rows)]
-            chosen = mmr(query, pool, known[np.searchsorted(needed, origin)], k, self.weights)
-            results.append(self._candidates(rows[chosen], scores[chosen]))
+        for query, origin, (rows, scores) in zip(vectors.astype(np.float64), origins, found, strict=True):
+            pool, source = known[np.searchsorted(needed, rows)], known[np.searchsorted(needed, origin)]
+            chosen = mmr(query, pool, source, k, self.weights)
+            results.append(Hits(rows[chosen], scores[chosen]))
         return results
 
-    def _candidates(self, rows: np.ndarray, scores: np.ndarray) -> list[Candidate]:
-        return [Candidate(self.corpus[row], float(score)) for row, score in zip(rows, scores, strict=True)]
+
+def by_score(query: str, candidates: list[Candidate], scores: Mapping[tuple[str, str], float]) -> list[Candidate]:
+    """Return candidates sorted by the scores of (query, text); equals keep their order."""
+    scored = [candidate._replace(score=scores[query, candidate.document.text]) for candidate in candidates]
+    return sorted(scored, key=lambda candidate: -candidate.score)
 
 
 def open_retrieval(
     config: Config, corpus: Corpus, weights: Lambdas, rerankers: Mapping[str, Scorer] | None = None
 ) -> Retriever:
-    """Open a corpus's encoder and index as a configuration names them.
-
-    Raises:
-        InputError: one of them is not there or cannot be used.
-    """
-    encoder = Encoder(
-        config.encoder_path,
+    """Open a corpus's encoder and index as a configuration names them; ``InputError`` if one cannot be used."""
+    options = EncoderOptions(
         method=config.retrieval_method,
         pooling=config.pooling,
         instruction=config.instruction,
@@ -204,8 +191,7 @@ def open_retrieval(
         max_length=config.retrieval_query_max_length,
         batch_size=config.retrieval_batch_size,
         half=config.retrieval_use_fp16,
-        devices=config.devices("retrieval_devices"),
     )
-    return Retriever(
-        corpus, encoder, open_store(config, corpus, encoder), weights, rerankers, config.rerank_pool_factor
-    )
+    encoder = Encoder(config.encoder_path, options, config.devices("retrieval_devices"))
+    index = open_store(config, corpus, encoder)
+    return Retriever(corpus, encoder, index, weights, rerankers, config.rerank_pool_factor)

@@ -1,31 +1,78 @@
-"""The vector stores."""
+"""The vector stores: add one by an entry in ``STORES``."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
 from utils.files import find
 from utils.retrieval.encoder import Encoder
-from utils.retrieval.faiss_store import Index, open_index
-from utils.retrieval.milvus_store import open_milvus
+from utils.retrieval.faiss_store import FaissOptions, open_index
+from utils.retrieval.milvus_store import MilvusOptions, open_milvus
+from utils.retrieval.vectors import Rows
 
 if TYPE_CHECKING:
     from utils.config import Config
 
 
-def index_file(config: Config, corpus: Corpus) -> Path:
-    """Return where the index is, or is to be built: as the configuration says, else beside the corpus.
+class Index(Protocol):
+    """The corpus's vectors by row, L2-normalised and compared by inner product."""
 
-    Beside the corpus it is named by the retriever: by its name, or where that is a path, or no file's name on every
-    system, by the model's folder, with a hash by which two folders of one name differ.
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its results depend on, besides corpus and encoder; fit for JSON."""
+
+    def search(self, queries: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores and rows of the ``n`` nearest to each query, best first.
+
+        Both are of shape (queries, n), or narrower where the corpus has fewer; row -1 fills up where fewer were found.
+        """
+
+    def vectors(self, rows: Rows) -> np.ndarray:
+        """Return the vectors of rows, float32 of shape (rows, dimension)."""
+
+
+def open_store(config: Config, corpus: Corpus, encoder: Encoder) -> Index:
+    """Open a corpus's index in the configuration's ``vector_store``, building what is missing, else ``InputError``."""
+    if config.vector_store not in STORES:
+        known = " or ".join(STORES)
+        raise InputError(f"{config.path}: vector_store must be {known}, not {config.vector_store!r}")
+    return STORES[config.vector_store](config, corpus, encoder)
+
+
+def _open_faiss(config: Config, corpus: Corpus, encoder: Encoder) -> Index:
+    options = FaissOptions(
+        config.faiss_index_factory, search_params=config.faiss_search_params, gpu=config.faiss_gpu, seed=config.seed
+    )
+    return open_index(corpus, encoder, index_file(config, corpus), options)
+
+
+def _open_milvus(config: Config, corpus: Corpus, encoder: Encoder) -> Index:
+    uri = config.milvus_uri
+    if not uri:
+        raise InputError(f"{config.path}: vector_store milvus needs milvus_uri: a file (name.db) or a server's address")
+    options = MilvusOptions(config.milvus_token, config.milvus_index, config.milvus_search_params)
+    return open_milvus(corpus, encoder, uri if "://" in uri else str(_locate(uri)), options)
+
+
+STORES: dict[str, Callable[[Config, Corpus, Encoder], Index]] = {"faiss": _open_faiss, "milvus": _open_milvus}
+
+
+def index_file(config: Config, corpus: Corpus) -> Path:
+    """Return where the FAISS index is, or is to be built: as the configuration says, else beside the corpus.
+
+    Beside the corpus it is named after the retriever. Where that is a path, or not a valid file name on every system,
+    it is named after the model's folder, with a hash that tells folders of the same name apart.
     """
     if config.index_path is not None:
-        return located(config.index_path)
+        return _locate(config.index_path)
     name = config.retrieval_method
     if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", name):
         folder = config.encoder_path
@@ -34,38 +81,8 @@ def index_file(config: Config, corpus: Corpus) -> Path:
     return corpus.path.with_name(f"{corpus.path.stem}.{name}.index")
 
 
-def located(name: str) -> Path:
+def _locate(name: str) -> Path:
     """Return where a file is, or is to be made: in the first of the usual places that has it, or else its folder."""
     named = Path(name)
     folder = find(named.parent)
     return find(named) or (folder / named.name if folder else named)
-
-
-def open_store(config: Config, corpus: Corpus, encoder: Encoder) -> Index:
-    """Open the index of a corpus in the vector store that a configuration names.
-
-    Raises:
-        InputError: the store is unknown, not there, or cannot be used.
-    """
-    if config.vector_store == "faiss":
-        return open_index(
-            corpus,
-            encoder,
-            index_file(config, corpus),
-            config.faiss_index_factory,
-            search_params=config.faiss_search_params,
-            gpu=config.faiss_gpu,
-            seed=config.seed,
-        )
-    if config.vector_store != "milvus":
-        raise InputError(f"{config.path}: vector_store must be faiss or milvus, not {config.vector_store!r}")
-    if not config.milvus_uri:
-        raise InputError(f"{config.path}: vector_store milvus needs milvus_uri: a file (name.db) or a server's address")
-    return open_milvus(
-        corpus,
-        encoder,
-        config.milvus_uri if "://" in config.milvus_uri else str(located(config.milvus_uri)),
-        config.milvus_token,
-        config.milvus_index,
-        config.milvus_search_params,
-    )

@@ -1,4 +1,4 @@
-"""A whole corpus to vectors: block by block, on every device there is, and on from where a kill left it."""
+"""Encoding a corpus into a file of vectors: in blocks, on every device, resumable after a kill."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ import numpy as np
 from utils.corpus.documents import Corpus
 from utils.files import append_jsonl, write_jsonl
 from utils.progress import log, progress_bar
-from utils.retrieval.encoder import PASSAGE, Encoder
+from utils.retrieval.encoder import PASSAGE, Encoder, EncoderOptions
 
-# Documents encoded together, in batches of like length. A vector depends in its last bits on what is in its batch:
-# blocks that never change are what makes an index the same however often its making was killed.
-BLOCK = 2048
+Rows = Sequence[int] | np.ndarray
+# Encoded together, in length-bucketed batches. A vector depends in its last bits on what is in its batch: because
+# blocks never change, an index is the same however often its making was killed.
+DOCUMENTS_PER_BLOCK = 2048
 
 
 def blocks_of(documents: int) -> list[range]:
     """Return the rows of each block of a corpus."""
-    return [range(start, min(start + BLOCK, documents)) for start in range(0, documents, BLOCK)]
+    starts = range(0, documents, DOCUMENTS_PER_BLOCK)
+    return [range(start, min(start + DOCUMENTS_PER_BLOCK, documents)) for start in starts]
 
 
 def encode_blocks(corpus: Corpus, encoder: Encoder, blocks: Sequence[range]) -> Iterator[np.ndarray]:
@@ -33,33 +35,33 @@ def encode_blocks(corpus: Corpus, encoder: Encoder, blocks: Sequence[range]) -> 
 
     Where the encoder has several devices, a process on each of them works on its own blocks.
     """
-    left = sum(map(len, blocks))
-    there = len(corpus) - left
-    with progress_bar(desc="encoding the corpus", unit="doc", total=len(corpus), initial=there) as bar:
+    finished = len(corpus) - sum(map(len, blocks))
+    with progress_bar(desc="encoding the corpus", unit="doc", total=len(corpus), initial=finished) as bar:
         if len(encoder.devices) == 1:
             for rows in blocks:
-                yield _encode(corpus, encoder, rows, bar.update)
+                yield encode_rows(corpus, encoder, rows, bar.update)
         else:
             for vectors in _encode_in_processes(corpus, encoder, blocks):
                 bar.update(len(vectors))
                 yield vectors
 
 
-def _encode(
-    corpus: Corpus, encoder: Encoder, rows: Sequence[int], done: Callable[[int], object] | None = None
+def encode_rows(
+    corpus: Corpus, encoder: Encoder, rows: Rows, done: Callable[[int], object] | None = None
 ) -> np.ndarray:
+    """Return the vectors of rows, float32 of shape (rows, dimension); ``done`` as for :meth:`Encoder.encode`."""
     return encoder.encode([corpus[row].text for row in rows], PASSAGE, done)
 
 
 def _encode_in_processes(corpus: Corpus, encoder: Encoder, blocks: Sequence[range]) -> Iterator[np.ndarray]:
-    """Yield each block's vectors in order; a few blocks more than there are devices are in work at a time."""
+    """Yield each block's vectors in order, with two blocks waiting for each device."""
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     devices = context.Queue()
     for device in encoder.devices:
         devices.put(device)
     count = len(encoder.devices)
-    pool = ProcessPoolExecutor(count, context, _open_worker, (corpus.path, encoder.options, devices, count))
-    with pool:
+    opened_with = (corpus.path, encoder.path, encoder.options, devices, count)
+    with ProcessPoolExecutor(count, context, _open_worker, opened_with) as pool:
         pending: deque[Future[np.ndarray]] = deque()
         for rows in blocks:
             pending.append(pool.submit(_work, rows))
@@ -72,33 +74,26 @@ def _encode_in_processes(corpus: Corpus, encoder: Encoder, blocks: Sequence[rang
 _opened: dict[str, Any] = {}  # a worker process's corpus and encoder
 
 
-def _open_worker(path: Path, options: dict[str, Any], devices: Any, count: int) -> None:
+def _open_worker(corpus: Path, encoder: Path, options: EncoderOptions, devices: Any, count: int) -> None:
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
-    _opened.update(corpus=Corpus(path), encoder=Encoder(**options | {"devices": [devices.get()]}))
+    _opened.update(corpus=Corpus(corpus), encoder=Encoder(encoder, options, [devices.get()]))
 
 
 def _work(rows: range) -> np.ndarray:
-    return _encode(_opened["corpus"], _opened["encoder"], rows)
+    return encode_rows(_opened["corpus"], _opened["encoder"], rows)
 
 
 class VectorFile:
-    """The vectors of a corpus in a file that outlives a kill, laid out as FAISS lays out a flat inner-product index.
+    """The vectors of a corpus in a file that survives a kill, in the layout of FAISS's flat inner-product index.
 
-    Blocks are written in their places, then noted in a log beside it: what is noted is there. A file that was begun for
-    another corpus or encoder is begun again.
+    A block is written in its place, then noted in a log beside the file. A file that was started for another corpus or
+    encoder is started from scratch.
     """
 
     def __init__(self, path: Path, made_from: dict[str, Any], documents: int, dimension: int) -> None:
-        """Open or begin the file.
-
-        Args:
-            path: where it is; the log is beside it.
-            made_from: what the vectors depend on, fit for JSON.
-            documents: how many vectors there are to be.
-            dimension: of each vector.
-        """
+        """Open or start the file at ``path``; ``made_from`` is what its vectors depend on, fit for JSON."""
         self.path, self.log = path, path.with_name(f"{path.name}.log")
         self.shape = (documents, dimension)
         header = flat_header(documents, dimension)
@@ -106,7 +101,7 @@ class VectorFile:
         noted = _read_log(self.log)
         if noted[:1] == [made_from] and path.exists():
             self._done = {row["block"] for row in noted[1:]}
-            log.info("going on with %s: %d of %d blocks are there", path, len(self._done), len(blocks_of(documents)))
+            log.info("resuming %s: %d of %d blocks are encoded", path, len(self._done), len(blocks_of(documents)))
             return
         self._done = set()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +112,7 @@ class VectorFile:
         write_jsonl(self.log, [made_from])
 
     def fill(self, corpus: Corpus, encoder: Encoder) -> None:
-        """Encode the blocks that are not there yet."""
+        """Encode the blocks that are missing."""
         left = {number: rows for number, rows in enumerate(blocks_of(len(corpus))) if number not in self._done}
         encoded = encode_blocks(corpus, encoder, list(left.values()))
         with self.path.open("r+b") as file, self.log.open("a", encoding="utf-8") as noted:
@@ -134,7 +129,7 @@ class VectorFile:
         return np.array(np.memmap(self.path, np.float32, "r", self._start, self.shape)[chosen])
 
     def move(self, path: Path) -> None:
-        """Make the whole file the flat index at ``path``."""
+        """Turn the complete file into the flat index at ``path``."""
         self.path.replace(path)
         self.log.unlink()
 
@@ -145,7 +140,7 @@ class VectorFile:
 
 
 def flat_header(documents: int, dimension: int) -> bytes:
-    """Return how FAISS begins the file of an ``IndexFlatIP``; documents x dimension float32 values follow."""
+    """Return the start of FAISS's file of an ``IndexFlatIP``; documents x dimension float32 values follow."""
     import faiss
 
     header = bytearray(faiss.serialize_index(faiss.IndexFlatIP(dimension)).tobytes())
