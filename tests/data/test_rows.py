@@ -176,7 +176,7 @@ def test_scores_that_are_all_alike_are_told(
     monkeypatch.setattr(script, "open_reranker", lambda *_, **__: Flat())
     flags = ["--test_data", str(data), "--output_file", str(tmp_path / "results.json")]
     assert script.main(["--model_path", str(tiny_reranker), *flags]) == 0
-    assert "gives all passages the same score in 2 of 3 pools" in caplog.text
+    assert "scores all passages alike in 2 of 3 pools" in caplog.text
 
 
 # --- starts that fail

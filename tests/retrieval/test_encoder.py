@@ -313,4 +313,4 @@ def test_devices_that_cannot_be_seen_are_refused(tiny_encoder: Path, tiny_rerank
 
 def test_encoder_is_no_reranker(tiny_encoder: Path) -> None:
     with pytest.raises(InputError, match="has no weights for classifier"):
-        Reranker(tiny_encoder)
+        open_reranker(tiny_encoder)

@@ -24,7 +24,7 @@ from utils.retrieval.faiss_store import open_index
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import Retriever, open_retrieval
 from utils.schema import Document
-from utils.scoring import Reranker
+from utils.scoring import open_reranker
 
 
 def plain(retriever: Retriever, arm: str, query: str, q: np.ndarray, source: Document, k: int) -> list[str]:
@@ -132,7 +132,7 @@ def with_copies(path: Path, copies: int) -> Path:
 def retriever_of(path: Path, encoder: Path, reranker: Path) -> Retriever:
     corpus, tiny = Corpus(path), Encoder(encoder, EncoderOptions(method="tiny", half=False))
     index = open_index(corpus, tiny, path.with_suffix(".index"))
-    rerankers = dict.fromkeys((BASE, FINE_TUNED), Reranker(reranker, half=False))
+    rerankers = dict.fromkeys((BASE, FINE_TUNED), open_reranker(reranker, half=False))
     return Retriever(corpus, tiny, index, Lambdas.scaled(0.85, 0.05, 0.1), rerankers)
 
 
