@@ -170,7 +170,7 @@ def test_run_without_an_answer_leaves_its_report_and_fails(
     assert run("rerank_ablation_test", "--config", config_file, *ABLATE, *outputs) == 1
     printed = capsys.readouterr()
     assert "Nothing can be said: no source came to an end (4 ended in errors)." in printed.out
-    assert "no arm came to an end on any of 4 sources" in printed.err
+    assert "no arm completed on any of 4 sources" in printed.err
     assert "Nothing can be said" in Path("a.html").read_text()
 
 

@@ -349,5 +349,5 @@ def evidence(
         "comparisons": [comparison.row(cost_per_call) for comparison in comparisons],
         "cost_per_call": cost_per_call,
         "extraction_errors": sum(result.error is not None for result in results),
-        "sources": [result.row() for result in results],
+        "sources": [result.to_json() for result in results],
     }

@@ -37,7 +37,7 @@ class Run(NamedTuple):
         path = find_input(file, "ablation", "name a JSON file that rerank_ablation_test.py wrote")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            sources = [JudgedSource.of(row) for row in values["sources"]]
+            sources = [JudgedSource.from_json(row) for row in values["sources"]]
             return cls(path, dict(values["settings"]), dict(values.get("documents", {})), sources)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(

@@ -154,6 +154,7 @@ def cases(result: Mapping[str, Any], choices: Sequence[tuple[str, str | None]]) 
     titles = result.get("documents", {})
     listed = []
     for row in result["sources"]:
+        entity = row["entity"] or {}
         states = [state(row["arms"], arm, baseline) for arm, baseline in choices]
         # Arms of one run share their verdicts; those of several runs side by side ("run: arm") may differ.
         judged = {
@@ -165,9 +166,9 @@ def cases(result: Mapping[str, Any], choices: Sequence[tuple[str, str | None]]) 
             {
                 "source": row["source"],
                 "title": titles.get(row["source"]) or row["source"],
-                "query": row["query"] or "no query",
-                "entity": row["entity"],
-                "segment": row.get("segment"),
+                "query": entity.get("query") or "no query",
+                "entity": entity.get("name"),
+                "segment": entity.get("segment"),
                 "error": row["error"],
                 "states": states,
                 "arms": [_list_of(arm, trial, titles) for arm, trial in row["arms"].items()],
