@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from utils.errors import InputError
 from utils.labelling.journal import Journal
-from utils.labelling.judging import MAX_UNANSWERED, Pipeline, Unanswered, first_usable, judge_lists, with_pauses
+from utils.labelling import judging
+from utils.labelling.judging import Pipeline, Unanswered, first_usable, judge_lists, with_pauses
 from utils.labelling.record import JudgedSource, Trial
 from utils.labelling.scheduler import BLOCK
 from utils.progress import progress_bar
@@ -177,6 +178,6 @@ async def _judge(
     for source, trial in trials.items():
         if any(document_id not in known[source] for document_id, _ in trial.judged):
             unanswered = unanswered + 1 if trial.failed else 0
-        if unanswered >= MAX_UNANSWERED:
+        if unanswered >= judging.MAX_UNANSWERED:
             raise Unanswered(trial.verdicts[-1].reason)
     return trials
