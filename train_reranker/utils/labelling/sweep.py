@@ -9,8 +9,8 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from utils.errors import InputError
-from utils.labelling.journal import Journal
 from utils.labelling import judging
+from utils.labelling.journal import Journal
 from utils.labelling.judging import Pipeline, Unanswered, first_usable, judge_lists, with_pauses
 from utils.labelling.record import JudgedSource, Trial
 from utils.labelling.scheduler import BLOCK
@@ -40,12 +40,9 @@ class Setting(NamedTuple):
         return f"{self.arm} λ {weights} ×{self.pool_factor}"
 
     def row(self) -> dict[str, Any]:
-        """Return the setting as it stands in the file."""
-        return {
-            "arm": self.arm,
-            **dict(zip(LAMBDAS, self.weights, strict=True)),
-            "rerank_pool_factor": self.pool_factor,
-        }
+        """Return the setting as the result file holds it."""
+        weights = dict(zip(LAMBDAS, self.weights, strict=True))
+        return {"arm": self.arm, **weights, "rerank_pool_factor": self.pool_factor}
 
 
 class Sweep(NamedTuple):
@@ -58,12 +55,11 @@ class Sweep(NamedTuple):
     def read(cls, settings: Sequence[Setting], journal: Journal) -> Sweep:
         """Return the settings that a journal has notes of."""
         notes = {setting: journal.notes[setting.name] for setting in settings if setting.name in journal.notes}
-        sources = [
-            row._replace(
-                trials=row.trials | {one.name: Trial.from_json(notes[one]["trials"][row.source]) for one in notes}
-            )
-            for row in _judged(journal)
-        ]
+
+        def trials_of(source: str) -> dict[str, Trial]:
+            return {setting.name: Trial.from_json(note["trials"][source]) for setting, note in notes.items()}
+
+        sources = [row._replace(trials=row.trials | trials_of(row.source)) for row in _judged(journal)]
         return cls({setting: note["asked"] for setting, note in notes.items()}, sources)
 
 
@@ -123,11 +119,9 @@ async def sweep(settings: Sequence[Setting], pipeline: Pipeline, journal: Journa
             lists = await asyncio.to_thread(retrieve_all, retriever, setting.arm, _judged(journal), pipeline.candidates)
             if setting.name not in journal.notes:
                 trials = await with_pauses(pipeline.teacher, partial(_judge, lists, known, pipeline, journal))
-                new = {
-                    source: [i for i, _ in trial.judged if i not in known[source]] for source, trial in trials.items()
-                }
+                asked = sum(id_ not in known[source] for source, trial in trials.items() for id_, _ in trial.judged)
                 rows = {source: trial.to_json() for source, trial in trials.items()}
-                journal.note(setting.name, {"asked": sum(map(len, new.values())), "trials": rows})
+                journal.note(setting.name, {"asked": asked, "trials": rows})
             for source, trial in journal.notes[setting.name]["trials"].items():
                 known[source].update(Trial.from_json(trial).judged)
             bar.update()
@@ -167,10 +161,8 @@ async def _judge(
     async def one(row: JudgedSource) -> Trial:
         assert row.entity
         async with slots:
-            candidates = {row.source: lists[row.source]}
-            return (await judge_lists(row.entity, candidates, pipeline.teacher, first_usable, known[row.source]))[
-                row.source
-            ]
+            only = {"": lists[row.source]}
+            return (await judge_lists(row.entity, only, pipeline.teacher, first_usable, known[row.source]))[""]
 
     judged = _judged(journal)
     trials = dict(zip((row.source for row in judged), await asyncio.gather(*map(one, judged)), strict=True))
