@@ -41,31 +41,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--num", type=cli.positive, default=50, help="sources with a bridge entity to compare on")
     add("--candidates", type=cli.positive, default=10, help="candidates that an arm retrieves")
-    add(
-        "--exclude_data",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="training or provenance files whose sources are left out (default: none)",
-    )
+    add("--exclude_data", nargs="+", default=[], metavar="FILE",
+        help="training or provenance files whose sources are left out (default: none)")  # fmt: skip
     add("--single", choices=list(ARMS), help="run one arm only (default: all)")
     add("--output_file", help="where the results go (default: ./ablation_results/ablation_<time>.json)")
     add("--ft_model", default="./output_new", help="the fine-tuned reranker's folder")
     add("--baseline", choices=list(ARMS), default="diverse", help="the arm that the others are compared with")
-    add(
-        "--sweep_lambdas",
-        nargs="*",
-        type=triple,
-        metavar="λ1,λ2,λ3",
-        help="also try these weights on the judged sources; without any, a grid of 16 (default: no sweep)",
-    )
-    add(
-        "--sweep_pool_factor",
-        nargs="+",
-        type=cli.positive,
-        metavar="N",
-        help="also try reranking this many times the candidates (default: no sweep)",
-    )
+    add("--sweep_lambdas", nargs="*", type=triple, metavar="λ1,λ2,λ3",
+        help="also try these weights on the judged sources; without any, a grid of 16 (default: no sweep)")  # fmt: skip
+    add("--sweep_pool_factor", nargs="+", type=cli.positive, metavar="N",
+        help="also try reranking this many times the candidates (default: no sweep)")  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -121,6 +106,7 @@ def evaluate(run: AblationRun, observed: Observed) -> dict[str, Any]:
     )  # fmt: skip
     return {
         "version": 2,
+        "finished": observed.finished,
         "settings": {"config": str(run.setup.config.path), "baseline": run.baseline, **run.settings},
         **found,
         "left_out": run.contest.left_out,

@@ -422,6 +422,7 @@ def swept(world: World) -> list[str]:
 def result_of(path: Path) -> bytes:
     """Return a result file without what this process measured: its pace and its calls."""
     result = json.loads(path.read_text())
+    assert result["finished"]
     assert result.pop("latency_ms").keys() == result["left_out"].keys() ^ ARMS.keys()
     assert result.pop("ledger")
     return json.dumps(result).encode()
@@ -506,6 +507,7 @@ def test_a_budget_ends_the_ablation_with_what_it_has_and_the_command_finishes_it
             assert "limit" in ended.error
             result = json.loads((tmp_path / "a.json").read_text())
             assert result["ledger"]["calls"] == 70
+            assert not result["finished"]
             compared.append(len(result["sources"]))
             sweeps.append(len(result["sweep"]))
             assert "results are in" in ended.out

@@ -71,13 +71,6 @@ async def compare_arms(
 ) -> None:
     """Try all arms on the first ``num`` sources that have a bridge entity, or that an error leaves undecided.
 
-    Args:
-        pipeline: sources, teacher and retriever.
-        arms: names in ``ARMS``.
-        num: how many sources to compare on.
-        journal: where the rows go, those of sources without an entity included.
-        excluded: sources to pass over.
-
     Raises:
         RunError: see :func:`judge_sources`.
     """
@@ -111,6 +104,7 @@ class Observed(NamedTuple):
     sweep: Sweep
     latency_ms: dict[str, dict[str, float]]  # by arm and stage; empty if this process retrieved nothing
     cost_per_call: float | None  # of a judgement
+    finished: bool  # whether all sources and all settings of the sweep are here
 
     def decided(self, arms: Sequence[str]) -> bool:
         """Return whether any arm completed on any source."""
@@ -142,6 +136,7 @@ class AblationRun:
             "arms": self.contest.arms,
             "num": self.num,
             "candidates": self.setup.candidates,
+            "exclude_data": list(self.excluded.files),
             "excluded": self.excluded.fingerprint,
             "sweep": [setting.name for setting in self.sweep],
             "rerankers": {
@@ -178,7 +173,9 @@ class AblationRun:
     def observed(self, journal: Journal) -> Observed:
         """Return what the journal holds, and what was measured."""
         measured = journal.notes.get(COMPLETE) or self._measured
-        return Observed(list(filter(is_compared, journal.sources)), Sweep.read(self.sweep, journal), **measured)
+        swept = Sweep.read(self.sweep, journal)
+        finished = COMPLETE in journal.notes and len(swept.asked) == len(self.sweep)
+        return Observed(list(filter(is_compared, journal.sources)), swept, finished=finished, **measured)
 
     def failure(self, journal: Journal) -> RunError | None:
         """Return the error of a run that stopped without any result."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from utils.data.rows import parse_example
@@ -17,9 +17,10 @@ class Excluded(NamedTuple):
     ids: frozenset[str] = frozenset()
     texts: frozenset[str] = frozenset()
     queries: frozenset[str] = frozenset()
+    files: tuple[str, ...] = ()  # that they were read from
 
     @classmethod
-    def read(cls, files: Iterable[str]) -> Excluded:
+    def read(cls, files: Sequence[str]) -> Excluded:
         """Read data files (``query``, ``pos``, ``neg``) and provenance files (``source``) of the generator.
 
         A data file does not name its sources. They are known by their queries, which the same teacher asks again;
@@ -40,12 +41,13 @@ class Excluded(NamedTuple):
                     example = parse_example(row, f"{path}, line {number}")
                     queries.add(example.query)
                     texts.update(example.pos, example.neg)
-        return cls(frozenset(ids), frozenset(texts), frozenset(queries))
+        return cls(frozenset(ids), frozenset(texts), frozenset(queries), tuple(files))
 
     @property
     def fingerprint(self) -> str | None:
         """The SHA-256 of what is excluded; None if nothing is."""
-        return hashlib.sha256(dumps(list(map(sorted, self))).encode()).hexdigest() if any(self) else None
+        sets = [sorted(self.ids), sorted(self.texts), sorted(self.queries)]
+        return hashlib.sha256(dumps(sets).encode()).hexdigest() if any(sets) else None
 
     def filter(self, sources: Iterable[Document]) -> Iterator[Document]:
         """Yield the sources that are not known by id or text."""

@@ -37,12 +37,6 @@ class Target(NamedTuple):
 async def generate(pipeline: Pipeline, target: Target, journal: Journal, max_attempts: int | None = None) -> str:
     """Judge source after source into the journal until there are enough examples, and return why it stopped.
 
-    Args:
-        pipeline: sources, teacher and retriever, whose ``diverse`` arm finds the candidates.
-        target: how many examples.
-        journal: where the rows go; its own rows are not judged again.
-        max_attempts: sources to try at most, the journal's included.
-
     Raises:
         RunError: see :func:`judge_sources`; or the teacher answered for no source.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -60,11 +60,7 @@ def open_journal(
 ) -> Iterator[Journal]:
     """Open the journal of a run with these settings, and keep other runs off it.
 
-    Args:
-        path: a new file, or the journal of a run to resume.
-        settings: all that the rows depend on, fit for JSON.
-        overwrite: start from scratch.
-        restart: what starts a run from scratch, for the error line.
+    ``overwrite`` starts from scratch; ``restart`` says how the user can. The rows depend on nothing but ``settings``.
 
     Raises:
         InputError: another run is writing it, or it has other settings; the differences are named.
@@ -128,7 +124,7 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[JudgedSource], dict[s
             raise ValueError(header["version"])
         rows = [JudgedSource.from_json(row) for row in rest if "note" not in row]
         return settings, rows, {row["note"]: row["value"] for row in rest if "note" in row}
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(f"{path} is not a journal of this version; name another --output_file") from None
 
 
@@ -143,13 +139,8 @@ def _resumable(path: Path, settings: dict[str, Any], restart: str) -> tuple[list
             f"{path} belongs to a run with other settings ({different}): use those, name another --output_file, or "
             f"start from scratch ({restart})"
         )
-    # A block's queries must be encoded together again to give the same vectors. Notes follow the last row.
-    return rows if notes else whole_blocks(rows), notes
-
-
-def whole_blocks(rows: Sequence[JudgedSource]) -> list[JudgedSource]:
-    """Return the rows of the blocks that are complete."""
-    return list(rows[: len(rows) // BLOCK * BLOCK])
+    # A block's queries must be encoded together again to give the same vectors; notes follow the last row.
+    return rows if notes else rows[: len(rows) // BLOCK * BLOCK], notes
 
 
 def _deciding(setting: Any) -> Any:

@@ -48,43 +48,25 @@ def enough_of_each(positives: int, negatives: int) -> StoppingRule:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What a run works with.
-
-    Args:
-        sources: returns the source documents, in the same order each time.
-        teacher: extracts and judges; the caller closes it.
-        retriever: has the rerankers that the arms ask for.
-        candidates: retrieved per arm.
-        concurrency: sources in flight; the rows are the same at any.
-        give_up_after: sources without any result after which the run fails; None tries all.
-    """
+    """What a run works with; ``sources`` returns the same documents each time, and the caller closes ``teacher``."""
 
     sources: Callable[[], Iterable[Document]]
     teacher: Teacher
-    retriever: Retriever
-    candidates: int
-    concurrency: int = 1
-    give_up_after: int | None = None
+    retriever: Retriever  # with the rerankers that the arms ask for
+    candidates: int  # retrieved per arm
+    concurrency: int = 1  # sources in flight; the rows are the same at any
+    give_up_after: int | None = None  # sources without any result
 
 
 @dataclass(frozen=True)
 class Goal:
-    """When a run is done.
+    """When a run is done: once ``wanted`` sources count, or ``most`` were tried."""
 
-    Args:
-        unit: what is counted, for the progress bar.
-        wanted: how many sources must count.
-        counts: whether a source does.
-        in_vain: whether a source has no result at all.
-        explain: says why none counts and what helps, for the error line.
-        most: sources to try at most; None tries all.
-    """
-
-    unit: str
+    unit: str  # what is counted, for the progress bar
     wanted: int
     counts: Callable[[JudgedSource], bool]
-    in_vain: Callable[[JudgedSource], bool]
-    explain: Callable[[Sequence[JudgedSource]], str]
+    in_vain: Callable[[JudgedSource], bool]  # whether a source has no result at all
+    explain: Callable[[Sequence[JudgedSource]], str]  # why none counts, and what helps
     most: int | None = None
 
 
@@ -98,9 +80,7 @@ class Stop(NamedTuple):
 def run_to_stop(work: Callable[[], str], command: str) -> Stop:
     """Return how ``work`` ended, so that what there is can be written before the failure is raised.
 
-    Args:
-        work: returns the reason why it is done, or raises a :class:`RunError`.
-        command: what resumes the run, for the line of a budget that was reached.
+    ``work`` returns why it is done; ``command`` resumes the run, for the line of a budget that was reached.
     """
     try:
         return Stop(work())
@@ -142,17 +122,10 @@ async def judge_sources(
     journal: Journal,
     keep: Callable[[BridgeEntity], bool] = lambda _: True,
 ) -> None:
-    """Judge source after source into the journal, where it continues, until enough of them count or none is left.
+    """Judge source after source into the journal, from where it ends, until enough of them count or none is left.
 
-    If the teacher has not answered at all, the rows stay held back, and cached failures are dropped.
-
-    Args:
-        pipeline: sources, teacher and retriever.
-        arms: names in ``ARMS``; a candidate is judged once per source, whichever arms retrieve it.
-        rule: when an arm's list needs no further verdict.
-        goal: when the run is done.
-        journal: where the rows go.
-        keep: whether to retrieve for an entity.
+    A candidate is judged once per source, whichever ``arms`` retrieve it; ``rule`` stops each arm's list, and ``keep``
+    says whether to retrieve for an entity. If the teacher has not answered at all, the rows stay held back.
 
     Raises:
         RunError: the teacher will never answer, or has not for ``MAX_UNANSWERED`` sources in a row, even after pauses;
@@ -216,12 +189,7 @@ async def judge_lists(
 ) -> dict[str, Trial]:
     """Judge lists of candidates for one entity, all lists at once, each in order until the rule stops it.
 
-    Args:
-        entity: what the candidates are judged for.
-        lists: candidates by the list's name, best first.
-        teacher: judges each candidate once, even if several lists have it.
-        rule: when a list needs no further verdict.
-        known: verdicts by document id; the teacher is not asked for these.
+    The teacher judges each candidate once, even if several lists have it, and none of those that are ``known`` by id.
     """
     asked: dict[str, asyncio.Task[Verdict]] = {}
 

@@ -23,28 +23,17 @@ from utils.teachers.registry import open_teacher
 
 @dataclass(frozen=True)
 class Setup:
-    """The choices that both scripts have; what they name is opened on first use.
-
-    Args:
-        config: the configuration, with the flags.
-        doc_ids: file of source ids; None samples the corpus with the configuration's seed.
-        min_length: characters that a sampled source has at least.
-        candidates: retrieved per arm.
-        reply_cache: file of a language model's replies.
-        max_calls, max_cost: limits of this process's spending; the cost is in the currency of the prices.
-        give_up_after: sources without any result after which the run fails.
-        concurrency: sources in flight.
-    """
+    """The choices that both scripts have; what they name is opened on first use."""
 
     config: Config
-    doc_ids: str | None
-    min_length: int
-    candidates: int
+    doc_ids: str | None  # file of source ids; None samples the corpus with the configuration's seed
+    min_length: int  # characters of a sampled source
+    candidates: int  # retrieved per arm
     reply_cache: Path
-    max_calls: int | None = None
-    max_cost: float | None = None
-    give_up_after: int | None = None
-    concurrency: int = 1
+    max_calls: int | None = None  # that this process makes
+    max_cost: float | None = None  # that it spends, in the currency of the prices
+    give_up_after: int | None = None  # sources without any result
+    concurrency: int = 1  # sources in flight
 
     @cached_property
     def weights(self) -> Lambdas:

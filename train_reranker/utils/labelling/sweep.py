@@ -99,12 +99,7 @@ def settings_to_try(
 async def sweep(settings: Sequence[Setting], pipeline: Pipeline, journal: Journal) -> None:
     """Try settings on the journal's sources; the teacher is asked only for pairs that are not judged yet.
 
-    A setting's trials become a note of the journal; those of settings that have one are not judged again.
-
-    Args:
-        settings: what to try.
-        pipeline: the run's teacher and retriever, whose arms each setting is compared with.
-        journal: complete but for the sweep.
+    Each setting's trials become a note of the journal; a setting that has one is not judged again.
 
     Raises:
         RunError: the teacher will never answer, or no longer does, even after pauses.
