@@ -136,10 +136,9 @@ async def judge_sources(
         return pipeline.retriever.retrieve(arms, queries, documents, pipeline.candidates)
 
     async def judge(prepared: Prepared) -> JudgedSource:
-        trials: dict[str, Trial] = {}
-        if prepared.entity:
-            trials = await judge_lists(prepared.entity, prepared.candidates, pipeline.teacher, rule)
-        return JudgedSource(prepared.source.id, prepared.entity, trials, prepared.error)
+        source, entity, lists, error = prepared
+        trials = await judge_lists(entity, lists, pipeline.teacher, rule) if entity else {}
+        return JudgedSource(source.id, entity, trials, error)
 
     async def attempt() -> None:
         journal.held = []
