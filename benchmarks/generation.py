@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +40,10 @@ from miniature import save_tiny_bert, write_corpus
 from utils.config import Config
 from utils.corpus.documents import Corpus
 from utils.files import write_json
-from utils.labelling.generation import ARM, Journal, Target, generate
+from utils.labelling.generation import Target, generate
+from utils.labelling.journal import open_journal
+from utils.labelling.judging import Pipeline
+from utils.labelling.record import ARM
 from utils.report.text import table
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import Retriever, open_retrieval
@@ -102,10 +105,15 @@ class Bench(NamedTuple):
         name = f"{concurrency}-{time.monotonic_ns()}"
         ledger = Ledger()
         teacher = open_teacher(self.config, self.corpus, self.folder / f"{name}.sqlite", ledger)
-        journal = Journal(self.folder / f"{name}.jsonl", {})
-        wanted = Target(examples, CANDIDATES)
+        pipeline = Pipeline(self.sources, teacher, self.retriever, CANDIDATES, concurrency)
+
+        async def work() -> None:
+            async with aclosing(teacher):
+                await generate(pipeline, Target(examples), journal)
+
         began, cpu = time.perf_counter(), time.process_time()
-        asyncio.run(generate(self.sources, teacher, self.retriever, wanted, journal, concurrency=concurrency))
+        with open_journal(self.folder / f"{name}.jsonl", {}) as journal:
+            asyncio.run(work())
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
         needed = sum(1 + len(row.verdicts) for row in journal.rows)
         return Measured(concurrency, examples, ledger.calls, needed, seconds, cpu_seconds)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
+from utils import cli
 from utils.files import SCRIPTS
 
 # Builds an index or loads a collection in blocks of 16, says so after the third, and waits to be killed.
@@ -46,3 +49,15 @@ def kill_after_three_blocks(corpus: Path, encoder: Path, then: str) -> None:
         assert process.stdout
         assert process.stdout.readline() == "three blocks\n"
         process.send_signal(signal.SIGKILL)
+
+
+def run_script(script: str, argv: list[str], environment: Mapping[str, str], log: str) -> None:
+    """Run a script in this process as its own would: with its arguments, environment, output and signals."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with it ignored
+    os.environ.update(environment)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    sys.argv = [f"{script}.py", *argv]
+    cli.run(importlib.import_module(script).main, argv)

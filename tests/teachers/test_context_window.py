@@ -15,7 +15,7 @@ import pytest
 from endpoint import Messages, ScriptedEndpoint, canned, read_prompt
 from llm_teacher import QUICK, settings_for
 from utils.errors import RunError
-from utils.labelling.ablation import try_lists
+from utils.labelling.judging import first_usable, judge_lists
 from utils.schema import BridgeEntity, Candidate, Document, Outcome
 from utils.teachers import context_window, prompts
 from utils.teachers.language_model import LLMTeacher, PromptLimits
@@ -213,7 +213,7 @@ def test_success_and_attempts_do_not_depend_on_length(tmp_path: Path) -> None:
         limits = PromptLimits(max_document_tokens=1500)
         async with aclosing(LLMTeacher(role, role, tmp_path / "r.sqlite", Ledger(), limits)) as teacher:
             lists = {str(i): [Candidate(doc, 0.0) for doc in documents[i : i + 5]] for i in range(35)}
-            trials = await try_lists(QUARRY, lists, teacher)
+            trials = await judge_lists(QUARRY, lists, teacher, first_usable)
             return [(trial.failed, trial.success, trial.attempts) for trial in trials.values()]
 
     with ScriptedEndpoint(picky) as endpoint:

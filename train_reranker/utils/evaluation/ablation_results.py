@@ -12,8 +12,6 @@ from utils.evaluation.results import AblationResult, SweepFigures
 from utils.labelling.record import JudgedSource
 from utils.labelling.sweep import Sweep
 from utils.retrieval.mmr import LAMBDAS
-from utils.teachers.ledger import Ledger
-from utils.teachers.prompts import JUDGEMENT
 
 
 @dataclass(frozen=True)
@@ -21,10 +19,12 @@ class RunContext:
     """What a result reports of its run beside the figures."""
 
     settings: dict[str, Any]
+    finished: bool = True
     documents: dict[str, str] = field(default_factory=dict)  # titles by id, see :func:`titles`
     left_out: dict[str, str] = field(default_factory=dict)  # arms that could not run, with the reason
     latency_ms: dict[str, dict[str, float]] = field(default_factory=dict)  # per query, by arm and stage
-    ledger: Ledger = field(default_factory=Ledger)
+    cost_per_call: float | None = None  # of a judgement, in the currency of the prices
+    ledger: dict[str, Any] = field(default_factory=dict)  # the calls of this process
 
 
 def ablation_result(
@@ -46,21 +46,16 @@ def ablation_result(
         context: the run.
         sweep: settings that were tried on the same sources.
     """
-    cost = context.ledger.mean_cost(JUDGEMENT)
-    figures, comparisons = arm_figures(sources, arms, budget), arm_comparisons(sources, against(arms, baseline), cost)
+    figures = arm_figures(sources, arms, budget)
+    comparisons = arm_comparisons(sources, against(arms, baseline), context.cost_per_call)
     return AblationResult(
-        settings=context.settings,
         summary=summary(figures, comparisons),
         table=figures,
         comparisons=comparisons,
         sources=list(sources),
-        cost_per_call=cost,
         extraction_errors=sum(source.error is not None for source in sources),
-        left_out=context.left_out,
         sweep=sweep_figures(sweep, budget) if sweep else [],
-        latency_ms=context.latency_ms,
-        documents=context.documents,
-        ledger=context.ledger.summary(),
+        **vars(context),
     )
 
 

@@ -168,6 +168,7 @@ class AblationResult(Result):
     """An ablation, or several side by side."""
 
     title: str = "Ablation: how many candidates until the first usable one"
+    finished: bool = True  # False where a budget or an interruption ended the run early
     table: list[ArmFigures]
     comparisons: list[ArmComparison]
     sources: list[JudgedSource]

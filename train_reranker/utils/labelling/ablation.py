@@ -1,69 +1,37 @@
-"""The paired ablation: for the same sources and entities, how far down each arm's list the first usable one stands."""
+"""The paired ablation: for the same sources and entities, how far down each arm's list the first usable one is."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
-from math import inf
-from typing import NamedTuple
+from collections.abc import Sequence
+from contextlib import aclosing, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from utils.config import Config
-from utils.data.rows import parse_example
-from utils.errors import RunError
-from utils.files import find, find_input, read_jsonl
-from utils.labelling.generation import REMEDIES
-from utils.labelling.record import JudgedSource, Trial
-from utils.labelling.scheduler import Prepared, work_through
-from utils.progress import log, progress_bar
+from utils.errors import InputError, RunError
+from utils.files import check_output, find
+from utils.labelling.excluded import NOTHING, Excluded
+from utils.labelling.journal import Journal, differences, read_settings
+from utils.labelling.judging import Goal, Pipeline, first_usable, judge_sources
+from utils.labelling.record import JudgedSource
+from utils.labelling.setup import Setup
+from utils.labelling.summary import REMEDIES
+from utils.labelling.sweep import Setting, Sweep, sweep
+from utils.models.folders import weights_fingerprint
+from utils.progress import log
 from utils.retrieval.arms import ARMS, BASE, FINE_TUNED
-from utils.retrieval.retriever import Retriever
-from utils.schema import BridgeEntity, Candidate, Document, Outcome, Verdict
 from utils.scoring import Reranker, open_reranker, reranker_options
-from utils.teachers.base import Teacher
+from utils.teachers.prompts import JUDGEMENT
 
-
-class Excluded(NamedTuple):
-    """Sources that a training file used: by id or text, or, once the teacher has spoken, by their query."""
-
-    ids: frozenset[str] = frozenset()
-    texts: frozenset[str] = frozenset()
-    queries: frozenset[str] = frozenset()
-
-    @classmethod
-    def read(cls, files: Iterable[str]) -> Excluded:
-        """Read data files (``query``, ``pos``, ``neg``) and provenance files (``source``) of the generator.
-
-        A data file does not name its sources. They are known by their queries, which the same teacher asks again, and
-        the documents among its passages are left out, too.
-
-        Raises:
-            InputError: a file is not there, or a row is neither of the two.
-        """
-        ids, texts, queries = set[str](), set[str](), set[str]()
-        for file in files:
-            path = find_input(file, "data to exclude", "name a training or provenance file of the generator")
-            for number, row in read_jsonl(path):
-                if "settings" in row:  # the provenance file's first line
-                    continue
-                if "source" in row:
-                    ids.add(str(row["source"]))
-                else:
-                    example = parse_example(row, f"{path}, line {number}")
-                    queries.add(example.query)
-                    texts.update(example.pos, example.neg)
-        return cls(frozenset(ids), frozenset(texts), frozenset(queries))
-
-    def filter(self, sources: Iterable[Document]) -> Iterator[Document]:
-        """Yield the sources that are not known to be used by id or text."""
-        return (source for source in sources if source.id not in self.ids and source.text not in self.texts)
-
-
-NOTHING = Excluded()
+COMPLETE = "sources complete"  # the note after the last source's row, with what is measured until then
+RESULTS = Path("./ablation_results")
 
 
 class ArmSet(NamedTuple):
-    """What is compared: the arms, the rerankers that they need, and which arms had to be left out, with the reason."""
+    """The arms that are compared, their rerankers, and the arms that had to be left out, with the reason."""
 
     arms: list[str]
     rerankers: dict[str, Reranker]
@@ -74,12 +42,12 @@ class ArmSet(NamedTuple):
         """Load the rerankers of one arm, or of all; among all, the fine-tuned one may be missing.
 
         Raises:
-            InputError: a reranker that is needed is not there or cannot be loaded.
+            InputError: a reranker that is needed is not found or cannot be loaded.
         """
         arms = [single] if single else list(ARMS)
         left_out = {}
         if single is None and find(fine_tuned) is None:
-            reason = f"{fine_tuned} is not there; train one, or name it with --ft_model"
+            reason = f"{fine_tuned} not found; train one, or name it with --ft_model"
             left_out = {arm: reason for arm in arms if ARMS[arm].reranker == FINE_TUNED}
             arms = [arm for arm in arms if arm not in left_out]
         paths = {BASE: config.reranker_path, FINE_TUNED: fine_tuned}
@@ -88,117 +56,152 @@ class ArmSet(NamedTuple):
         return cls(arms, rerankers, left_out)
 
 
+def is_compared(row: JudgedSource) -> bool:
+    """Return whether a source counts: its arms were tried, or an error leaves that open."""
+    return bool(row.trials) or row.error is not None
+
+
+def is_excluded(row: JudgedSource) -> bool:
+    """Return whether a source was passed over for its query."""
+    return row.entity is not None and not row.trials
+
+
 async def compare_arms(
-    arms: Sequence[str],
-    sources: Iterable[Document],
-    teacher: Teacher,
-    retriever: Retriever,
-    *,
-    num: int,
-    candidates: int,
-    concurrency: int = 1,
-    excluded: Excluded = NOTHING,
-    give_up_after: int | None = None,
-) -> list[JudgedSource]:
+    pipeline: Pipeline, arms: Sequence[str], num: int, journal: Journal, excluded: Excluded = NOTHING
+) -> None:
     """Try all arms on the first ``num`` sources that have a bridge entity, or that an error leaves undecided.
 
-    Args:
-        arms: names in ``ARMS``.
-        sources: documents in a fixed order.
-        teacher: extracts and judges; a pair of entity and candidate is judged once, whichever arms retrieve it. The
-            caller closes it.
-        retriever: with the rerankers that the arms ask for.
-        num: how many sources to compare on.
-        candidates: how many an arm retrieves, and at most are judged.
-        concurrency: sources in flight at a time; the result is the same at any.
-        excluded: sources whose query it knows are passed over.
-        give_up_after: sources without a single entity after which the run ends; None goes on to the last.
-
     Raises:
-        RunError: the teacher will never answer, or no source has an entity.
+        RunError: see :func:`judge_sources`.
     """
-
-    def retrieve(queries: list[str], documents: list[Document]) -> list[dict[str, list[Candidate]]]:
-        return retriever.retrieve(arms, queries, documents, candidates)
-
-    met: list[str] = []  # questions of the data to exclude
-
-    def is_new(entity: BridgeEntity) -> bool:
-        if entity.query in excluded.queries:
-            met.append(entity.query)
-        return entity.query not in excluded.queries
-
-    async def judge(prepared: Prepared) -> JudgedSource:
-        return await try_arms(prepared, teacher)
-
-    results: list[JudgedSource] = []
-    tried = 0
-    with progress_bar(desc="ablation", total=num, unit="source") as bar:
-        work = work_through(excluded.filter(sources), teacher, retrieve, judge, concurrency, is_new)
-        async with aclosing(work) as trials:
-            while len(results) < num and (result := await anext(trials, None)):
-                tried += 1
-                if result.entity is not None or result.error is not None:
-                    results.append(result)
-                    bar.update()
-                    bar.set_postfix(teacher.doing, refresh=False)
-                elif not results and not met and tried >= (give_up_after or inf):
-                    break
-            if not any(result.decided(arm) for result in results for arm in arms):
-                teacher.forget_failures()  # or they would only come out of the cache again
-    if not results:
-        known = f" that is not excluded by its query ({len(met)} are)" if met else ""
-        helps = REMEDIES["no entity"] if tried else "lower --min_length, or exclude less"
-        raise RunError(f"none of {tried} sources has an entity{known}; {helps}")
-    without = tried - len(results) - len(met)
-    if without and len(results) < num:
-        log.info("%d of %d sources have no entity", without, tried)
+    sources = pipeline.sources
+    pipeline = replace(pipeline, sources=lambda: excluded.filter(sources()))
+    goal = Goal("source", num, is_compared, lambda row: row.entity is None and row.error is None, explain_none)
+    await judge_sources(pipeline, arms, first_usable, goal, journal, excluded.keeps)
+    rows = journal.sources
+    without, met = sum(map(goal.in_vain, rows)), any(map(is_excluded, rows))
+    if without and sum(map(is_compared, rows)) < num:
+        log.info("%d of %d sources have no entity", without, len(rows))
     if excluded.queries and not met:
         log.warning(
-            "no source was known by a question of the data to exclude: were they asked by this teacher and model? "
-            "The generator's provenance file names its sources"
+            "no source has a query of the data to exclude: was it made by this teacher and model? "
+            "Exclude the generator's provenance file, which names its sources"
         )
-    return results
 
 
-async def try_arms(prepared: Prepared, teacher: Teacher) -> JudgedSource:
-    """Judge every arm's candidates in order until one is usable, each different candidate once."""
-    if prepared.entity is None:
-        return JudgedSource(prepared.source.id, None, {}, prepared.error)
-    trials = await try_lists(prepared.entity, prepared.candidates, teacher)
-    return JudgedSource(prepared.source.id, prepared.entity, trials, prepared.error)
+def explain_none(rows: Sequence[JudgedSource]) -> str:
+    """Return why there is no source to compare on, and what helps."""
+    met = sum(map(is_excluded, rows))
+    known = f" that is not excluded by its query ({met} are)" if met else ""
+    helps = REMEDIES["no entity"] if rows else "lower --min_length, or exclude less"
+    return f"none of {len(rows)} sources has an entity{known}; {helps}"
 
 
-async def try_lists(
-    entity: BridgeEntity,
-    lists: Mapping[str, Sequence[Candidate]],
-    teacher: Teacher,
-    known: Mapping[str, Verdict] | None = None,
-) -> dict[str, Trial]:
-    """Judge lists of candidates for one entity, in order until one is usable or in error, all lists at once.
+class Observed(NamedTuple):
+    """What a run has observed so far."""
 
-    Args:
-        entity: what the candidates are judged for.
-        lists: candidates by the list's name, best first.
-        teacher: judges each different candidate once.
-        known: verdicts by document id, which the teacher is not asked for again.
+    sources: list[JudgedSource]  # compared, or in error
+    sweep: Sweep
+    latency_ms: dict[str, dict[str, float]]  # by arm and stage; empty if this process retrieved nothing
+    cost_per_call: float | None  # of a judgement
+    finished: bool  # whether all sources and all settings of the sweep are here
+
+    def decided(self, arms: Sequence[str]) -> bool:
+        """Return whether any arm completed on any source."""
+        return any(source.decided(arm) for source in self.sources for arm in arms)
+
+
+@dataclass(frozen=True)
+class AblationRun:
+    """One run of the ablation, from its flags to what it observed."""
+
+    setup: Setup
+    arm_set: ArmSet
+    num: int  # sources to compare on
+    baseline: str  # the arm that the others are compared with
+    excluded: Excluded = NOTHING
+    sweep: Sequence[Setting] = ()
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """Sources, teacher and retriever."""
+        return self.setup.open_pipeline(self.arm_set.rerankers)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that the rows depend on."""
+        options = asdict(reranker_options(self.setup.config)) | {"device": None}
+        return {
+            **self.setup.settings,
+            "arms": self.arm_set.arms,
+            "num": self.num,
+            "candidates": self.setup.candidates,
+            "exclude_data": list(self.excluded.files),
+            "excluded": self.excluded.fingerprint,
+            "sweep": [setting.name for setting in self.sweep],
+            "rerankers": {
+                name: {"path": str(reranker.path), "weights": weights_fingerprint(reranker.path), **options}
+                for name, reranker in self.arm_set.rerankers.items()
+            },
+            **self.pipeline.retriever.settings,
+            **self.pipeline.teacher.settings,
+        }
+
+    async def observe(self, journal: Journal) -> str:
+        """Try all arms, then the sweep's settings on the same sources, close the teacher, and return why it stopped.
+
+        Raises:
+            RunError: the run cannot continue.
+        """
+        async with aclosing(self.pipeline.teacher) as teacher:
+            if COMPLETE not in journal.notes:
+                await compare_arms(self.pipeline, self.arm_set.arms, self.num, journal, self.excluded)
+            if self.observed(journal).decided(self.arm_set.arms):
+                if COMPLETE not in journal.notes:
+                    journal.note(COMPLETE, self._measured)
+                await sweep(self.sweep, self.pipeline, journal)
+            else:
+                teacher.forget_failures()  # otherwise the next run would find them in the cache
+        return "all sources were compared"
+
+    @property
+    def _measured(self) -> dict[str, Any]:
+        retriever = self.pipeline.retriever
+        latency = retriever.latency(self.arm_set.arms, self.setup.candidates) if retriever.clock.units else {}
+        return {"latency_ms": latency, "cost_per_call": self.setup.ledger.mean_cost(JUDGEMENT)}
+
+    def observed(self, journal: Journal) -> Observed:
+        """Return what the journal holds, and what was measured."""
+        measured = journal.notes.get(COMPLETE) or self._measured
+        swept = Sweep.read(self.sweep, journal)
+        finished = COMPLETE in journal.notes and len(swept.asked) == len(self.sweep)
+        return Observed(list(filter(is_compared, journal.sources)), swept, finished=finished, **measured)
+
+    def failure(self, journal: Journal) -> RunError | None:
+        """Return the error of a run that stopped without any result."""
+        observed = self.observed(journal)
+        if not observed.sources:
+            return RunError(explain_none(journal.sources))
+        if observed.decided(self.arm_set.arms):
+            return None
+        complaint = next(source.complaint for source in reversed(observed.sources) if source.complaint)
+        return RunError(f"no arm completed on any of {len(observed.sources)} sources (last error: {complaint})")
+
+
+def journal_of(output: Path) -> Path:
+    """Return where the journal of a result file is until the run is finished."""
+    return output.with_name(f"{output.stem}.journal.jsonl")
+
+
+def choose_output(settings: dict[str, Any]) -> Path:
+    """Name a result file: that of the latest unfinished run with these settings, else a new one.
+
+    Raises:
+        InputError: the folder cannot be written.
     """
-    asked: dict[str, asyncio.Task[Verdict]] = {}
-
-    async def verdict(document: Document) -> Verdict:
-        if known and document.id in known:
-            return known[document.id]
-        if document.id not in asked:
-            asked[document.id] = asyncio.create_task(teacher.judge(entity, document))
-        return await asked[document.id]
-
-    async def attempt(candidates: Sequence[Candidate]) -> Trial:
-        verdicts: list[Verdict] = []
-        for candidate in candidates:
-            verdicts.append(await verdict(candidate.document))
-            if verdicts[-1].outcome is not Outcome.UNUSABLE:
-                break
-        return Trial([candidate.document.id for candidate in candidates], verdicts)
-
-    trials = await asyncio.gather(*map(attempt, lists.values()))
-    return dict(zip(lists, trials, strict=True))
+    for journal in sorted(RESULTS.glob("ablation_*.journal.jsonl"), reverse=True):
+        with suppress(InputError):
+            if not differences(read_settings(journal), settings):
+                log.info("resuming the unfinished run of %s", journal)
+                return journal.with_name(f"{journal.name.removesuffix('.journal.jsonl')}.json")
+    return check_output(RESULTS / f"ablation_{datetime.now():%Y%m%d_%H%M%S}.json")

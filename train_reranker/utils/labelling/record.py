@@ -2,107 +2,159 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from utils.schema import BridgeEntity, Outcome, Verdict
+from utils.corpus.documents import Corpus
+from utils.schema import BridgeEntity, ContrastiveExample, Outcome, SubQuestion, Verdict
+
+ARM = "diverse"  # the generator's only arm
 
 
 class Trial(NamedTuple):
-    """One arm on one source: what it retrieved, and the verdicts in order up to the first that is usable."""
+    """One arm on one source: the ids that it retrieved, best first, and the verdicts on the first of them."""
 
     retrieved: list[str]
     verdicts: list[Verdict]
 
     @property
     def failed(self) -> bool:
-        """Whether an ERROR leaves open how the trial would have ended: it is no evidence for or against the arm."""
+        """Whether an ERROR leaves the result open: such a trial is no evidence for or against the arm."""
         return any(verdict.outcome is Outcome.ERROR for verdict in self.verdicts)
 
     @property
     def success(self) -> bool:
-        """Whether some candidate is usable."""
+        """Whether judging ended with a usable candidate."""
         return bool(self.verdicts) and self.verdicts[-1].outcome is Outcome.USABLE
 
     @property
     def attempts(self) -> int:
-        """How many candidates were judged: until the first usable one, or all of them."""
+        """How many candidates were judged."""
         return len(self.verdicts)
 
+    @property
+    def judged(self) -> Iterator[tuple[str, Verdict]]:
+        """The judged candidates' ids and verdicts, in order; there may be more retrieved than judged."""
+        return zip(self.retrieved, self.verdicts, strict=False)
+
     def within(self, budget: int) -> Trial:
-        """Return the trial as it would have been with ``budget`` candidates."""
+        """Return the trial as it would have been with at most ``budget`` candidates."""
         return Trial(self.retrieved[:budget], self.verdicts[:budget])
 
-    def row(self) -> dict[str, Any]:
-        """Return the trial as it stands in the file; what an error left open is None."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the trial as files hold it; what an error left open is None."""
         return {
             "retrieved": self.retrieved,
-            "verdicts": [{"outcome": v.outcome, "reason": v.reason} for v in self.verdicts],
+            "verdicts": [
+                v._asdict() | {"sub_questions": [q._asdict() for q in v.sub_questions]} for v in self.verdicts
+            ],
             "success": None if self.failed else self.success,
             "attempts": None if self.failed else self.attempts,
         }
 
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Trial:
+        """Return the trial of a file; earlier result files have no sub-questions."""
+        verdicts = [
+            Verdict(Outcome(v["outcome"]), v["reason"], tuple(SubQuestion(**q) for q in v.get("sub_questions", ())))
+            for v in row["verdicts"]
+        ]
+        return cls(list(row["retrieved"]), verdicts)
+
 
 class JudgedSource(NamedTuple):
-    """One source with its entity, and each arm's trial on it."""
+    """One source document with its entity and each arm's trial on it.
+
+    Without an entity, and where the entity's query is excluded from the run, there are no trials.
+    """
 
     source: str
     entity: BridgeEntity | None
     trials: dict[str, Trial]
-    error: str | None = None
+    error: str | None = None  # why the extraction failed
 
     @property
     def query(self) -> str | None:
-        """What was asked for, or None where there is no entity."""
+        """The entity's query, None without an entity."""
         return self.entity and self.entity.query
 
     @property
-    def complaint(self) -> str | None:
-        """Why the teacher did not answer, by its last error; None where there was none."""
-        errors = [v.reason for trial in self.trials.values() for v in trial.verdicts if v.outcome is Outcome.ERROR]
-        return self.error or (errors[-1] if errors else None)
-
-    def decided(self, arm: str) -> Trial | None:
-        """Return an arm's trial, or None where there is none or an error left it open."""
-        trial = self.trials.get(arm)
-        return None if trial is None or trial.failed else trial
+    def all_verdicts(self) -> list[Verdict]:
+        """The verdicts of all arms; a candidate of several arms counts for each."""
+        return [verdict for trial in self.trials.values() for verdict in trial.verdicts]
 
     @property
     def verdicts(self) -> dict[str, Verdict]:
-        """All verdicts on the source's candidates, by document id."""
-        return {
-            document_id: verdict
-            for trial in self.trials.values()
-            for document_id, verdict in zip(trial.retrieved, trial.verdicts, strict=False)
-        }
+        """The verdict on each judged candidate, by document id."""
+        return {document_id: verdict for trial in self.trials.values() for document_id, verdict in trial.judged}
+
+    @property
+    def outcome(self) -> str:
+        """What the source is worth as training data: an example, or why not."""
+        outcomes = {verdict.outcome for verdict in self.all_verdicts}
+        if {Outcome.USABLE, Outcome.UNUSABLE} <= outcomes:
+            return "example"
+        if self.error or Outcome.ERROR in outcomes:
+            return "error"
+        if self.entity is None:
+            return "no entity"
+        return "no negative" if Outcome.USABLE in outcomes else "no positive"
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the teacher answered no question about this source."""
+        verdicts = self.all_verdicts
+        return self.error is not None or (bool(verdicts) and all(v.outcome is Outcome.ERROR for v in verdicts))
+
+    @property
+    def complaint(self) -> str | None:
+        """The teacher's last error, None if it had none."""
+        errors = [verdict.reason for verdict in self.all_verdicts if verdict.outcome is Outcome.ERROR]
+        return self.error or (errors[-1] if errors else None)
+
+    def ids(self, outcome: Outcome) -> list[str]:
+        """Return the ids of the candidates with this outcome, in order."""
+        return [document_id for document_id, verdict in self.verdicts.items() if verdict.outcome is outcome]
+
+    def decided(self, arm: str) -> Trial | None:
+        """Return an arm's trial, None if there is none or an error left it open."""
+        trial = self.trials.get(arm)
+        return None if trial is None or trial.failed else trial
+
+    def example(self, corpus: Corpus) -> ContrastiveExample | None:
+        """Return the source's example, None without a positive or a negative."""
+        if self.entity is None or self.outcome != "example":
+            return None
+        # A corpus may hold a text twice: if one copy answers the query, the other is no negative.
+        pos = list(dict.fromkeys(corpus.get(i).text for i in self.ids(Outcome.USABLE)))
+        neg = list(dict.fromkeys(corpus.get(i).text for i in self.ids(Outcome.UNUSABLE)))
+        neg = [text for text in neg if text not in pos]
+        return ContrastiveExample(self.entity.query, pos, neg) if neg else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the source as it stands in the file."""
-        entity = self.entity
+        """Return the row of a journal or result file."""
         return {
             "source": self.source,
-            "entity": entity and entity.name,
-            "type": entity and entity.type,
-            "segment": entity and entity.segment,
-            "query": entity and entity.query,
+            "query": self.query,
+            "entity": self.entity and self.entity._asdict(),
+            "arms": {arm: trial.to_json() for arm, trial in self.trials.items()},
             "error": self.error,
-            "arms": {arm: trial.row() for arm, trial in self.trials.items()},
         }
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> JudgedSource:
-        """Return the source that a file's row holds.
+        """Return the source of a row, also of one that version 1 wrote.
+
+        A generator's row of version 1 has the only arm's candidates and verdicts at the top, a result file's has the
+        entity's fields there.
 
         Raises:
-            KeyError, TypeError, ValueError: the row is none.
+            KeyError, TypeError, ValueError: it is no such row.
         """
-        entity = None
-        if row["query"] is not None:
-            entity = BridgeEntity(row["entity"], row.get("type") or "", row.get("segment") or "", row["query"])
-        trials = {
-            arm: Trial(
-                list(trial["retrieved"]), [Verdict(Outcome(v["outcome"]), v["reason"]) for v in trial["verdicts"]]
-            )
-            for arm, trial in row["arms"].items()
-        }
-        return cls(str(row["source"]), entity, trials, row.get("error"))
+        entity = row["entity"]
+        if not isinstance(entity, Mapping) and row.get("query") is not None:
+            fields = {key: row.get(key) or "" for key in ("type", "segment")}
+            entity = {"name": entity, "query": row["query"], **fields}
+        arms = row.get("arms", {ARM: row} if entity else {})
+        trials = {arm: Trial.from_json(trial) for arm, trial in arms.items()}
+        return cls(str(row["source"]), BridgeEntity(**entity) if entity else None, trials, row.get("error"))

@@ -1,4 +1,4 @@
-"""Sources through a teacher and a retriever: many in flight, results in source order, the same at any concurrency."""
+"""Sources through teacher and retriever: many in flight, results in source order, the same at any concurrency."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from typing import Any, NamedTuple, TypeVar
 from utils.schema import BridgeEntity, Candidate, Document
 from utils.teachers.base import Teacher, TeacherError
 
-# Queries are encoded and searched in blocks of so many consecutive sources. The blocks are fixed by the order of the
-# sources alone: a vector depends in its last bits on what else is in the batch, and a result must not depend on how
-# many sources happened to be in flight.
+# Consecutive sources whose queries are encoded and searched together. A vector depends in its last bits on its batch,
+# so blocks follow from the order of the sources alone, not from how many happen to be in flight.
 BLOCK = 16
 
 R = TypeVar("R")
 
 
 class Prepared(NamedTuple):
-    """A source that is ready to be judged: its entity, if it has one, and what each arm retrieved for it."""
+    """A source that is ready to be judged: its entity, if it has one, and what each arm retrieved."""
 
     source: Document
     entity: BridgeEntity | None
     candidates: dict[str, list[Candidate]]
-    error: str | None = None  # why the teacher could not say whether there is an entity
+    error: str | None = None  # why the extraction failed
 
 
 class PrioritySemaphore:
-    """A semaphore that goes to the earliest source first, so that what is begun is finished before more is begun."""
+    """A semaphore that serves the earliest source first, so that sources are finished before new ones are started."""
 
     def __init__(self, free: int) -> None:
         """Allow ``free`` holders at a time."""
@@ -41,7 +40,7 @@ class PrioritySemaphore:
 
     @asynccontextmanager
     async def taken(self, position: int) -> AsyncIterator[None]:
-        """Hold a slot; of those who wait, the lowest position comes first."""
+        """Hold a slot; the lowest waiting position is served first."""
         if self._free:
             self._free -= 1
         else:
@@ -78,20 +77,20 @@ async def work_through(
 ) -> AsyncGenerator[R]:
     """Yield ``judge``'s result for every source, in the order of the sources.
 
-    Each source goes through extraction, retrieval (blocks of ``BLOCK`` queries at once, in a thread) and judgement,
-    ``concurrency`` sources at a time. What is still in flight when the caller stops is cancelled.
+    Each source goes through extraction, retrieval (a block at a time, in a thread) and judging, ``concurrency`` sources
+    at a time. What is in flight when the caller stops is cancelled.
 
     Args:
-        sources: where the order of the results comes from; read as far as needed.
+        sources: read only as far as needed.
         teacher: extracts the bridge entities.
-        retrieve: candidates by arm for queries and their source documents.
-        judge: makes a result of a prepared source; exceptions reach the caller when the source's turn comes.
+        retrieve: returns candidates by arm for queries and their source documents.
+        judge: returns a prepared source's result; exceptions reach the caller in the source's turn.
         concurrency: sources that the teacher works on at a time, at least 1.
-        keep: tells whether to go on with an entity; without it, its source has none.
+        keep: whether to retrieve for an entity.
     """
     slots = PrioritySemaphore(concurrency)
     one_at_a_time = asyncio.Lock()
-    # While a block's queries are searched its slots are free: enough blocks are begun to keep them busy.
+    # While a block is searched its slots are free: start enough blocks to keep them busy.
     enough = concurrency + BLOCK if concurrency > 1 else 1
     pending: deque[asyncio.Task[R]] = deque()
     blocks = _batched(enumerate(sources), BLOCK)
@@ -99,14 +98,13 @@ async def work_through(
     async def extract(position: int, source: Document) -> Prepared:
         async with slots.taken(position):
             try:
-                entity = await teacher.extract(source)
-                return Prepared(source, entity if entity and keep(entity) else None, {})
+                return Prepared(source, await teacher.extract(source), {})
             except TeacherError as error:
                 return Prepared(source, None, {}, str(error))
 
     async def prepare(block: list[tuple[int, Document]]) -> list[Prepared]:
         prepared = await asyncio.gather(*(extract(position, source) for position, source in block))
-        found = [(i, one.entity) for i, one in enumerate(prepared) if one.entity]
+        found = [(i, one.entity) for i, one in enumerate(prepared) if one.entity and keep(one.entity)]
         if found:
             async with one_at_a_time:
                 queries = [entity.query for _, entity in found]
@@ -127,22 +125,17 @@ async def work_through(
                 preparing = asyncio.create_task(prepare(block))
                 preparations.add(preparing)
                 preparing.add_done_callback(preparations.discard)
-                pending += [
-                    asyncio.create_task(finish(preparing, i, position)) for i, (position, _) in enumerate(block)
-                ]
+                pending += [asyncio.create_task(finish(preparing, i, n)) for i, (n, _) in enumerate(block)]
             if not pending:
                 return
-            await asyncio.wait(
-                [task for task in pending if not task.done()] or [pending[0]],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            unfinished = [task for task in pending if not task.done()]
+            await asyncio.wait(unfinished or [pending[0]], return_when=asyncio.FIRST_COMPLETED)
             while pending and pending[0].done():
                 yield pending.popleft().result()
     finally:
-        unfinished = [*pending, *preparations]
-        for task in unfinished:
+        for task in (left := [*pending, *preparations]):
             task.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -1,25 +1,25 @@
-"""The sweep: what other weights and pool factors would have given on the sources that are judged already."""
+"""The sweep: what other weights and pool factors would have given on the sources that are already judged."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
-from utils.corpus.documents import Corpus
-from utils.errors import InputError, RunError
-from utils.labelling.ablation import try_lists
-from utils.labelling.record import JudgedSource
+from utils.errors import InputError
+from utils.labelling import judging
+from utils.labelling.journal import Journal
+from utils.labelling.judging import Pipeline, Unanswered, first_usable, judge_lists, with_pauses
+from utils.labelling.record import JudgedSource, Trial
 from utils.labelling.scheduler import BLOCK
-from utils.progress import log, progress_bar
+from utils.progress import progress_bar
 from utils.retrieval.arms import ARMS
 from utils.retrieval.mmr import LAMBDAS, Lambdas
 from utils.retrieval.retriever import Retriever
-from utils.schema import BridgeEntity, Candidate, Document, Verdict
+from utils.schema import Candidate, Verdict
 from utils.scoring import CachedScorer
-from utils.teachers.base import Teacher
 
 # Shares of λ2 and λ3 in the grid that is tried when none is named; λ1 is the rest.
 SHARES = (0.0, 0.05, 0.1, 0.2)
@@ -40,29 +40,27 @@ class Setting(NamedTuple):
         return f"{self.arm} λ {weights} ×{self.pool_factor}"
 
     def row(self) -> dict[str, Any]:
-        """Return the setting as it stands in the file."""
-        return {
-            "arm": self.arm,
-            **dict(zip(LAMBDAS, self.weights, strict=True)),
-            "rerank_pool_factor": self.pool_factor,
-        }
+        """Return the setting as the result file holds it."""
+        weights = dict(zip(LAMBDAS, self.weights, strict=True))
+        return {"arm": self.arm, **weights, "rerank_pool_factor": self.pool_factor}
 
 
 class Sweep(NamedTuple):
-    """What a sweep observed."""
+    """What a sweep has observed so far."""
 
-    asked: dict[Setting, int]  # verdicts that each setting had to ask for
+    asked: dict[Setting, int]  # the settings that are done, with the verdicts that each had to ask for
     sources: list[JudgedSource]  # with a trial for each setting, under its name
 
+    @classmethod
+    def read(cls, settings: Sequence[Setting], journal: Journal) -> Sweep:
+        """Return the settings that a journal has notes of."""
+        notes = {setting: journal.notes[setting.name] for setting in settings if setting.name in journal.notes}
 
-def triple(text: str) -> tuple[float, float, float]:
-    """Read three weights as in "0.85,0.05,0.1", for argparse's ``type``."""
-    try:
-        one, two, three = (float(part) for part in text.split(","))
-        Lambdas.scaled(one, two, three)
-    except (ValueError, InputError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} must be three weights such as 0.85,0.05,0.1") from error
-    return one, two, three
+        def trials_of(source: str) -> dict[str, Trial]:
+            return {setting.name: Trial.from_json(note["trials"][source]) for setting, note in notes.items()}
+
+        sources = [row._replace(trials=row.trials | trials_of(row.source)) for row in _judged(journal)]
+        return cls({setting: note["asked"] for setting, note in notes.items()}, sources)
 
 
 def settings_to_try(
@@ -71,13 +69,13 @@ def settings_to_try(
     lambdas: Sequence[tuple[float, float, float]] | None,
     pool_factors: Sequence[int] | None,
 ) -> list[Setting]:
-    """Return the grid for the arms that it can change: weights where the arm is diverse, the factor where it reranks.
+    """Return the grid for each arm that it can change: weights if the arm is diverse, pool factors if it reranks.
 
     Args:
         arms: names in ``ARMS``.
-        own: the run's weights and pool factor, which hold for what is not swept.
+        own: the run's weights and pool factor, for what is not swept.
         lambdas: weights to try, scaled to sum 1; None keeps the run's, an empty list tries ``GRID``.
-        pool_factors: to try; None keeps the run's. Where both are None there is nothing to try.
+        pool_factors: to try; None keeps the run's. If both are None, there is nothing to try.
 
     Raises:
         InputError: the grid changes none of the arms.
@@ -98,79 +96,75 @@ def settings_to_try(
     return list(dict.fromkeys(tried))
 
 
-async def sweep(
-    settings: Sequence[Setting],
-    results: Sequence[JudgedSource],
-    teacher: Teacher,
-    own: Retriever,
-    *,
-    candidates: int,
-    concurrency: int = 1,
-) -> Sweep:
-    """Try settings on judged sources; the teacher is asked only for pairs that it has not seen.
+async def sweep(settings: Sequence[Setting], pipeline: Pipeline, journal: Journal) -> None:
+    """Try settings on the journal's sources; the teacher is asked only for pairs that are not judged yet.
 
-    Args:
-        settings: what to try.
-        results: the run's sources with their trials, which each setting is compared with.
-        teacher: judges; the caller closes it.
-        own: the run's retriever.
-        candidates: how many a setting retrieves, and at most are judged.
-        concurrency: sources judged at a time.
+    Each setting's trials become a note of the journal; a setting that has one is not judged again.
 
-    Returns:
-        The settings that were tried, each with the number of new verdicts that it took, and the sources with their
-        trials under the settings' names.
+    Raises:
+        RunError: the teacher will never answer, or no longer does, even after pauses.
     """
-    judged = [result for result in results if result.entity and result.trials]
-    known = {result.source: result.verdicts for result in judged}
+    known = {row.source: row.verdicts for row in _judged(journal)}
+    own = pipeline.retriever
     rerankers = {name: CachedScorer(scorer) for name, scorer in own.rerankers.items()}
-    trials: dict[str, dict[str, Any]] = {result.source: dict(result.trials) for result in judged}
-    new: dict[Setting, int] = {}  # verdicts that a setting had to ask for; settings that were tried
     with progress_bar(desc="sweep", total=len(settings), unit="setting") as bar:
         for setting in settings:
+            # Also for settings that are done: a score depends in its last bits on what was scored with it.
             retriever = own.varied(setting.weights, setting.pool_factor, rerankers)
-            lists = await asyncio.to_thread(retrieve_all, retriever, setting.arm, judged, own.corpus, candidates)
-            before = sum(map(len, known.values()))
-            try:
-                await _judge(setting.name, judged, lists, teacher, known, trials, concurrency)
-            except RunError as reason:  # what is judged so far stands
-                log.warning("the sweep ends early: %s", reason)
-                break
-            new[setting] = sum(map(len, known.values())) - before
+            lists = await asyncio.to_thread(retrieve_all, retriever, setting.arm, _judged(journal), pipeline.candidates)
+            if setting.name not in journal.notes:
+                trials = await with_pauses(pipeline.teacher, partial(_judge, lists, known, pipeline, journal))
+                asked = sum(id_ not in known[source] for source, trial in trials.items() for id_, _ in trial.judged)
+                rows = {source: trial.to_json() for source, trial in trials.items()}
+                journal.note(setting.name, {"asked": asked, "trials": rows})
+            for source, trial in journal.notes[setting.name]["trials"].items():
+                known[source].update(Trial.from_json(trial).judged)
             bar.update()
-    return Sweep(new, [result._replace(trials=trials[result.source]) for result in judged])
+
+
+def _judged(journal: Journal) -> list[JudgedSource]:
+    return [row for row in journal.sources if row.entity and row.trials]
 
 
 def retrieve_all(
-    retriever: Retriever, arm: str, results: Sequence[JudgedSource], corpus: Corpus, candidates: int
-) -> list[list[Candidate]]:
-    """Return one arm's candidates for each source, in blocks as the run itself retrieves."""
-    found: list[list[Candidate]] = []
-    for start in range(0, len(results), BLOCK):
-        block = results[start : start + BLOCK]
-        queries = [result.entity.query for result in block if result.entity]
-        documents: list[Document] = [corpus.get(result.source) for result in block]
-        found += [lists[arm] for lists in retriever.retrieve([arm], queries, documents, candidates)]
+    retriever: Retriever, arm: str, sources: Sequence[JudgedSource], candidates: int
+) -> dict[str, list[Candidate]]:
+    """Return one arm's candidates for each source, by its id, in blocks as the run itself retrieves."""
+    found: dict[str, list[Candidate]] = {}
+    for start in range(0, len(sources), BLOCK):
+        block = sources[start : start + BLOCK]
+        queries = [source.entity.query for source in block if source.entity]
+        documents = [retriever.corpus.get(source.source) for source in block]
+        lists = retriever.retrieve([arm], queries, documents, candidates)
+        found |= {source.source: lists[i][arm] for i, source in enumerate(block)}
     return found
 
 
 async def _judge(
-    name: str,
-    results: Sequence[JudgedSource],
-    lists: Sequence[list[Candidate]],
-    teacher: Teacher,
-    known: dict[str, dict[str, Verdict]],
-    trials: dict[str, dict[str, Any]],
-    concurrency: int,
-) -> None:
-    """Judge one setting's lists into ``trials``, adding what is learnt to ``known``."""
-    slots = asyncio.Semaphore(concurrency)
+    lists: Mapping[str, list[Candidate]],
+    known: Mapping[str, Mapping[str, Verdict]],
+    pipeline: Pipeline,
+    journal: Journal,
+) -> dict[str, Trial]:
+    """Judge each source's list until a candidate is usable, and return the trials by source.
 
-    async def one(source: str, entity: BridgeEntity, candidates: list[Candidate]) -> None:
+    Raises:
+        Unanswered: too many sources in a row had no answer to a new question.
+    """
+    slots = asyncio.Semaphore(pipeline.concurrency)
+
+    async def one(row: JudgedSource) -> Trial:
+        assert row.entity
         async with slots:
-            trial = (await try_lists(entity, {name: candidates}, teacher, known[source]))[name]
-        trials[source][name] = trial
-        known[source].update(zip(trial.retrieved, trial.verdicts, strict=False))
+            only = {"": lists[row.source]}
+            return (await judge_lists(row.entity, only, pipeline.teacher, first_usable, known[row.source]))[""]
 
-    work = zip(results, lists, strict=True)
-    await asyncio.gather(*(one(result.source, result.entity, found) for result, found in work if result.entity))
+    judged = _judged(journal)
+    trials = dict(zip((row.source for row in judged), await asyncio.gather(*map(one, judged)), strict=True))
+    unanswered = 0
+    for source, trial in trials.items():
+        if any(document_id not in known[source] for document_id, _ in trial.judged):
+            unanswered = unanswered + 1 if trial.failed else 0
+        if unanswered >= judging.MAX_UNANSWERED:
+            raise Unanswered(trial.verdicts[-1].reason)
+    return trials

@@ -28,10 +28,12 @@ import yaml
 import contrastive_data_generator
 import rerank_ablation_test
 from endpoint import EXTRACTION, JUDGEMENT, Answer, Failure, ScriptedEndpoint, free_port, never, offline, storm
+from kills import run_script
 from miniature import save_tiny_bert, write_corpus
 from utils import cli
 from utils.corpus.documents import Corpus
 from utils.files import read_jsonl
+from utils.retrieval.arms import ARMS
 from utils.schema import Outcome, Verdict
 from utils.teachers.language_model import LLMTeacher
 from utils.teachers.rate_limit import RetryPolicy
@@ -133,8 +135,9 @@ def to(folder: Path, name: str) -> list[str]:
 
 
 def provenance(folder: Path, name: str) -> list[dict[str, Any]]:
-    """Return a run's rows, without the line of settings."""
-    return [row for _, row in read_jsonl(folder / f"{name}.provenance.jsonl")][1:]
+    """Return a run's rows, each with its arm's candidates and verdicts, without the header."""
+    rows = [row for _, row in read_jsonl(folder / f"{name}.provenance.jsonl")][1:]
+    return [row | row["arms"].get("diverse", {"retrieved": [], "verdicts": []}) for row in rows]
 
 
 def summary(folder: Path, name: str) -> dict[str, Any]:
@@ -277,24 +280,12 @@ def test_same_bytes_at_any_concurrency_and_nothing_is_paid_twice(world: World, t
 # Kills
 
 
-def in_a_process(argv: list[str], environment: Mapping[str, str], log: str) -> None:
-    """Run the generator as a process of its own would: own arguments, environment, output and signals."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with it ignored
-    os.environ.update(environment)
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-    sys.argv = ["contrastive_data_generator.py", *argv]
-    cli.run(contrastive_data_generator.main, argv)
-
-
-Start = Callable[[list[str]], Any]
+Start = Callable[..., Any]
 
 
 @pytest.fixture
 def start(call: Call, tmp_path: Path) -> Iterator[Start]:
-    """Start the generator as a real process, forked from one that has imported what takes seconds."""
+    """Start a script as a real process, forked from one that has imported what takes seconds."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["torch", "transformers.models.bert.modeling_bert", "transformers.models.auto.modeling_auto", "faiss", "openai"]
@@ -302,9 +293,9 @@ def start(call: Call, tmp_path: Path) -> Iterator[Start]:
     environment = {"SCRIPTED_KEY": KEY, "HF_HUB_OFFLINE": "1"}
     started = []
 
-    def start(argv: list[str]) -> Any:
-        log = str(tmp_path / "process.log")
-        started.append(context.Process(target=in_a_process, args=(argv, environment, log), daemon=True))
+    def start(argv: list[str], script: str = "contrastive_data_generator") -> Any:
+        arguments = (script, argv, environment, str(tmp_path / "process.log"))
+        started.append(context.Process(target=run_script, args=arguments, daemon=True))
         started[-1].start()
         return started[-1]
 
@@ -321,7 +312,9 @@ def wait_until(condition: Callable[[], object], seconds: float = 300) -> None:
         time.sleep(0.002)
 
 
-def test_killed_twenty_times_and_none_the_worse(world: World, tmp_path: Path, call: Call, start: Start) -> None:
+def test_generator_killed_twenty_times_resumes_byte_for_byte(
+    world: World, tmp_path: Path, call: Call, start: Start
+) -> None:
     kills, concurrency, rng = 20, 8, random.Random(20)
     with ScriptedEndpoint(world.answer) as endpoint:
         config = world.config(tmp_path / "config.yaml", endpoint.url)
@@ -354,7 +347,7 @@ def test_killed_twenty_times_and_none_the_worse(world: World, tmp_path: Path, ca
     assert (tmp_path / "killed.jsonl").read_bytes() == world.examples
 
 
-def test_a_kill_between_the_last_files_is_gone_on_from(world: World, tmp_path: Path, call: Call) -> None:
+def test_a_kill_between_the_last_files_is_resumed(world: World, tmp_path: Path, call: Call) -> None:
     """The examples and the split are there, the summary, which says that all is done, is not."""
     with ScriptedEndpoint(world.answer) as endpoint:
         config = world.config(tmp_path / "config.yaml", endpoint.url)
@@ -376,7 +369,7 @@ def test_a_kill_between_the_last_files_is_gone_on_from(world: World, tmp_path: P
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_cleanly_and_tells_how_to_go_on(
+def test_a_signal_ends_cleanly_and_says_how_to_resume(
     world: World, tmp_path: Path, call: Call, start: Start, sent: signal.Signals
 ) -> None:
     with ScriptedEndpoint(world.answer) as endpoint:
@@ -395,7 +388,7 @@ def test_a_signal_ends_cleanly_and_tells_how_to_go_on(
             assert cache.execute("SELECT count(*) FROM replies").fetchone() == (len(endpoint.seen),)
         assert not summary(tmp_path, "run")["finished"]
 
-        assert call(generate, *command_told(tmp_path / "process.log")).code == 0
+        assert call(generate, *command_shown(last_error(tmp_path / "process.log"))).code == 0
         assert not endpoint.repeated()
         assert call(generate, *flags, *to(tmp_path, "whole"), "--reply_cache", tmp_path / "fresh").code == 0
     assert final_files(tmp_path, "run") == final_files(tmp_path, "whole")
@@ -403,19 +396,152 @@ def test_a_signal_ends_cleanly_and_tells_how_to_go_on(
     assert "another run is writing" in second.error
 
 
-def command_told(log: Path) -> list[str]:
-    """Return the arguments of the command that an interrupted run told to go on with."""
-    (line,) = [line for line in log.read_text().splitlines() if line.startswith("error: interrupted")]
-    python, script, *argv = shlex.split(line.partition("To go on: ")[2])
-    assert (python, script) == ("python", "contrastive_data_generator.py")
+def command_shown(error: str) -> list[str]:
+    """Return the arguments of the command that an error line says to resume with."""
+    python, script, *argv = shlex.split(error.partition("To resume: ")[2])
+    assert python == "python"
+    assert script.endswith(".py")
     return argv
+
+
+def last_error(log: Path) -> str:
+    return [line for line in log.read_text().splitlines() if line.startswith("error: ")][-1]
+
+
+# The ablation, killed and limited
+
+
+@pytest.fixture(scope="module")
+def swept(world: World) -> list[str]:
+    """The flags of an ablation of four arms with a sweep, in a world that has a base reranker."""
+    save_tiny_bert(world.folder / "reranker", head=True)
+    flags = ["--num", "40", "--candidates", "4", "--ft_model", "absent", "--concurrency", "4"]
+    return [*flags, "--sweep_lambdas", "0.5,0.25,0.25", "0.2,0.4,0.4", "--sweep_pool_factor", "1", "2"]
+
+
+def result_of(path: Path) -> bytes:
+    """Return a result file without what this process measured: its pace and its calls."""
+    result = json.loads(path.read_text())
+    assert result["finished"]
+    assert result.pop("latency_ms").keys() == result["left_out"].keys() ^ ARMS.keys()
+    assert result.pop("ledger")
+    return json.dumps(result).encode()
+
+
+def bodies(endpoint: ScriptedEndpoint, start: int) -> list[str]:
+    return [request.body for request in endpoint.seen[start:]]
+
+
+def test_ablation_killed_at_any_moment_resumes_byte_for_byte(
+    world: World, swept: list[str], tmp_path: Path, call: Call, start: Start
+) -> None:
+    with ScriptedEndpoint(world.answer) as endpoint:
+        config = world.config(tmp_path / "config.yaml", endpoint.url, reranker_path=str(world.folder / "reranker"))
+        flags = ["--config", str(config), *swept]
+        whole = ("--output_file", tmp_path / "whole.json", "--reply_cache", tmp_path / "whole.sqlite")
+        assert call(ablate, *flags, *whole).code == 0
+        rows = json.loads((tmp_path / "whole.json").read_text())["sweep"]
+        calls, in_sweep = len(endpoint.seen), sum(row["verdicts_asked"] for row in rows)
+        assert in_sweep > 10
+        assert len(rows) == 8
+
+        command = [*flags, "--output_file", str(tmp_path / "a.json"), "--reply_cache", str(tmp_path / "a.sqlite")]
+        before = calls - in_sweep
+        moments = (2, before // 3, before // 2, before - 20, before + 3, before + in_sweep // 2, calls - 2)
+        for moment in moments:
+            endpoint.hold = lambda moment=moment: len(set(bodies(endpoint, calls))) >= moment
+            process = start(command, "rerank_ablation_test")
+            wait_until(lambda p=process: endpoint.hold() or not p.is_alive())
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+            assert not (tmp_path / "a.json").exists()
+            endpoint.hold = never
+            wait_until(lambda: endpoint.in_flight == 0)
+        process = start(command, "rerank_ablation_test")
+        process.join()
+        assert process.exitcode == 0
+        asked = bodies(endpoint, calls)
+        at_a_time = 4 * 3  # sources, and arms with a list of their own
+        assert len(asked) - len(set(asked)) <= len(moments) * at_a_time  # only what was on its way is asked again
+    assert result_of(tmp_path / "a.json") == result_of(tmp_path / "whole.json")
+    assert not (tmp_path / "a.journal.jsonl").exists()
+
+
+def test_an_interrupted_ablation_writes_what_it_has_and_resumes(
+    world: World, swept: list[str], tmp_path: Path, call: Call, start: Start
+) -> None:
+    with ScriptedEndpoint(world.answer) as endpoint:
+        config = world.config(tmp_path / "config.yaml", endpoint.url, reranker_path=str(world.folder / "reranker"))
+        flags = ["--config", str(config), *swept]
+        names = ["--output_file", str(tmp_path / "a.json"), "--reply_cache", str(tmp_path / "a.sqlite")]
+        endpoint.hold = lambda: len(endpoint.seen) > 120
+        process = start([*flags, *names], "rerank_ablation_test")
+        wait_until(lambda: len(endpoint.seen) > 120)
+        second = call(ablate, *flags, *names)
+        os.kill(process.pid, signal.SIGINT)
+        endpoint.hold = never
+        process.join(300)
+        assert process.exitcode == 130
+        assert 0 < len(json.loads((tmp_path / "a.json").read_text())["sources"]) < 40
+        assert (tmp_path / "a.html").exists()
+        assert call(ablate, *command_shown(last_error(tmp_path / "process.log"))).code == 0
+        assert not endpoint.repeated()
+        whole = ("--output_file", tmp_path / "whole.json", "--reply_cache", tmp_path / "whole.sqlite")
+        assert call(ablate, *flags, *whole).code == 0
+    assert result_of(tmp_path / "a.json") == result_of(tmp_path / "whole.json")
+    assert second.code == 2
+    assert "another run is writing" in second.error
+
+
+def test_a_budget_ends_the_ablation_with_what_it_has_and_the_command_finishes_it(
+    world: World, swept: list[str], tmp_path: Path, call: Call
+) -> None:
+    with ScriptedEndpoint(world.answer) as endpoint:
+        config = world.config(tmp_path / "config.yaml", endpoint.url, reranker_path=str(world.folder / "reranker"))
+        flags = ["--config", config, *swept]
+        names = ["--output_file", tmp_path / "a.json", "--reply_cache", tmp_path / "a.sqlite"]
+        ended, compared, sweeps = call(ablate, *flags, *names, "--max_llm_calls", 70), [0], [0]
+        while ended.code:
+            assert ended.code == 1
+            assert "limit" in ended.error
+            result = json.loads((tmp_path / "a.json").read_text())
+            assert result["ledger"]["calls"] == 70
+            assert not result["finished"]
+            compared.append(len(result["sources"]))
+            sweeps.append(len(result["sweep"]))
+            assert "results are in" in ended.out
+            ended = call(ablate, *command_shown(ended.error))
+        assert compared == sorted(compared)
+        assert compared[1] < compared[-1] == 40
+        assert 0 < sweeps[-1] < 8  # one of the budgets ended in the sweep
+        assert not endpoint.repeated()
+        whole = ("--output_file", tmp_path / "whole.json", "--reply_cache", tmp_path / "whole.sqlite")
+        assert call(ablate, *flags, *whole).code == 0
+    assert result_of(tmp_path / "a.json") == result_of(tmp_path / "whole.json")
+
+
+@pytest.mark.parametrize("main", [generate, ablate])
+def test_a_budget_that_ends_before_any_result_resumes_alike(
+    world: World, tmp_path: Path, call: Call, main: Any
+) -> None:
+    with ScriptedEndpoint(world.answer) as endpoint:
+        config = world.config(tmp_path / "config.yaml", endpoint.url)
+        names = to(tmp_path, "run") if main is generate else ["--single", "diverse", "--output_file", tmp_path / "a"]
+        wanted = ("--num_examples", 2) if main is generate else ("--num", 2)
+        run = ("--config", config, *names, *wanted, "--reply_cache", tmp_path / "replies")
+        ended = call(main, *run, "--max_llm_calls", 1)
+        assert ended.code == 1
+        command = command_shown(ended.error)
+        assert call(main, *command[:-1], "500").code == 0
+        assert not endpoint.repeated()
 
 
 # Limits and plans
 
 
 @pytest.mark.parametrize("limit", [("--max_llm_calls", 70), ("--max_cost", 0.1)])
-def test_limits_stop_cleanly_and_the_run_goes_on(
+def test_limits_stop_cleanly_and_the_run_resumes(
     world: World, tmp_path: Path, call: Call, limit: tuple[object, ...]
 ) -> None:
     with ScriptedEndpoint(world.answer) as endpoint:
@@ -426,8 +552,8 @@ def test_limits_stop_cleanly_and_the_run_goes_on(
         while True:
             seen = len(endpoint.seen)
             ended = call(generate, *flags, *to(tmp_path, "run"), *limit)
-            assert ended.code == 0
             made = summary(tmp_path, "run")
+            assert ended.code == (0 if made["finished"] else 1)
             assert made["calls"] == len(endpoint.seen) - seen
             assert made["calls"] <= 70 or limit[0] != "--max_llm_calls"
             assert made["cost"] <= 0.1 or limit[0] != "--max_cost"
@@ -436,7 +562,7 @@ def test_limits_stop_cleanly_and_the_run_goes_on(
             stops += 1
             assert made["calls"] > 30
             assert "limit" in made["stopped because"]
-            assert f"to go on: python script.py --config {config}" in ended.out
+            assert f"To resume: python script.py --config {config}" in ended.error
         assert 1 < stops < 9
         assert not endpoint.repeated()
         assert call(generate, *flags, *to(tmp_path, "whole"), "--reply_cache", tmp_path / "fresh").code == 0
@@ -448,16 +574,16 @@ def test_dry_run_makes_no_call_and_no_file(world: World, tmp_path: Path, call: C
         config = world.config(tmp_path / "config.yaml", endpoint.url)
         ended = call(generate, "--config", config, *ALL, *to(tmp_path / "out", "run"), "--dry_run")
     assert (ended.code, len(endpoint.seen)) == (0, 0)
-    expected, most = map(int, re.findall(r"(\d+) (?:calls expected|at the most)", ended.out))
+    expected, most = map(int, re.findall(r"(\d+) (?:calls expected|at most)", ended.out))
     assert SOURCES < expected < most == SOURCES * 5 * 3
     assert not (tmp_path / "out").exists()
 
 
-def test_other_settings_are_refused_and_overwrite_begins_anew(world: World, tmp_path: Path, call: Call) -> None:
+def test_other_settings_are_refused_and_overwrite_starts_from_scratch(world: World, tmp_path: Path, call: Call) -> None:
     with ScriptedEndpoint(world.answer) as endpoint:
         config = world.config(tmp_path / "config.yaml", endpoint.url)
         run = ("--config", config, *SOME, *to(tmp_path, "run"), "--concurrency", 8)
-        assert call(generate, *run, "--max_llm_calls", 100).code == 0
+        assert call(generate, *run, "--max_llm_calls", 100).code == 1
         before = final_files(tmp_path, "run")
         refused = call(generate, *run, "--seed", 8)
         assert refused.code == 2
@@ -476,13 +602,13 @@ def test_other_settings_are_refused_and_overwrite_begins_anew(world: World, tmp_
 # What does not change an answer does not lock a run
 
 
-def test_another_port_and_a_longer_limit_go_on_and_nothing_is_paid_again(
+def test_another_port_and_a_longer_limit_resume_and_nothing_is_paid_again(
     world: World, tmp_path: Path, call: Call
 ) -> None:
     with ScriptedEndpoint(world.answer) as one, ScriptedEndpoint(world.answer) as other:
         run = (*SOME, *to(tmp_path, "run"), "--concurrency", 8)
         first = world.config(tmp_path / "one.yaml", one.url, generation_params={"max_tokens": 300})
-        assert call(generate, "--config", first, *run, "--max_llm_calls", 100).code == 0
+        assert call(generate, "--config", first, *run, "--max_llm_calls", 100).code == 1
         changes = {"generation_params": {"max_tokens": 900, "user": "me"}}
         config = world.config(tmp_path / "other.yaml", other.url, **changes)
         assert call(generate, "--config", config, *run).code == 0
@@ -557,7 +683,7 @@ def test_useless_replies_end_the_run_at_the_first_questions(
         assert "each of the first 5 questions" in ended.error
         assert len(endpoint.seen) <= 27
         assert "next:" not in ended.out
-        endpoint.answer, endpoint.fault = world.answer, None  # fixed: the same command goes on
+        endpoint.answer, endpoint.fault = world.answer, None  # fixed: the same command resumes
         assert call(main, *run).code == 0
 
 
@@ -628,7 +754,7 @@ def test_an_ablation_without_an_entity_ends(world: World, tmp_path: Path, call: 
         ({}, {"base_url": "http://127.0.0.1:9/v1"}, "cannot be reached"),
     ],
 )
-def test_what_only_the_user_can_mend_ends_the_run_at_the_first_calls(
+def test_what_only_the_user_can_fix_ends_the_run_at_the_first_calls(
     world: World, tmp_path: Path, call: Call, quick: None, main: Any, server: Any, change: Any, told: str
 ) -> None:
     with ScriptedEndpoint(world.answer, **server) as endpoint:
@@ -639,7 +765,7 @@ def test_what_only_the_user_can_mend_ends_the_run_at_the_first_calls(
         assert ended.code == 1
         assert told in ended.error
         assert len(endpoint.seen) <= 8
-        if change and main is generate:  # what was to be mended does not make it another run
+        if change and main is generate:  # what was to be fixed does not make it another run
             config = world.config(tmp_path / "config.yaml", endpoint.url)
             ended = call(main, "--config", config, *flags, "--concurrency", 8, "--reply_cache", tmp_path / "cache")
             assert ended.code == 0, ended.error
@@ -729,8 +855,8 @@ def babbling_server(tmp_path: Path) -> Iterator[tuple[str, str]]:
 def test_nonsense_of_a_real_server_makes_errors_and_ends(
     world: World, tmp_path: Path, call: Call, babbling_server: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("utils.labelling.generation.MAX_UNANSWERED", 2)
-    monkeypatch.setattr("utils.labelling.generation.PAUSES", (0.1,))
+    monkeypatch.setattr("utils.labelling.judging.MAX_UNANSWERED", 2)
+    monkeypatch.setattr("utils.labelling.judging.PAUSES", (0.1,))
     monkeypatch.setattr("utils.teachers.language_model.MAX_UNANSWERED", 99)  # as in a run that has had answers
     verdicts: list[Verdict] = []
     judge = LLMTeacher.judge
@@ -769,4 +895,4 @@ def test_nonsense_of_a_real_server_makes_errors_and_ends(
     assert len(verdicts) >= 2 * 2 * 4
     assert {verdict.outcome for verdict in verdicts} == {Outcome.ERROR}
     assert compared.code == 1
-    assert "no arm came to an end on any of" in compared.error
+    assert "no arm completed on any of" in compared.error

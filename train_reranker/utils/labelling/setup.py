@@ -1,0 +1,76 @@
+"""What the generator and the ablation share: sources, teacher and retriever, as flags and configuration name them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from utils.config import Config
+from utils.corpus.documents import Corpus
+from utils.corpus.sources import count_sources, ids_fingerprint, sources_of
+from utils.labelling.judging import Pipeline
+from utils.retrieval.mmr import Lambdas
+from utils.retrieval.retriever import open_retrieval
+from utils.schema import Document
+from utils.scoring import Scorer
+from utils.teachers.ledger import Ledger
+from utils.teachers.registry import open_teacher
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The choices that both scripts have; what they name is opened on first use."""
+
+    config: Config
+    doc_ids: str | None  # file of source ids; None samples the corpus with the configuration's seed
+    min_length: int  # characters of a sampled source
+    candidates: int  # retrieved per arm
+    reply_cache: Path
+    max_calls: int | None = None  # that this process makes
+    max_cost: float | None = None  # that it spends, in the currency of the prices
+    give_up_after: int | None = None  # sources without any result
+    concurrency: int = 1  # sources in flight
+
+    @cached_property
+    def weights(self) -> Lambdas:
+        """The weights of MMR."""
+        return Lambdas.scaled(self.config.lambda1, self.config.lambda2, self.config.lambda3)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The configuration's corpus."""
+        return Corpus(self.config.corpus)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The count of what this process spends."""
+        return Ledger(self.max_calls, self.max_cost)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the choice of sources depends on, besides the corpus."""
+        doc_ids = self.doc_ids and ids_fingerprint(self.doc_ids)
+        return {"seed": self.config.seed, "min_length": self.min_length, "doc_ids": doc_ids}
+
+    @property
+    def available(self) -> int:
+        """How many sources there are."""
+        return count_sources(self.corpus, self.doc_ids, self.min_length)
+
+    def sources(self) -> Iterator[Document]:
+        """Return the source documents, in the same order each time."""
+        return sources_of(self.corpus, self.doc_ids, random.Random(self.config.seed), self.min_length)
+
+    def open_pipeline(self, rerankers: Mapping[str, Scorer] | None = None) -> Pipeline:
+        """Open teacher and retriever.
+
+        Raises:
+            InputError: one of them cannot be used.
+        """
+        teacher = open_teacher(self.config, self.corpus, self.reply_cache, self.ledger, self.config.seed)
+        retriever = open_retrieval(self.config, self.corpus, self.weights, rerankers)
+        return Pipeline(self.sources, teacher, retriever, self.candidates, self.concurrency, self.give_up_after)
