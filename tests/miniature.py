@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.data.rows import read_examples
 
-CORPUS = Path(__file__).parent / "data" / "corpus.jsonl"
+CORPUS = Path(__file__).parent / "fixtures" / "corpus.jsonl"
 TOWNS = ["Arden", "Belmont", "Corwen", "Dunmore", "Elgin", "Falmouth", "Girvan", "Harlech"]
 WORDS = [
     "salt", "slate", "lake", "harbour", "lens", "fair", "ice", "river", "bridge", "abbey", "poem", "kite", "canal",

@@ -10,7 +10,7 @@ import pytest
 from trials import reranker_test, result_of, sources
 from utils.evaluation.results import VERSION, AblationResult, RerankerTestResult, Result
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.mark.parametrize(

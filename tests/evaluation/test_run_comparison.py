@@ -65,7 +65,7 @@ def test_file_that_is_not_a_run_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_file_of_an_earlier_version_is_compared(tmp_path: Path) -> None:
-    earlier = Run.read(str(Path(__file__).parents[1] / "data" / "ablation_v1.json"))
+    earlier = Run.read(str(Path(__file__).parents[1] / "fixtures" / "ablation_v1.json"))
     now = Run(tmp_path / "now.json", earlier.result)
     result = compare_runs([earlier, now])
     assert [(one.sources, one.judged_difference) for one in result.comparisons] == [(3, 0)] * 4

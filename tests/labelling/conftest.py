@@ -12,7 +12,7 @@ from utils.config import load_config
 from utils.corpus.documents import Corpus
 from utils.files import write_jsonl
 from utils.retrieval.arms import BASE, FINE_TUNED
-from utils.retrieval.encoder import Encoder
+from utils.retrieval.encoder import Encoder, EncoderOptions
 from utils.retrieval.faiss_store import open_index
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import Retriever, open_retrieval
@@ -49,7 +49,7 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Path, tiny
 
     folder = tmp_path_factory.mktemp("synthetic")
     corpus = Corpus(write_corpus(folder / "corpus.jsonl"))
-    encoder = Encoder(tiny_encoder, method="tiny", pooling="mean", instruction=None, max_length=64, batch_size=64)
+    encoder = Encoder(tiny_encoder, EncoderOptions("tiny", "mean", max_length=64, batch_size=64))
     index = open_index(corpus, encoder, folder / "tiny.index")
     save_tiny_bert(folder / "other", head=True)
     other = Reranker(folder / "other")

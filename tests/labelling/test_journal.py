@@ -22,7 +22,7 @@ from utils.labelling.scheduler import BLOCK
 from utils.retrieval.retriever import Retriever
 from utils.teachers.offline import OfflineTeacher
 
-VERSION_1 = Path(__file__).parents[1] / "data" / "version1.provenance.jsonl"
+VERSION_1 = Path(__file__).parents[1] / "fixtures" / "provenance_v1.jsonl"
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100, 5000, 9000])

@@ -15,7 +15,7 @@ HOPS = (SubQuestion("Which?", "the lake", "A"), SubQuestion("What of it?", "its 
 USABLE = Verdict(Outcome.USABLE, "says it", HOPS)
 UNUSABLE, ERROR = Verdict(Outcome.UNUSABLE, "says nothing"), Verdict(Outcome.ERROR, "no answer")
 LAKE = BridgeEntity("Lake Merrow", "lake", "a town on Lake Merrow", "How deep is Lake Merrow?")
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[1] / "fixtures"
 
 
 def source(*verdicts: Verdict, entity: BridgeEntity | None = LAKE, error: str | None = None) -> JudgedSource:
@@ -72,7 +72,7 @@ def test_files_keep_all_of_a_source() -> None:
 
 
 def test_rows_of_a_generator_of_version_1_are_read() -> None:
-    rows = [json.loads(line) for line in (DATA / "version1.provenance.jsonl").read_text().splitlines()[1:]]
+    rows = [json.loads(line) for line in (DATA / "provenance_v1.jsonl").read_text().splitlines()[1:]]
     for row in rows:
         one = JudgedSource.from_json(row)
         assert (one.source, one.outcome) == (row["source"], row["outcome"])
@@ -88,7 +88,7 @@ def test_rows_of_a_generator_of_version_1_are_read() -> None:
 
 
 def test_a_result_file_of_version_1_is_read() -> None:
-    run = Run.read(str(DATA / "version1.ablation.json"))
+    run = Run.read(str(DATA / "ablation_v1.json"))
     rows = json.loads(run.path.read_text())["sources"]
     sources = run.result.sources
     assert len(sources) == len(rows) == 3
