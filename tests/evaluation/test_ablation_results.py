@@ -26,9 +26,11 @@ def test_savings_are_in_money_where_there_is_a_price() -> None:
     ledger.record("bridge_entity", None, 10, 10)
     assert ledger.mean_cost("bridge_entity") is None
     results = sources(base=[4, 3, 4], a=[1, 1, 2])
-    (row,) = result_of(results, ["base", "a"], ledger=ledger).comparisons
+    (row,) = result_of(results, ["base", "a"], cost_per_call=ledger.mean_cost("verdict")).comparisons
     assert row.money_saved_per_thousand == pytest.approx(0.002 * row.calls_saved_per_thousand)
-    assert "a saves +4.67" in ablation_text(result_of(results, ["base", "a"], ledger=ledger))
+    assert "a saves +4.67" in ablation_text(
+        result_of(results, ["base", "a"], cost_per_call=ledger.mean_cost("verdict"))
+    )
     assert result_of(results, ["base", "a"]).comparisons[0].money_saved_per_thousand is None
 
 

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from utils.evaluation.metrics import (
-    MEASURES,
-    RANDOM,
+    METRICS,
     Pool,
     compare,
     evaluate,
@@ -38,7 +37,7 @@ def test_values_by_hand() -> None:
     assert values["pairwise accuracy"] == 1 / 4
 
 
-@pytest.mark.parametrize("metric", RANDOM)
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(("positives", "size"), [(1, 2), (2, 5), (1, 6), (4, 6), (1, 12)])
 def test_random_order_is_the_mean_over_all_orders(metric: str, positives: int, size: int) -> None:
     # What matters is which ranks the positives take: all such sets are equally likely.
@@ -46,7 +45,7 @@ def test_random_order_is_the_mean_over_all_orders(metric: str, positives: int, s
     for ranks in itertools.combinations(range(size), positives):
         others = [rank for rank in range(size) if rank not in ranks]
         pools.append(Pool(positives, -np.array([*ranks, *others], dtype=float)))
-    assert np.mean(evaluate(pools)[metric]) == pytest.approx(RANDOM[metric](positives, size), abs=1e-9)
+    assert np.mean(evaluate(pools)[metric]) == pytest.approx(METRICS[metric].expected(positives, size), abs=1e-9)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 40])
@@ -104,7 +103,7 @@ def test_random_order_is_ten_thousand_shuffles_to_three_decimals() -> None:
     for column, (positives, size) in enumerate(shapes):
         ranks = rng.random((10_000, size)).argsort(axis=1).argsort(axis=1)[:, :positives]
         first[:, column] = ranks.min(axis=1) + 1
-    expected = {metric: np.mean([RANDOM[metric](*shape) for shape in shapes]) for metric in ("MRR", "P@1")}
+    expected = {metric: np.mean([METRICS[metric].expected(*shape) for shape in shapes]) for metric in ("MRR", "P@1")}
     assert np.mean(1 / first) == pytest.approx(expected["MRR"], abs=1e-3)
     assert np.mean(first == 1) == pytest.approx(expected["P@1"], abs=1e-3)
 
@@ -113,12 +112,13 @@ def test_trec_files_give_the_same_figures_on_irmeasures_command_line(tmp_path: P
     pools = [*drawn_pools(), Pool(1, np.zeros(1))]  # the last ranks nothing and is left out
     write_trec(tmp_path, {"model": pools, "other": [pool._replace(scores=-pool.scores) for pool in pools]})
     ours = {row.metric: row.values["model"] for row in compare({"model": pools})}
+    measures = {name: metric.measure for name, metric in METRICS.items() if isinstance(metric.measure, str)}
     command = [sys.executable, "-m", "ir_measures", "--places", "9", str(tmp_path / "qrels.txt")]
     done = subprocess.run(
-        [*command, str(tmp_path / "model.run"), *MEASURES.values()], capture_output=True, text=True, check=True
+        [*command, str(tmp_path / "model.run"), *measures.values()], capture_output=True, text=True, check=True
     )
     theirs = dict(line.split("\t") for line in done.stdout.splitlines())
-    for metric, measure in MEASURES.items():
+    for metric, measure in measures.items():
         assert ours[metric] == pytest.approx(float(theirs[measure]), abs=1e-8), metric
     assert (tmp_path / "other.run").read_text().startswith("0 Q0 ")
 

@@ -33,7 +33,15 @@ def test_ablation_of_an_earlier_version_is_read() -> None:
     assert result.table[0].success_interval == tuple(values["table"][0]["success_interval"])
     assert {one.outcome for one in result.comparisons} == {"no difference"}
     assert {one.money_saved_interval for one in result.comparisons} == {None}
-    assert [source.to_json() for source in result.sources] == values["sources"]
+    for source, row in zip(result.sources, values["sources"], strict=True):
+        assert (source.source, source.query, source.entity and source.entity.name) == (
+            row["source"],
+            row["query"],
+            row["entity"],
+        )
+        assert {arm: trial.attempts for arm, trial in source.trials.items()} == {
+            arm: t["attempts"] for arm, t in row["arms"].items()
+        }
     assert [(row.arm, row.lambda1) for row in result.sweep] == [("diverse", 1.0), ("diverse_zs", 1.0)]
     assert list(result.left_out) == ["diverse_ft"]
 

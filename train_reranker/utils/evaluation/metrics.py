@@ -66,17 +66,11 @@ def random_ndcg(positives: int, size: int, cutoff: int) -> float:
     return positives / size * discount(min(cutoff, size)) / discount(min(cutoff, positives))
 
 
-# The expected value of each metric, for R positives among n, in random order.
-RANDOM: dict[str, Callable[[int, int], float]] = {
-    "MRR": random_reciprocal_rank,
-    "nDCG@5": lambda positives, size: random_ndcg(positives, size, 5),
-    "nDCG@10": lambda positives, size: random_ndcg(positives, size, 10),
-    "MAP": random_average_precision,
-    "P@1": lambda positives, size: positives / size,
-    "pairwise accuracy": lambda positives, size: 0.5,
-}
-# As ir-measures writes them.
-MEASURES = {"MRR": "RR", "nDCG@5": "nDCG@5", "nDCG@10": "nDCG@10", "MAP": "AP", "P@1": "P@1"}
+class Metric(NamedTuple):
+    """How a metric is computed, and its expected value for R positives among n passages in random order."""
+
+    measure: str | Callable[[Pool], float]  # in ir-measures' notation, or a function
+    expected: Callable[[int, int], float]
 
 
 def pairs_of(examples: Sequence[ContrastiveExample]) -> list[tuple[str, str]]:
@@ -100,11 +94,11 @@ def evaluate(pools: Sequence[Pool], seed: int = 0) -> dict[str, list[float]]:
     import ir_measures
 
     qrels, run = trec(pools, seed)
-    measures = {ir_measures.parse_measure(measure): metric for metric, measure in MEASURES.items()}
-    values: dict[str, list[float]] = {metric: [math.nan] * len(pools) for metric in MEASURES}
-    for value in ir_measures.iter_calc(list(measures), qrels, run):
-        values[measures[value.measure]][int(value.query_id)] = value.value
-    values["pairwise accuracy"] = [pairwise_accuracy(pool) for pool in pools]
+    parsed = {ir_measures.parse_measure(m.measure): name for name, m in METRICS.items() if isinstance(m.measure, str)}
+    values = {name: [math.nan if isinstance(m.measure, str) else m.measure(pool) for pool in pools]
+              for name, m in METRICS.items()}  # fmt: skip
+    for value in ir_measures.iter_calc(list(parsed), qrels, run):
+        values[parsed[value.measure]][int(value.query_id)] = value.value
     return values
 
 
@@ -154,12 +148,22 @@ def pairwise_accuracy(pool: Pool) -> float:
     return float(np.mean(below + up_to) / 2 / len(negatives))
 
 
+METRICS = {
+    "MRR": Metric("RR", random_reciprocal_rank),
+    "nDCG@5": Metric("nDCG@5", lambda positives, size: random_ndcg(positives, size, 5)),
+    "nDCG@10": Metric("nDCG@10", lambda positives, size: random_ndcg(positives, size, 10)),
+    "MAP": Metric("AP", random_average_precision),
+    "P@1": Metric("P@1", lambda positives, size: positives / size),
+    "pairwise accuracy": Metric(pairwise_accuracy, lambda positives, size: 0.5),
+}
+
+
 def compare(models: Mapping[str, Sequence[Pool]]) -> list[MetricFigures]:
     """Return each metric's figures over the pools that have a negative; all models, by name, have the same pools."""
     values = {name: evaluate(rankable(pools)) for name, pools in models.items()}
     shapes = [(pool.positives, pool.size) for pool in rankable(next(iter(models.values())))]
     rows = []
-    for metric, expected in RANDOM.items():
+    for metric, (_, expected) in METRICS.items():
         means = {name: fmean(found[metric]) for name, found in values.items()}
         intervals = {name: bootstrap_mean(found[metric]) for name, found in values.items()}
         rows.append(MetricFigures(metric, means, intervals, fmean(expected(*shape) for shape in shapes)))

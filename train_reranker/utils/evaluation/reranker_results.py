@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import InputError
-from utils.evaluation.metrics import RANDOM, Pool, compare, evaluate, rankable
+from utils.evaluation.metrics import METRICS, Pool, compare, evaluate, rankable
 from utils.evaluation.paired import NO_DIFFERENCE, correct, paired
 from utils.evaluation.results import Histogram, MetricFigures, ModelComparison, RerankerTestResult, Separation, Slice
 from utils.evaluation.statistics import area_under_curve, bootstrap_mean
@@ -57,7 +57,7 @@ def compare_models(models: Mapping[str, Sequence[Pool]]) -> list[ModelComparison
     values = {name: evaluate(pools) for name, pools in models.items()}
     baselines = [name for name in models if name != MODEL]
     found = []
-    for metric in RANDOM:
+    for metric in METRICS:
         pairs = [paired(values[MODEL][metric], values[name][metric], tests=len(baselines)) for name in baselines]
         for name, pair in zip(baselines, correct(pairs), strict=True):
             measured = {key: value for key, value in vars(pair).items() if key != "outcome"}
@@ -70,7 +70,7 @@ def slices(examples: Sequence[ContrastiveExample], models: Mapping[str, Sequence
     sizes = [len(example.pos) + len(example.neg) for example in examples]
     lengths = [round(fmean(len(text.split()) for text in example.pos)) for example in examples]
     values = {name: evaluate(pools)["MRR"] for name, pools in models.items()}
-    expected = [RANDOM["MRR"](pool.positives, pool.size) for pool in models[MODEL]]
+    expected = [METRICS["MRR"].expected(pool.positives, pool.size) for pool in models[MODEL]]
     found = []
     for kind, measured in (("passages in the pool", sizes), ("words of the positive", lengths)):
         for low, high in ranges(measured):
