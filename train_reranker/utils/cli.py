@@ -107,11 +107,7 @@ def _fail(message: object, code: int) -> NoReturn:
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine; on Ctrl-C or SIGTERM it is cancelled and may save what it has.
-
-    Raises:
-        Interrupted: on either signal; the message says how to resume.
-    """
+    """Run a coroutine; on Ctrl-C or SIGTERM it is cancelled, may save what it has, and Interrupted is raised."""
 
     async def cancellable() -> T:
         task = asyncio.current_task()
@@ -131,9 +127,6 @@ def command_line() -> str:
 
 
 def use_gpus(gpu_id: str | None) -> None:
-    """Pin the GPUs that a configuration names, unless the user has set ``CUDA_VISIBLE_DEVICES``.
-
-    Must be called before torch is imported.
-    """
+    """Pin a configuration's GPUs before torch is imported, unless the user has set ``CUDA_VISIBLE_DEVICES``."""
     if gpu_id is not None:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", gpu_id)

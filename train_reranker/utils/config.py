@@ -30,13 +30,10 @@ IGNORED = frozenset([
 ])  # fmt: skip
 
 # The smallest value of keys that count texts, tokens or windows.
-SMALLEST = dict.fromkeys(
-    [
-        "retrieval_query_max_length", "retrieval_batch_size", "query_max_length", "passage_max_length",
-        "reranker_batch_size", "rerank_pool_factor", "max_document_windows",
-    ],
-    1,
-) | {"max_document_tokens": 200}  # fmt: skip
+SMALLEST = {
+    "retrieval_query_max_length": 1, "retrieval_batch_size": 1, "query_max_length": 1, "passage_max_length": 1,
+    "reranker_batch_size": 1, "rerank_pool_factor": 1, "max_document_windows": 1, "max_document_tokens": 200,
+}  # fmt: skip
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -104,11 +101,7 @@ class Config:
 
     @property
     def corpus(self) -> Path:
-        """The corpus file: the retrieval method's in ``method2corpus``, else ``corpus_path``.
-
-        Raises:
-            InputError: neither is set, or the file is not found.
-        """
+        """The corpus file, from ``method2corpus`` or ``corpus_path``; InputError if neither names a file."""
         name = self.method2corpus.get(self.retrieval_method) or self.corpus_path
         if not name:
             raise InputError(f"{self.path}: no corpus for {self.retrieval_method}; set corpus_path to a JSONL file")
@@ -117,15 +110,9 @@ class Config:
 
     @property
     def encoder_path(self) -> Path:
-        """The retrieval model's folder: ``retrieval_method`` looked up in ``model2path``, else itself a path.
-
-        Raises:
-            InputError: the folder is not found.
-        """
+        """The retrieval model's folder, from ``model2path`` or itself a path; InputError if it is not found."""
         name = self.model2path.get(self.retrieval_method) or self.retrieval_method
-        return find_input(
-            name, f"{self.path}: retrieval model", "download it to this folder (models/README.md says how)"
-        )
+        return find_input(name, f"{self.path}: retrieval model", "download it there (models/README.md says how)")
 
     def devices(self, key: str) -> list[str] | None:
         """Return ``retrieval_devices`` or ``reranker_devices`` as a list of torch's names; None if it is not set."""
@@ -150,11 +137,8 @@ def load_config(path: str | Path = DEFAULT_CONFIG) -> Config:
     """Read a YAML configuration.
 
     ``${NAME}`` in a value is an environment variable. In the ``<provider>_setting`` sections it is looked up only when
-    that provider is used, so that a file may name keys that are not set.
-
-    Raises:
-        InputError: the file is not found or not a YAML mapping, a key is unknown (the nearest known one is suggested),
-            a value has the wrong type or is out of range, or a variable is not set.
+    that provider is used, so that a file may name keys that are not set. InputError if the file is no YAML mapping, a key
+    is unknown, a value has the wrong type or is out of range, or a variable is not set.
     """
     import yaml
 
@@ -186,11 +170,7 @@ def load_config(path: str | Path = DEFAULT_CONFIG) -> Config:
 
 
 def expand(value: Any, where: str) -> Any:
-    """Replace ``${NAME}`` by environment variables in a value's texts, at any depth.
-
-    Raises:
-        InputError: a variable is not set; the message begins with ``where``.
-    """
+    """Replace ``${NAME}`` by environment variables in a value's texts, at any depth; InputError if one is not set."""
     if isinstance(value, Mapping):
         return {key: expand(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list):
@@ -210,31 +190,20 @@ def expand(value: Any, where: str) -> Any:
 def _refuse_unknown(values: Mapping[str, Any], path: Path) -> None:
     """Report all unknown keys in one InputError, each with the nearest known one."""
     names = {f.name for f in fields(Config)} - {"path", "settings"}
-    complaints = []
-    for key in values:
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names | IGNORED, n=1, cutoff=0)
-            complaints.append(f"unknown key {key!r}, did you mean {near[0]!r}?")
-    if complaints:
-        raise InputError(f"{path}: {'; '.join(complaints)}")
+    nearest = {key: difflib.get_close_matches(str(key), names | IGNORED, n=1, cutoff=0)[0] for key in values}
+    unknown = [f"unknown key {key!r}, did you mean {near!r}?" for key, near in nearest.items() if key not in names]
+    if unknown:
+        raise InputError(f"{path}: {'; '.join(unknown)}")
 
 
 def _typed(path: Path, key: str, value: Any) -> Any:
     """Check one value against the field's type, expand its variables, and make mappings read-only."""
     value = expand(value, f"{path}: {key}")
     wanted = str(get_type_hints(Config)[key])
-    checks: dict[str, tuple[type, ...]] = {
-        "bool": (bool,),
-        "int": (int,),
-        "float": (int, float),
-        "Mapping": (dict,),
-        "str": (str, int, float),
-    }
-    for name, types in checks.items():
-        if name in wanted:
-            if not isinstance(value, types) or (isinstance(value, bool) and name != "bool"):
-                raise InputError(f"{path}: {key} must be of type {name.lower()}, not {value!r}")
-            break
+    checks: dict[str, Any] = {"bool": bool, "int": int, "float": int | float, "Mapping": dict, "str": str | int | float}
+    name = next((name for name in checks if name in wanted), "")
+    if name and (not isinstance(value, checks[name]) or (isinstance(value, bool) and name != "bool")):
+        raise InputError(f"{path}: {key} must be of type {name.lower()}, not {value!r}")
     if isinstance(value, dict):
         return MappingProxyType(value)
     return str(value) if "str" in wanted else value

@@ -58,11 +58,7 @@ def find_input(path: str | Path, what: str, remedy: str) -> Path:
 
 
 def check_output(path: str | Path) -> Path:
-    """Return the path of a JSON result after checking that it can be written.
-
-    Raises:
-        InputError: it is a folder or an HTML file, or its folder cannot be created or written.
-    """
+    """Return the path of a JSON result; InputError if it is HTML or cannot be written."""
     path = Path(path)
     if path.suffix == ".html":
         raise InputError(f"output file {path} is for the JSON result, and the page is written beside it: use .json")
@@ -87,11 +83,7 @@ def encodable(value: Any) -> Any:
 
 
 def loads(text: bytes | str) -> Any:
-    """Parse one JSON text and make its texts :func:`encodable`.
-
-    Raises:
-        ValueError: it is not JSON, or nested too deeply.
-    """
+    """Parse one JSON text into :func:`encodable` values; ValueError if it is not JSON or nested too deeply."""
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     try:
         value = json.loads(text)
@@ -106,11 +98,7 @@ def dumps(value: Any) -> str:
 
 
 def parse_line(line: bytes | str, path: Path, number: int) -> dict[str, Any]:
-    """Parse the JSON object on line ``number`` (from 1) of ``path``.
-
-    Raises:
-        InputError: it is not a JSON object; names the file and line, or what the file is instead.
-    """
+    """Parse the JSON object on line ``number`` (from 1) of ``path``; InputError names the line or the format."""
     remedy = (
         "fix or remove the line"
         if number > 1
@@ -129,11 +117,7 @@ def parse_line(line: bytes | str, path: Path, number: int) -> dict[str, Any]:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object) for each line that is not blank; gzip is unpacked on the fly.
-
-    Raises:
-        InputError: a line is not a JSON object, or the file cannot be read.
-    """
+    """Yield (line number from 1, object) of each line that is not blank; gzip is unpacked. See :func:`parse_line`."""
     try:
         with _open(path) as lines:
             for number, line in enumerate(lines, 1):

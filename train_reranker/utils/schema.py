@@ -37,10 +37,8 @@ def parse_document(row: dict[str, Any], where: str) -> Document:
     """Return the document of one corpus row: ``id`` and ``contents``, optionally ``title`` and ``doc_id``.
 
     Whole numbers become text; null, NaN and blank values count as missing. Without a ``title``, a first line that
-    reads like one is used, as in FlashRAG's corpora.
-
-    Raises:
-        InputError: ``id`` or ``contents`` is missing or empty, or a value is not text; begins with ``where``.
+    reads like one is used, as in FlashRAG's corpora. InputError, beginning with ``where``, if ``id`` or ``contents`` is
+    missing or empty, or a value is not text.
     """
     document_id, title, doc_id = (_label(row, key, where) for key in ("id", "title", "doc_id"))
     contents = _given(row.get("contents"))
