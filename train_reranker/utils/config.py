@@ -137,8 +137,8 @@ def load_config(path: str | Path = DEFAULT_CONFIG) -> Config:
     """Read a YAML configuration.
 
     ``${NAME}`` in a value is an environment variable. In the ``<provider>_setting`` sections it is looked up only when
-    that provider is used, so that a file may name keys that are not set. InputError if the file is no YAML mapping, a key
-    is unknown, a value has the wrong type or is out of range, or a variable is not set.
+    that provider is used, so that a file may name keys that are not set. InputError if the file is no YAML mapping,
+    a key is unknown, a value has the wrong type or is out of range, or a variable is not set.
     """
     import yaml
 
