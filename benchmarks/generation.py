@@ -42,8 +42,8 @@ from utils.corpus.documents import Corpus
 from utils.files import write_json
 from utils.labelling.generation import Target, generate
 from utils.labelling.journal import open_journal
-from utils.labelling.judging import Pipeline
 from utils.labelling.record import ARM
+from utils.labelling.scheduler import Pipeline
 from utils.report.text import table
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import Retriever, open_retrieval

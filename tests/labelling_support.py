@@ -10,11 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from utils.labelling.ablation import compare_arms, is_compared
+from utils.labelling.ablation import compare_arms, compared
 from utils.labelling.generation import Target, generate
 from utils.labelling.journal import Journal, open_journal
-from utils.labelling.judging import Pipeline
 from utils.labelling.record import JudgedSource
+from utils.labelling.scheduler import Pipeline
 from utils.retrieval.arms import ARMS
 from utils.retrieval.retriever import Retriever
 from utils.schema import BridgeEntity, Document, Verdict
@@ -73,7 +73,7 @@ def run(
 ) -> tuple[str, Journal]:
     """Generate examples into a journal, and return why it stopped, and the journal."""
     with open_journal(path, {"seed": 1}) as journal:
-        work = generate(pipeline_of(retriever, teacher, **limits), Target(num), journal, max_attempts)
+        work = generate(pipeline_of(retriever, teacher, **limits), Target(num, max_attempts=max_attempts), journal)
         return asyncio.run(work), journal
 
 
@@ -82,7 +82,7 @@ def compare(retriever: Retriever, teacher: Any, **options: Any) -> list[JudgedSo
     limits = {"candidates": 4, "concurrency": options.pop("concurrency", 1)}
     with TemporaryDirectory() as folder, open_journal(Path(folder, "j.jsonl"), {}) as journal:
         asyncio.run(compare_arms(pipeline_of(retriever, teacher, **limits), list(ARMS), 12, journal, **options))
-        return list(filter(is_compared, journal.sources))
+        return compared(journal.sources)
 
 
 def asking(url: str, cache: Path, work: Callable[[LLMTeacher], Awaitable[T]], ledger: Ledger | None = None) -> T:

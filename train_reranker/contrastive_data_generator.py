@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from utils import cli
-from utils.config import load_config
-from utils.labelling.generation import GenerationRun, Target
+from utils.labelling.generation import GenerationRun, Outputs, Target
 from utils.labelling.judging import run_to_stop
-from utils.labelling.outputs import Outputs
 from utils.labelling.setup import Setup
 
 
@@ -59,19 +57,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def choose_run(args: argparse.Namespace) -> GenerationRun:
     """Return the run that the flags describe; nothing is loaded yet."""
-    config = load_config(args.config).override(
-        seed=args.seed, lambda1=args.lambda1, lambda2=args.lambda2, lambda3=args.lambda3
-    )
-    cli.use_gpus(config.gpu_id)
     folder = Path(args.output_dir)
-    setup = Setup(
-        config, args.doc_ids, args.min_length, args.max_doc_candidates,
-        Path(args.reply_cache or folder / "replies.sqlite"),
-        args.max_llm_calls, args.max_cost, args.give_up_after, args.concurrency,
-    )  # fmt: skip
-    target = Target(args.num_examples, args.num_pos, args.num_neg)
+    setup = Setup.from_flags(args, args.max_doc_candidates, folder)
+    cli.use_gpus(setup.config.gpu_id)
+    target = Target(args.num_examples, args.num_pos, args.num_neg, args.max_attempts)
     outputs = Outputs.choose(folder, args.output_file, args.output, args.test_fraction > 0, args.overwrite)
-    return GenerationRun(setup, target, outputs, args.max_attempts, args.test_fraction)
+    return GenerationRun(setup, target, outputs, args.test_fraction)
 
 
 def report(summary: dict[str, Any], run: GenerationRun) -> None:

@@ -16,17 +16,15 @@ import argparse
 from pathlib import Path
 
 from utils import cli
-from utils.config import load_config
 from utils.errors import InputError
 from utils.evaluation.ablation_results import RunContext, ablation_result, titles
 from utils.evaluation.results import AblationResult
 from utils.files import check_output, write_json
-from utils.labelling.ablation import AblationRun, ArmSet, Observed, choose_output, journal_of
-from utils.labelling.excluded import Excluded
-from utils.labelling.journal import open_journal
+from utils.labelling.ablation import AblationRun, ArmSet, Excluded, choose_output, compared, journal_of
+from utils.labelling.journal import Journal, open_journal
 from utils.labelling.judging import run_to_stop
 from utils.labelling.setup import Setup
-from utils.labelling.sweep import settings_to_try
+from utils.labelling.sweep import Sweep, settings_to_try
 from utils.report.page import write_ablation_page
 from utils.report.text import ablation_text
 from utils.retrieval.arms import ARMS
@@ -70,9 +68,8 @@ def main(argv: list[str] | None = None) -> None:
     output = named or choose_output(run.settings)
     with open_journal(journal_of(output), run.settings, restart="delete it") as journal:
         stop = run_to_stop(lambda: cli.run_async(run.observe(journal)), cli.command_line())
-        observed = run.observed(journal)
-        if observed.sources:
-            report(evaluate(run, observed), output)
+        if compared(journal.sources):
+            report(evaluate(run, journal), output)
         if stop.failure is None:
             journal.path.unlink()
     if failure := stop.failure or run.failure(journal):
@@ -81,33 +78,27 @@ def main(argv: list[str] | None = None) -> None:
 
 def open_run(args: argparse.Namespace) -> AblationRun:
     """Return the run that the flags describe, with its rerankers loaded."""
-    config = load_config(args.config).override(
-        seed=args.seed, lambda1=args.lambda1, lambda2=args.lambda2, lambda3=args.lambda3
-    )
-    cli.use_gpus(config.gpu_id)
-    setup = Setup(
-        config, args.doc_ids, args.min_length, args.candidates, Path(args.reply_cache or "./data/replies.sqlite"),
-        args.max_llm_calls, args.max_cost, args.give_up_after, args.concurrency,
-    )  # fmt: skip
-    own, excluded = (setup.weights, config.rerank_pool_factor), Excluded.read(args.exclude_data)
-    arm_set = ArmSet.open(config, args.single, args.ft_model)
+    setup = Setup.from_flags(args, args.candidates, Path("./data"))
+    cli.use_gpus(setup.config.gpu_id)
+    own, excluded = (setup.weights, setup.config.rerank_pool_factor), Excluded.read(args.exclude_data)
+    arm_set = ArmSet.open(setup.config, args.single, args.ft_model)
     sweep = settings_to_try(arm_set.arms, own, args.sweep_lambdas, args.sweep_pool_factor)
     return AblationRun(setup, arm_set, args.num, args.baseline, excluded, sweep)
 
 
-def evaluate(run: AblationRun, observed: Observed) -> AblationResult:
+def evaluate(run: AblationRun, journal: Journal) -> AblationResult:
     """Return what the run has shown so far."""
+    sources, setup, arm_set = compared(journal.sources), run.setup, run.arm_set
     context = RunContext(
-        settings={"config": str(run.setup.config.path), "baseline": run.baseline, **run.settings},
-        finished=observed.finished,
-        documents=titles(observed.sources, run.setup.corpus),
-        left_out=run.arm_set.left_out,
-        latency_ms=observed.latency_ms,
-        cost_per_call=observed.cost_per_call,
-        ledger=run.setup.ledger.summary(),
+        settings={"config": str(setup.config.path), "baseline": run.baseline, **run.settings},
+        finished=run.is_finished(journal),
+        documents=titles(sources, setup.corpus),
+        left_out=arm_set.left_out,
+        ledger=setup.ledger.summary(),
+        **run.measured(journal),
     )
-    budget, arms = run.setup.candidates, run.arm_set.arms
-    return ablation_result(observed.sources, arms, run.baseline, budget=budget, context=context, sweep=observed.sweep)
+    swept = Sweep.read(run.sweep, journal)
+    return ablation_result(sources, arm_set.arms, run.baseline, budget=setup.candidates, context=context, sweep=swept)
 
 
 def report(result: AblationResult, output: Path) -> None:

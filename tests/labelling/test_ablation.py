@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 
 from endpoint import JUDGEMENT, ScriptedEndpoint, canned
-from labelling_support import SlowTeacher, asking, compare, pipeline_of
-from utils.labelling.ablation import RESULTS, choose_output, compare_arms, explain_none, journal_of
-from utils.labelling.generation import Target, generate
+from labelling_support import SlowTeacher, asking, compare, pipeline_of, run
+from utils.files import write_jsonl
+from utils.labelling.ablation import NOTHING, RESULTS, Excluded, choose_output, compare_arms, explain_none, journal_of
+from utils.labelling.generation import Target, generate, labelled_examples
 from utils.labelling.journal import open_journal
-from utils.labelling.judging import Pipeline
 from utils.labelling.record import JudgedSource
+from utils.labelling.scheduler import Pipeline
 from utils.retrieval.arms import ARMS
 from utils.retrieval.retriever import Retriever
-from utils.schema import BridgeEntity, Outcome
+from utils.schema import BridgeEntity, ContrastiveExample, Outcome
 from utils.teachers.ledger import Ledger
 from utils.teachers.offline import OfflineTeacher
 
@@ -81,8 +82,8 @@ def test_ablation_pays_for_nothing_that_the_generator_has_asked(synthetic: Retri
 
     async def generating(teacher: Any) -> None:
         with open_journal(tmp_path / "p.jsonl", {}) as journal:
-            target = Target(count, CANDIDATES, CANDIDATES)  # so that all candidates are judged
-            await generate(pipeline_of(synthetic, teacher, CANDIDATES), target, journal, max_attempts=count)
+            target = Target(count, CANDIDATES, CANDIDATES, count)  # so that all candidates are judged
+            await generate(pipeline_of(synthetic, teacher, CANDIDATES), target, journal)
 
     with ScriptedEndpoint(canned) as endpoint:
         asking(endpoint.url, cache, generating)
@@ -122,3 +123,28 @@ def test_without_a_name_the_latest_unfinished_run_with_these_settings_is_resumed
     new = choose_output({"seed": 3})
     assert new.parent == RESULTS
     assert new not in names
+
+
+def test_excluded_sources_are_passed_over(
+    retriever: Retriever, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    teacher = OfflineTeacher(retriever.corpus)
+    path, data = tmp_path / "p.jsonl", tmp_path / "train.jsonl"
+    _, journal = run(retriever, teacher, path, num=4)
+    examples = [one.example for one in labelled_examples(journal.rows, retriever.corpus)]
+    used = [row.source for row in journal.rows if row.outcome == "example"]
+    write_jsonl(data, [example.row() for example in examples])
+    assert set(used) & {row.source for row in compare(retriever, teacher)}
+    left = {row.source for row in compare(retriever, teacher, excluded=Excluded.read([str(path)]))}
+    assert not left & {row.source for row in journal.rows}
+    assert used[0] not in {row.source for row in compare(retriever, teacher, excluded=Excluded.read([str(data)]))}
+    assert "no source has a query" not in caplog.text
+    write_jsonl(data, [ContrastiveExample("another teacher's question", ["a"], ["b"]).row()])
+    compare(retriever, teacher, excluded=Excluded.read([str(data)]))
+    assert "no source has a query of the data to exclude" in caplog.text
+
+
+def test_fingerprint_follows_what_is_excluded(tmp_path: Path) -> None:
+    one, other = Excluded(frozenset("ab")), Excluded(frozenset("abc"))
+    assert one.fingerprint == Excluded(frozenset("ba")).fingerprint != other.fingerprint
+    assert NOTHING.fingerprint is None

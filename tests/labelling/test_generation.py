@@ -1,16 +1,33 @@
-"""The generator: when it stops, and what becomes an example."""
+"""The generator: when it stops, what becomes an example, its figures, and files that are never overwritten."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from labelling_support import run
-from utils.labelling.generation import labelled_examples
+from utils.config import load_config
+from utils.errors import InputError, RunError
+from utils.labelling.generation import (
+    GenerationRun,
+    Outputs,
+    Target,
+    count_calls,
+    explain_none,
+    labelled_examples,
+    summarize,
+)
+from utils.labelling.judging import Stop
+from utils.labelling.record import ARM, JudgedSource, Trial
+from utils.labelling.setup import Setup
 from utils.retrieval.retriever import Retriever
-from utils.schema import Outcome
+from utils.schema import BridgeEntity, Outcome, Verdict
+from utils.teachers.ledger import Ledger, Price
 from utils.teachers.offline import OfflineTeacher
+
+USABLE, UNUSABLE, ERROR = (Verdict(outcome, f"it is {outcome}") for outcome in Outcome)
 
 
 @pytest.mark.parametrize(
@@ -43,3 +60,81 @@ def test_judging_stops_with_one_of_each_and_makes_the_example(retriever: Retriev
             assert example.neg == [retriever.corpus.get(i).text for i in row.ids(Outcome.UNUSABLE)]
         assert all(row.source not in trial.retrieved for trial in row.trials.values())
     assert [one.example for one in labelled_examples(journal.rows, retriever.corpus)] == made != []
+
+
+def test_calls_by_hand(config_file: Path) -> None:
+    target = Target(examples=10)
+    assert count_calls(target, 4, sources=1000, windows=1, most=None) == (20 * (1 + 3), 1000 * (1 + 4) * 3)
+    assert count_calls(Target(10, max_attempts=5), 4, 1000, 2, None)[1] == 5 * (1 + 4) * 2 * 3
+    assert count_calls(target, 2, 8, 1, None)[0] == 8 * (1 + 2)
+    assert count_calls(target, 4, 1000, 1, 30) == (30, 30)
+    setup = Setup(load_config(config_file), None, 0, 4, Path("r.sqlite"), Ledger(30))
+    limited = GenerationRun(setup, target, Outputs.named(Path(), "e.jsonl"))
+    sources = len(setup.corpus)
+    assert limited.plan == f"10 examples from up to {sources} sources: about 30 calls expected, 30 at most"
+
+
+def judged(*verdicts: Verdict) -> JudgedSource:
+    return JudgedSource("0", BridgeEntity("e", "", "", "q"), {ARM: Trial(list("123"), list(verdicts))})
+
+
+def test_summary_by_hand() -> None:
+    rows = [judged(UNUSABLE, USABLE), judged(UNUSABLE, ERROR, UNUSABLE), JudgedSource("1", None, {})]
+    ledger = Ledger()
+    assert summarize(rows, Stop("done"), 1.234, ledger) == {
+        "stopped because": "done",
+        "finished": True,
+        "sources tried": 3,
+        "examples": 1,
+        "sources by outcome": {"error": 1, "example": 1, "no entity": 1},
+        "verdicts": {"error": 1, "unusable": 3, "usable": 1},
+        "seconds": 1.2,
+    }
+    price = Price(1e6, 0.0)
+    ledger.admit()
+    ledger.settle("m", price, 3, 0, 0.0)
+    found = summarize([judged(UNUSABLE, USABLE)] * 2, Stop("limit", RunError("limit")), 0.0, ledger)
+    assert (found["finished"], found["calls"], found["cost_per_example"]) == (False, 1, 1.5)
+
+
+def test_what_gave_nothing_is_explained_with_a_remedy() -> None:
+    assert "lower --min_length, or use more documents" in explain_none([])
+    assert "--max_doc_candidates" in explain_none([judged(UNUSABLE)])
+    text = explain_none([JudgedSource("1", None, {}), judged(UNUSABLE), judged(USABLE), judged(USABLE)])
+    assert text.startswith("no example was made of 4 sources (no negative 2, no entity 1, no positive 1)")
+    assert "last replies: usable (it is usable), unusable (it is unusable)" in text
+    assert "does the judge accept everything?" in text
+
+
+def choose(folder: Path, name: str | None = None, split: bool = False, overwrite: bool = False) -> Outputs:
+    return Outputs.choose(folder, name, None, split, overwrite)
+
+
+def started(folder: Path, name: str, finished: bool | None = None) -> Outputs:
+    """Leave the files of a run; without ``finished`` it has no summary."""
+    outputs = Outputs.named(folder, name)
+    outputs.examples.touch()
+    outputs.provenance.touch()
+    if finished is not None:
+        outputs.summary.write_text(json.dumps({"summary": {"finished": finished}}))
+    return outputs
+
+
+def test_the_latest_unfinished_run_is_resumed(tmp_path: Path) -> None:
+    for day, finished in ((1, False), (2, None), (3, True)):
+        started(tmp_path, f"contrastive_examples_2026010{day}_000000.jsonl", finished)
+    assert choose(tmp_path).examples.name == "contrastive_examples_20260102_000000.jsonl"
+    assert choose(tmp_path, overwrite=True).examples.name > "contrastive_examples_20260103"
+
+
+def test_files_of_a_finished_run_are_refused(tmp_path: Path) -> None:
+    run = started(tmp_path, "run.jsonl", finished=True)
+    with pytest.raises(InputError, match=r"run\.jsonl already exists: name another --output_dir, or use --overwrite"):
+        choose(tmp_path, "run.jsonl")
+    assert choose(tmp_path, "run.jsonl", overwrite=True) == run
+    (tmp_path / "test_data.jsonl").touch()
+    assert choose(tmp_path, "other.jsonl").examples == tmp_path / "other.jsonl"
+    with pytest.raises(InputError, match="test_data"):
+        choose(tmp_path, "other.jsonl", split=True)
+    run.summary.write_text("{")  # cut: the run has not finished
+    assert choose(tmp_path, "run.jsonl", split=True) == run

@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from labelling_support import SlowTeacher, pipeline_of, run
 from utils.errors import InputError
 from utils.files import dumps
 from utils.labelling.generation import Target, generate
-from utils.labelling.journal import open_journal, read_settings
+from utils.labelling.journal import open_journal, read_journal
 from utils.labelling.record import JudgedSource
 from utils.labelling.scheduler import BLOCK
 from utils.retrieval.retriever import Retriever
@@ -50,7 +49,7 @@ def test_other_settings_are_refused_with_the_difference(retriever: Retriever, tm
     with pytest.raises(InputError, match="seed: 1 then, 2 now"), open_journal(path, {"seed": 2}):
         pass
     assert path.read_bytes() == before
-    assert read_settings(path) == {"seed": 1}
+    assert read_journal(path)[0] == {"seed": 1}
     with open_journal(path, {"seed": 2}, overwrite=True) as journal:
         assert journal.rows == []
 
@@ -94,7 +93,7 @@ def test_a_journal_of_version_1_is_resumed(retriever: Retriever, tmp_path: Path)
     teacher = SlowTeacher(retriever.corpus)
     with open_journal(path, settings) as journal:
         assert journal.rows == [JudgedSource.from_json(row) for row in earlier[1 : BLOCK + 1]]
-        pipeline = replace(pipeline_of(retriever, teacher), sources=lambda: retriever.corpus.sample(random.Random(7)))
+        pipeline = pipeline_of(retriever, teacher)._replace(sources=lambda: retriever.corpus.sample(random.Random(7)))
         asyncio.run(generate(pipeline, Target(99), journal))
     assert not {row["entity"]["query"] for row in earlier[1 : BLOCK + 1]} & {query for query, _ in teacher.judged}
     now = [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,8 +1,7 @@
-"""The loop: when a list and a run stop, what a failure leaves, and what is asked."""
+"""The loop: when a run stops, and what a failure leaves."""
 
 from __future__ import annotations
 
-import asyncio
 import random
 from pathlib import Path
 
@@ -11,37 +10,13 @@ import pytest
 from labelling_support import SlowTeacher, run
 from utils.errors import Interrupted, RunError
 from utils.labelling import judging
-from utils.labelling.judging import enough_of_each, first_usable, judge_lists, run_to_stop
+from utils.labelling.judging import run_to_stop
 from utils.retrieval.retriever import Retriever
-from utils.schema import BridgeEntity, Candidate, Document, Outcome, Verdict
+from utils.schema import BridgeEntity, Document, Outcome, Verdict
 from utils.teachers.ledger import BudgetSpent
 from utils.teachers.offline import OfflineTeacher
 
-USABLE, UNUSABLE, ERROR = (Verdict(outcome, "") for outcome in Outcome)
-
-
-def test_stopping_rules_by_hand() -> None:
-    assert [first_usable(verdicts) for verdicts in ([], [UNUSABLE], [UNUSABLE, USABLE], [ERROR])] == [0, 0, 1, 1]
-    rule = enough_of_each(1, 2)
-    assert not any(map(rule, ([], [USABLE] * 3, [UNUSABLE] * 3, [USABLE, UNUSABLE, ERROR])))
-    assert rule([UNUSABLE, ERROR, UNUSABLE, USABLE])
-
-
-def test_a_candidate_of_several_lists_is_judged_once_and_a_known_one_not_at_all() -> None:
-    asked = []
-
-    class Teacher(SlowTeacher):
-        async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
-            asked.append(candidate.id)
-            return USABLE if candidate.id == "4" else UNUSABLE
-
-    lists = {name: [Candidate(Document(i, "", i), 0.0) for i in ids] for name, ids in (("a", "124"), ("b", "31245"))}
-    known = {"1": UNUSABLE}
-    entity = BridgeEntity("e", "", "", "q")
-    trials = asyncio.run(judge_lists(entity, lists, Teacher([]), first_usable, known))
-    assert sorted(asked) == ["2", "3", "4"]
-    assert trials["a"].verdicts == [UNUSABLE, UNUSABLE, USABLE]
-    assert (trials["b"].retrieved, trials["b"].attempts) == (list("31245"), 4)
+ERROR = Verdict(Outcome.ERROR, "")
 
 
 def test_error_is_never_evidence(retriever: Retriever, tmp_path: Path) -> None:

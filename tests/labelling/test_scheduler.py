@@ -1,4 +1,4 @@
-"""Sources in flight: the same rows at any concurrency, the earliest source first."""
+"""Sources in flight: the same rows at any concurrency, the earliest source first; when a list stops, what is asked."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import asyncio
 from pathlib import Path
 
 from labelling_support import SlowTeacher, run
-from utils.labelling.scheduler import PrioritySemaphore
+from utils.labelling.scheduler import PrioritySemaphore, enough_of_each, first_usable, judge_lists
 from utils.retrieval.retriever import Retriever
+from utils.schema import BridgeEntity, Candidate, Document, Outcome, Verdict
+
+USABLE, UNUSABLE, ERROR = (Verdict(outcome, "") for outcome in Outcome)
 
 
 def test_rows_are_the_same_at_any_concurrency(retriever: Retriever, tmp_path: Path) -> None:
@@ -36,3 +39,27 @@ def test_a_free_slot_goes_to_the_earliest_source() -> None:
 
     asyncio.run(all_at_once())
     assert served == [5, 1, 2, 3, 4]
+
+
+def test_stopping_rules_by_hand() -> None:
+    assert [first_usable(verdicts) for verdicts in ([], [UNUSABLE], [UNUSABLE, USABLE], [ERROR])] == [0, 0, 1, 1]
+    rule = enough_of_each(1, 2)
+    assert not any(map(rule, ([], [USABLE] * 3, [UNUSABLE] * 3, [USABLE, UNUSABLE, ERROR])))
+    assert rule([UNUSABLE, ERROR, UNUSABLE, USABLE])
+
+
+def test_a_candidate_of_several_lists_is_judged_once_and_a_known_one_not_at_all() -> None:
+    asked = []
+
+    class Teacher(SlowTeacher):
+        async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
+            asked.append(candidate.id)
+            return USABLE if candidate.id == "4" else UNUSABLE
+
+    lists = {name: [Candidate(Document(i, "", i), 0.0) for i in ids] for name, ids in (("a", "124"), ("b", "31245"))}
+    known = {"1": UNUSABLE}
+    entity = BridgeEntity("e", "", "", "q")
+    trials = asyncio.run(judge_lists(entity, lists, Teacher([]), first_usable, known))
+    assert sorted(asked) == ["2", "3", "4"]
+    assert trials["a"].verdicts == [UNUSABLE, UNUSABLE, USABLE]
+    assert (trials["b"].retrieved, trials["b"].attempts) == (list("31245"), 4)

@@ -15,7 +15,7 @@ import pytest
 from endpoint import Messages, ScriptedEndpoint, canned, read_prompt
 from llm_teacher import QUICK, settings_for
 from utils.errors import RunError
-from utils.labelling.judging import first_usable, judge_lists
+from utils.labelling.scheduler import first_usable, judge_lists
 from utils.schema import BridgeEntity, Candidate, Document, Outcome
 from utils.teachers import context_window, prompts
 from utils.teachers.language_model import LLMTeacher, PromptLimits

@@ -2,32 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import aclosing, suppress
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+import hashlib
+from collections.abc import Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.config import Config
+from utils.data.rows import parse_example
 from utils.errors import InputError, RunError
-from utils.files import check_output, find
-from utils.labelling.excluded import NOTHING, Excluded
-from utils.labelling.journal import Journal, differences, read_settings
-from utils.labelling.judging import Goal, Pipeline, first_usable, judge_sources
+from utils.files import check_output, dumps, find, find_input, read_jsonl
+from utils.labelling.generation import REMEDIES
+from utils.labelling.journal import Journal, differences, name_run, read_journal
+from utils.labelling.judging import Goal, judge_sources
 from utils.labelling.record import JudgedSource
+from utils.labelling.scheduler import Pipeline, Scheduler, first_usable
 from utils.labelling.setup import Setup
-from utils.labelling.summary import REMEDIES
-from utils.labelling.sweep import Setting, Sweep, sweep
+from utils.labelling.sweep import Setting, sweep
 from utils.models.folders import weights_fingerprint
 from utils.progress import log
 from utils.retrieval.arms import ARMS, BASE, FINE_TUNED
+from utils.schema import BridgeEntity, Document
 from utils.scoring import Reranker, open_reranker, reranker_options
 from utils.teachers.prompts import JUDGEMENT
 
 COMPLETE = "sources complete"  # the note after the last source's row, with what is measured until then
 RESULTS = Path("./ablation_results")
+JOURNAL = ".journal.jsonl"  # in place of a result's .json, until the run is finished
+
+
+class Excluded(NamedTuple):
+    """Sources that training data used: by id, by text, or, once the teacher has extracted an entity, by its query."""
+
+    ids: frozenset[str] = frozenset()
+    texts: frozenset[str] = frozenset()
+    queries: frozenset[str] = frozenset()
+    files: tuple[str, ...] = ()  # that they were read from
+
+    @classmethod
+    def read(cls, files: Sequence[str]) -> Excluded:
+        """Read data files (``query``, ``pos``, ``neg``) and provenance files (``source``) of the generator.
+
+        A data file does not name its sources. They are known by their queries, which the same teacher asks again;
+        documents among its passages are excluded, too. InputError if a file is not found, or a row is neither.
+        """
+        ids, texts, queries = set[str](), set[str](), set[str]()
+        for file in files:
+            path = find_input(file, "data to exclude", "name a training or provenance file of the generator")
+            for number, row in read_jsonl(path):
+                if "source" in row:
+                    ids.add(str(row["source"]))
+                elif "settings" not in row:  # which a provenance file's header has
+                    example = parse_example(row, f"{path}, line {number}")
+                    queries.add(example.query)
+                    texts.update(example.passages)
+        return cls(frozenset(ids), frozenset(texts), frozenset(queries), tuple(files))
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The SHA-256 of what is excluded; None if nothing is."""
+        sets = [sorted(self.ids), sorted(self.texts), sorted(self.queries)]
+        return hashlib.sha256(dumps(sets).encode()).hexdigest() if any(sets) else None
+
+
+NOTHING = Excluded()
 
 
 class ArmSet(NamedTuple):
@@ -41,11 +81,9 @@ class ArmSet(NamedTuple):
     def open(cls, config: Config, single: str | None, fine_tuned: str) -> ArmSet:
         """Load the rerankers of one arm, or of all; among all, the fine-tuned one may be missing.
 
-        Raises:
-            InputError: a reranker that is needed is not found or cannot be loaded.
+        InputError if a reranker that is needed is not found or cannot be loaded.
         """
-        arms = [single] if single else list(ARMS)
-        left_out = {}
+        arms, left_out = [single] if single else list(ARMS), {}
         if single is None and find(fine_tuned) is None:
             reason = f"{fine_tuned} not found; train one, or name it with --ft_model"
             left_out = {arm: reason for arm in arms if ARMS[arm].reranker == FINE_TUNED}
@@ -56,14 +94,9 @@ class ArmSet(NamedTuple):
         return cls(arms, rerankers, left_out)
 
 
-def is_compared(row: JudgedSource) -> bool:
-    """Return whether a source counts: its arms were tried, or an error leaves that open."""
-    return bool(row.trials) or row.error is not None
-
-
-def is_excluded(row: JudgedSource) -> bool:
-    """Return whether a source was passed over for its query."""
-    return row.entity is not None and not row.trials
+def compared(rows: Iterable[JudgedSource]) -> list[JudgedSource]:
+    """Return the sources that count: their arms were tried, or an error leaves that open."""
+    return [row for row in rows if row.trials or row.error is not None]
 
 
 async def compare_arms(
@@ -71,17 +104,21 @@ async def compare_arms(
 ) -> None:
     """Try all arms on the first ``num`` sources that have a bridge entity, or that an error leaves undecided.
 
-    Raises:
-        RunError: see :func:`judge_sources`.
+    RunError as :func:`judge_sources` raises it.
     """
-    sources = pipeline.sources
-    pipeline = replace(pipeline, sources=lambda: excluded.filter(sources()))
-    goal = Goal("source", num, is_compared, lambda row: row.entity is None and row.error is None, explain_none)
-    await judge_sources(pipeline, arms, first_usable, goal, journal, excluded.keeps)
+
+    def sources() -> Iterable[Document]:
+        return (one for one in pipeline.sources() if one.id not in excluded.ids and one.text not in excluded.texts)
+
+    def keep(entity: BridgeEntity) -> bool:
+        return entity.query not in excluded.queries
+
+    scheduler = Scheduler(pipeline._replace(sources=sources), arms, first_usable, keep)
+    await judge_sources(scheduler, Goal("source", num, lambda row: bool(compared([row])), explain_none), journal)
     rows = journal.sources
-    without, met = sum(map(goal.in_vain, rows)), any(map(is_excluded, rows))
-    if without and sum(map(is_compared, rows)) < num:
-        log.info("%d of %d sources have no entity", without, len(rows))
+    count, met = len(compared(rows)), sum(row.passed_over for row in rows)
+    if count < min(num, len(rows) - met):
+        log.info("%d of %d sources have no entity", len(rows) - met - count, len(rows))
     if excluded.queries and not met:
         log.warning(
             "no source has a query of the data to exclude: was it made by this teacher and model? "
@@ -91,24 +128,15 @@ async def compare_arms(
 
 def explain_none(rows: Sequence[JudgedSource]) -> str:
     """Return why there is no source to compare on, and what helps."""
-    met = sum(map(is_excluded, rows))
+    met = sum(row.passed_over for row in rows)
     known = f" that is not excluded by its query ({met} are)" if met else ""
     helps = REMEDIES["no entity"] if rows else "lower --min_length, or exclude less"
     return f"none of {len(rows)} sources has an entity{known}; {helps}"
 
 
-class Observed(NamedTuple):
-    """What a run has observed so far."""
-
-    sources: list[JudgedSource]  # compared, or in error
-    sweep: Sweep
-    latency_ms: dict[str, dict[str, float]]  # by arm and stage; empty if this process retrieved nothing
-    cost_per_call: float | None  # of a judgement
-    finished: bool  # whether all sources and all settings of the sweep are here
-
-    def decided(self, arms: Sequence[str]) -> bool:
-        """Return whether any arm completed on any source."""
-        return any(source.decided(arm) for source in self.sources for arm in arms)
+def any_decided(rows: Iterable[JudgedSource], arms: Sequence[str]) -> bool:
+    """Return whether any arm completed on any source."""
+    return any(row.decided(arm) for row in rows for arm in arms)
 
 
 @dataclass(frozen=True)
@@ -150,58 +178,58 @@ class AblationRun:
     async def observe(self, journal: Journal) -> str:
         """Try all arms, then the sweep's settings on the same sources, close the teacher, and return why it stopped.
 
-        Raises:
-            RunError: the run cannot continue.
+        RunError if the run cannot continue.
         """
+        arms = self.arm_set.arms
         async with aclosing(self.pipeline.teacher) as teacher:
             if COMPLETE not in journal.notes:
-                await compare_arms(self.pipeline, self.arm_set.arms, self.num, journal, self.excluded)
-            if self.observed(journal).decided(self.arm_set.arms):
+                await compare_arms(self.pipeline, arms, self.num, journal, self.excluded)
+            if any_decided(journal.sources, arms):
                 if COMPLETE not in journal.notes:
-                    journal.note(COMPLETE, self._measured)
+                    journal.note(COMPLETE, self.measured(journal))
                 await sweep(self.sweep, self.pipeline, journal)
             else:
                 teacher.forget_failures()  # otherwise the next run would find them in the cache
         return "all sources were compared"
 
-    @property
-    def _measured(self) -> dict[str, Any]:
+    def measured(self, journal: Journal) -> dict[str, Any]:
+        """Return latencies by arm and stage, {} if this process retrieved nothing, and the cost of a judgement."""
+        if COMPLETE in journal.notes:
+            return journal.notes[COMPLETE]
         retriever = self.pipeline.retriever
         latency = retriever.latency(self.arm_set.arms, self.setup.candidates) if retriever.clock.units else {}
         return {"latency_ms": latency, "cost_per_call": self.setup.ledger.mean_cost(JUDGEMENT)}
 
-    def observed(self, journal: Journal) -> Observed:
-        """Return what the journal holds, and what was measured."""
-        measured = journal.notes.get(COMPLETE) or self._measured
-        swept = Sweep.read(self.sweep, journal)
-        finished = COMPLETE in journal.notes and len(swept.asked) == len(self.sweep)
-        return Observed(list(filter(is_compared, journal.sources)), swept, finished=finished, **measured)
+    def is_finished(self, journal: Journal) -> bool:
+        """Return whether all sources and all settings of the sweep are in the journal."""
+        return {COMPLETE, *(setting.name for setting in self.sweep)} <= journal.notes.keys()
 
     def failure(self, journal: Journal) -> RunError | None:
         """Return the error of a run that stopped without any result."""
-        observed = self.observed(journal)
-        if not observed.sources:
+        if not (sources := compared(journal.sources)):
             return RunError(explain_none(journal.sources))
-        if observed.decided(self.arm_set.arms):
+        if any_decided(sources, self.arm_set.arms):
             return None
-        complaint = next(source.complaint for source in reversed(observed.sources) if source.complaint)
-        return RunError(f"no arm completed on any of {len(observed.sources)} sources (last error: {complaint})")
+        complaint = next(source.complaint for source in reversed(sources) if source.complaint)
+        return RunError(f"no arm completed on any of {len(sources)} sources (last error: {complaint})")
 
 
 def journal_of(output: Path) -> Path:
-    """Return where the journal of a result file is until the run is finished."""
-    return output.with_name(f"{output.stem}.journal.jsonl")
+    """Return where the journal of a result file is."""
+    return output.with_name(f"{output.stem}{JOURNAL}")
 
 
 def choose_output(settings: dict[str, Any]) -> Path:
     """Name a result file: that of the latest unfinished run with these settings, else a new one.
 
-    Raises:
-        InputError: the folder cannot be written.
+    InputError if it cannot be written.
     """
-    for journal in sorted(RESULTS.glob("ablation_*.journal.jsonl"), reverse=True):
-        with suppress(InputError):
-            if not differences(read_settings(journal), settings):
-                log.info("resuming the unfinished run of %s", journal)
-                return journal.with_name(f"{journal.name.removesuffix('.journal.jsonl')}.json")
-    return check_output(RESULTS / f"ablation_{datetime.now():%Y%m%d_%H%M%S}.json")
+
+    def resumable(stem: str) -> bool:
+        try:
+            earlier, _, _ = read_journal(RESULTS / f"{stem}{JOURNAL}")
+        except InputError:
+            return False
+        return bool(earlier) and not differences(earlier, settings)
+
+    return check_output(RESULTS / f"{name_run(RESULTS, 'ablation', JOURNAL, resumable)}.json")

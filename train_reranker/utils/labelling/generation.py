@@ -1,69 +1,169 @@
-"""Generating contrastive examples: judged sources to a journal, the journal to example files."""
+"""Generating contrastive examples: judged sources to a journal, the journal to example files and a summary."""
 
 from __future__ import annotations
 
+import json
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.corpus.documents import Corpus
-from utils.data.split import Labelled, split_examples, write_split
-from utils.errors import RunError
+from utils.data.split import SPLIT_FILES, Labelled, split_examples, write_split
+from utils.errors import InputError, RunError
 from utils.files import write_json, write_jsonl
-from utils.labelling.journal import Journal, open_journal
-from utils.labelling.judging import Goal, Pipeline, Stop, enough_of_each, judge_sources
-from utils.labelling.outputs import Outputs
-from utils.labelling.plan import Plan
+from utils.labelling.journal import Journal, name_run, open_journal
+from utils.labelling.judging import Goal, Stop, judge_sources
 from utils.labelling.record import ARM, JudgedSource
+from utils.labelling.scheduler import Pipeline, Scheduler, enough_of_each
 from utils.labelling.setup import Setup
-from utils.labelling.summary import explain_none, summarize
 from utils.progress import log
 from utils.teachers.context_window import count_windows
+from utils.teachers.language_model import MAX_ATTEMPTS
+from utils.teachers.ledger import Ledger
 from utils.teachers.registry import OFFLINE
+
+# Share of sources that give an example, and candidates judged per source: the offline teacher's on the demo corpus.
+ACCEPTED, JUDGED = 0.5, 3
+
+# What helps if most sources ended like this.
+REMEDIES = {
+    "no entity": "try another entity_extractor_model, or longer sources (--min_length)",
+    "no positive": "try more candidates (--max_doc_candidates), or another question_generator_model",
+    "no negative": "does the judge accept everything? Try more candidates (--max_doc_candidates), or another "
+    "question_generator_model",
+    "example": "candidates repeat each other's text: remove duplicates from the corpus",
+}
 
 
 class Target(NamedTuple):
-    """How many examples to make, and with how many positives and negatives judging of a source stops."""
+    """How many examples to make, of at most so many sources, and when judging of a source stops."""
 
     examples: int
     positives: int = 1
     negatives: int = 1
+    max_attempts: int | None = None  # sources to try
 
 
-async def generate(pipeline: Pipeline, target: Target, journal: Journal, max_attempts: int | None = None) -> str:
+async def generate(pipeline: Pipeline, target: Target, journal: Journal) -> str:
     """Judge source after source into the journal until there are enough examples, and return why it stopped.
 
-    Raises:
-        RunError: see :func:`judge_sources`; or the teacher answered for no source.
+    RunError as :func:`judge_sources` raises it, or if the teacher answered for no source.
     """
-
-    def is_example(row: JudgedSource) -> bool:
-        return row.outcome == "example"
-
-    goal = Goal("example", target.examples, is_example, lambda row: not is_example(row), explain_none, max_attempts)
-    await judge_sources(pipeline, [ARM], enough_of_each(target.positives, target.negatives), goal, journal)
+    most, is_example = target.max_attempts, lambda row: row.outcome == "example"
+    scheduler = Scheduler(pipeline, [ARM], enough_of_each(target.positives, target.negatives))
+    await judge_sources(scheduler, Goal("example", target.examples, is_example, explain_none, most), journal)
     if journal.held:
         complaint = journal.held[-1].complaint
         raise RunError(f"no usable reply for any source ({complaint}); fix the endpoint, then run the same command")
     if sum(map(is_example, journal.rows)) >= target.examples:
         return "all examples were made"
-    if max_attempts is None or len(journal.rows) < max_attempts:
-        return "no source is left"
-    return f"{max_attempts} sources were tried"
+    return "no source is left" if most is None or len(journal.rows) < most else f"{most} sources were tried"
 
 
 def labelled_examples(rows: Sequence[JudgedSource], corpus: Corpus) -> list[Labelled]:
     """Return the rows' examples, in order, with their source's text and their entity's name."""
-    made = [(row, row.example(corpus)) for row in rows]
-    return [
-        Labelled(corpus.get(row.source).text, row.entity.name, example)
-        for row, example in made
-        if example and row.entity
-    ]
+    made = ((row, row.entity, row.example(corpus)) for row in rows)
+    return [Labelled(corpus.get(row.source).text, entity.name, one) for row, entity, one in made if entity and one]
+
+
+def count_calls(target: Target, candidates: int, sources: int, windows: int, most: int | None) -> tuple[int, int]:
+    """Return the expected calls of a language model, and the most.
+
+    Expected are an extraction per source, and some judgements until there is one of each kind; at worst, every question
+    is asked to the limit, of each of the ``windows`` in which the longest document is read. ``most`` bounds both.
+    """
+    attempts = min(sources, target.max_attempts or sources)
+    largest = attempts * (1 + candidates) * windows * MAX_ATTEMPTS
+    largest = largest if most is None else min(largest, most)
+    tried = min(attempts, round(target.examples / ACCEPTED))
+    return min(tried * (1 + min(candidates, JUDGED)), largest), largest
+
+
+def explain_none(rows: Sequence[JudgedSource]) -> str:
+    """Return why sources gave no example, with the teacher's last words and what helps."""
+    if not rows:
+        return (
+            "no example was made: the corpus has no source document to try; lower --min_length, or use more documents"
+        )
+    ((most, _), *_) = outcomes = Counter(row.outcome for row in rows).most_common()
+    counts = ", ".join(f"{outcome} {count}" for outcome, count in outcomes)
+    words = (
+        row.error or "{0.outcome} ({0.reason})".format(row.all_verdicts[-1])
+        for row in reversed(rows)
+        if row.error or row.all_verdicts
+    )
+    last = list(dict.fromkeys(words))[:3]
+    said = f"; last replies: {', '.join(last)}" if last else ""
+    helps = f"; {REMEDIES[most]}" if most in REMEDIES else ""
+    return f"no example was made of {len(rows)} sources ({counts}){said}{helps}"
+
+
+def summarize(rows: Sequence[JudgedSource], stop: Stop, seconds: float, ledger: Ledger) -> dict[str, Any]:
+    """Return the run's figures: why it stopped, sources and verdicts by outcome, time, and what the teacher took."""
+    sources = Counter(row.outcome for row in rows)
+    verdicts = Counter(verdict.outcome.value for row in rows for verdict in row.all_verdicts)
+    spent = ledger.summary() if ledger.calls or ledger.cache_hits else {}
+    if spent and spent["cost"] is not None and sources["example"]:
+        spent["cost_per_example"] = spent["cost"] / sources["example"]
+    return {
+        "stopped because": stop.reason,
+        "finished": stop.failure is None,
+        "sources tried": len(rows),
+        "examples": sources["example"],
+        "sources by outcome": dict(sorted(sources.items())),
+        "verdicts": dict(sorted(verdicts.items())),
+        "seconds": round(seconds, 1),
+        **spent,
+    }
+
+
+class Outputs(NamedTuple):
+    """Where a run's examples, its provenance (the journal) and its summary go; all are in one folder."""
+
+    examples: Path
+    provenance: Path
+    summary: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether the summary says that the run has finished."""
+        try:
+            return bool(json.loads(self.summary.read_text(encoding="utf-8"))["summary"]["finished"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    @classmethod
+    def named(cls, folder: Path, examples: str, summary: str | None = None) -> Outputs:
+        """Name the files after the examples'."""
+        stem = examples.removesuffix(".jsonl")
+        return cls(folder / examples, folder / f"{stem}.provenance.jsonl", folder / (summary or f"{stem}.summary.json"))
+
+    @classmethod
+    def choose(cls, folder: Path, examples: str | None, summary: str | None, split: bool, overwrite: bool) -> Outputs:
+        """Name the files of a run; without a name, the folder's latest unfinished run is resumed.
+
+        InputError if a finished run's file, or one of the split's, would be overwritten.
+        """
+
+        def unfinished(stem: str) -> bool:
+            return not overwrite and not cls.named(folder, f"{stem}.jsonl", summary).finished
+
+        if examples is None:
+            examples = f"{name_run(folder, 'contrastive_examples', '.provenance.jsonl', unfinished)}.jsonl"
+        outputs = cls.named(folder, examples, summary)
+        if overwrite or (outputs.provenance.exists() and not outputs.finished):  # an unfinished run's files are its own
+            return outputs
+        results = [outputs.examples, *(folder / name for name in SPLIT_FILES if split)]
+        for path in [*results, *([outputs.summary] if summary else [])]:
+            if path.exists():
+                raise InputError(f"{path} already exists: name another --output_dir, or use --overwrite")
+        return outputs
 
 
 @dataclass(frozen=True)
@@ -73,17 +173,17 @@ class GenerationRun:
     setup: Setup
     target: Target
     outputs: Outputs
-    max_attempts: int | None = None  # sources to try
     test_fraction: float = 0.0  # of the examples, held out
     _started: float = field(default_factory=time.monotonic)
 
     @property
-    def plan(self) -> Plan:
-        """How many calls to expect."""
-        config, corpus = self.setup.config, self.setup.corpus
+    def plan(self) -> str:
+        """How many calls to expect, in one line."""
+        config, corpus, sources, target = self.setup.config, self.setup.corpus, self.setup.available, self.target
         windows = count_windows(corpus.longest, config.max_document_tokens, config.max_document_windows)
-        most = self.setup.max_calls
-        return Plan(self.target.examples, self.setup.candidates, self.setup.available, self.max_attempts, most, windows)
+        calls = count_calls(target, self.setup.candidates, sources, windows, self.setup.ledger.max_calls)
+        wanted = f"{target.examples} examples from up to {min(sources, target.max_attempts or sources)} sources"
+        return f"{wanted}: about {calls[0]} calls expected, {calls[1]} at most"
 
     @cached_property
     def pipeline(self) -> Pipeline:
@@ -105,11 +205,7 @@ class GenerationRun:
 
     @contextmanager
     def open_journal(self, overwrite: bool = False) -> Iterator[Journal]:
-        """Open the provenance file; ``overwrite`` starts from scratch.
-
-        Raises:
-            InputError: it belongs to a run with other settings, or another run is writing it.
-        """
+        """Open the provenance file, as :func:`open_journal`; ``overwrite`` starts from scratch."""
         with open_journal(self.outputs.provenance, self.settings, overwrite=overwrite) as journal:
             if overwrite:
                 self.outputs.summary.unlink(missing_ok=True)  # it says that the run has finished
@@ -120,11 +216,10 @@ class GenerationRun:
     async def judge(self, journal: Journal) -> str:
         """Judge sources until there are enough examples, close the teacher, and return why it stopped.
 
-        Raises:
-            RunError: the run cannot continue, or made no example.
+        RunError if the run cannot continue, or made no example.
         """
         async with aclosing(self.pipeline.teacher):
-            reason = await generate(self.pipeline, self.target, journal, self.max_attempts)
+            reason = await generate(self.pipeline, self.target, journal)
         if not labelled_examples(journal.rows, self.setup.corpus):
             raise RunError(f"{explain_none(journal.rows)} ({reason})")
         return reason
@@ -142,6 +237,6 @@ class GenerationRun:
                     "entities or passages with them; generate more examples, or name other test data (--eval_data "
                     "of train_reranker.py)", len(split.test), split.wanted,
                 )  # fmt: skip
-            summary |= write_split(self.outputs.folder, split)
+            summary |= write_split(self.outputs.examples.parent, split)
         write_json(self.outputs.summary, {"settings": self.settings, "summary": summary})
         return summary

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 from utils.errors import InputError
-from utils.files import append_jsonl, dumps, parse_line, read_jsonl, write_jsonl
+from utils.files import append_jsonl, dumps, parse_line, write_jsonl
 from utils.labelling.record import JudgedSource
 from utils.labelling.scheduler import BLOCK
+from utils.progress import log
 from utils.teachers.reply_cache import answer_params
 
 VERSION = 2  # 1 had no version, and rows of the generator alone
@@ -26,9 +28,8 @@ class Journal:
 
     def __init__(self, path: Path, out: IO[str], rows: list[JudgedSource], notes: dict[str, Any]) -> None:
         """Continue an open file after its rows and notes; see :func:`open_journal`."""
-        self.path, self.rows, self.notes = path, rows, notes
+        self.path, self.rows, self.notes, self._out = path, rows, notes, out
         self.held: list[JudgedSource] = []
-        self._out = out
 
     @property
     def sources(self) -> list[JudgedSource]:
@@ -61,12 +62,28 @@ def open_journal(
     """Open the journal of a run with these settings, and keep other runs off it.
 
     ``overwrite`` starts from scratch; ``restart`` says how the user can. The rows depend on nothing but ``settings``.
-
-    Raises:
-        InputError: another run is writing it, or it has other settings; the differences are named.
+    InputError if another run is writing it, or it has other settings; the differences are named.
     """
-    with _locked(path):
-        rows, notes = ([], {}) if overwrite else _resumable(path, settings, restart)
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0).acquire()
+    except Timeout:
+        raise InputError(f"another run is writing {path}: wait for it, or name another --output_file") from None
+    with lock:
+        rows: list[JudgedSource] = []
+        notes: dict[str, Any] = {}
+        if path.exists() and not overwrite:
+            earlier, rows, notes = read_journal(path)
+            different = differences(earlier, settings)
+            if different and rows:  # settings may be corrected until the first row is written
+                raise InputError(
+                    f"{path} belongs to a run with other settings ({different}): use those, name another "
+                    f"--output_file, or start from scratch ({restart})"
+                )
+            # A block's queries must be encoded together again to give the same vectors; notes follow the last row.
+            rows = rows if notes else rows[: len(rows) // BLOCK * BLOCK]
         as_notes = [{"note": name, "value": value} for name, value in notes.items()]
         header = {"version": VERSION, "settings": settings}
         write_jsonl(path, [header, *(row.to_json() for row in rows), *as_notes])
@@ -74,20 +91,17 @@ def open_journal(
             yield Journal(path, out, rows, notes)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
+def name_run(folder: Path, prefix: str, ending: str, resumable: Callable[[str], bool]) -> str:
+    """Return what the names of a run's files start with: that of the folder's latest run to resume, else a new one.
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise InputError(f"another run is writing {path}: wait for it, or name another --output_file") from None
-    try:
-        yield
-    finally:
-        lock.release()
+    ``ending`` is that of a journal's name; ``resumable`` says of a start whether it is an unfinished run's.
+    """
+    starts = (journal.name.removesuffix(ending) for journal in folder.glob(f"{prefix}_*{ending}"))
+    for start in sorted(starts, reverse=True):
+        if resumable(start):
+            log.info("resuming the unfinished run of %s", folder / start)
+            return start
+    return f"{prefix}_{datetime.now():%Y%m%d_%H%M%S}"
 
 
 def differences(earlier: dict[str, Any], settings: dict[str, Any]) -> str:
@@ -100,25 +114,18 @@ def differences(earlier: dict[str, Any], settings: dict[str, Any]) -> str:
     return "; ".join(f"{key}: {earlier[key]!r} then, {now.get(key)!r} now" for key in changed)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings of a journal.
-
-    Raises:
-        InputError: it is no journal.
-    """
-    _, header = next(read_jsonl(path), (1, {}))
-    return header.get("settings", {})
+def _deciding(setting: Any) -> Any:
+    """Return what answers depend on in a setting: version 1 recorded a model's address, and all its parameters."""
+    if not isinstance(setting, dict) or "params" not in setting:
+        return setting
+    return {**setting, "base_url": None, "params": answer_params(setting["params"])}
 
 
 def read_journal(path: Path) -> tuple[dict[str, Any], list[JudgedSource], dict[str, Any]]:
-    """Return settings, rows and notes; a last line that a kill has cut short is left out.
-
-    Raises:
-        InputError: it is no journal, or one of a later version.
-    """
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # the last is empty, or was cut
-    header, *rest = [parse_line(line, path, number) for number, line in enumerate(lines, 1)] or [{}]
+    """Return settings, rows and notes without a last line that a kill has cut short; InputError if it is no journal."""
     try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # the last is empty, or was cut
+        header, *rest = [parse_line(line, path, number) for number, line in enumerate(lines, 1)] or [{}]
         settings = header["settings"] if header else {}
         if header.get("version", 1) > VERSION:
             raise ValueError(header["version"])
@@ -126,25 +133,3 @@ def read_journal(path: Path) -> tuple[dict[str, Any], list[JudgedSource], dict[s
         return settings, rows, {row["note"]: row["value"] for row in rest if "note" in row}
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(f"{path} is not a journal of this version; name another --output_file") from None
-
-
-def _resumable(path: Path, settings: dict[str, Any], restart: str) -> tuple[list[JudgedSource], dict[str, Any]]:
-    """Return the rows and notes from which a run with these settings continues."""
-    if not path.exists():
-        return [], {}
-    earlier, rows, notes = read_journal(path)
-    different = differences(earlier, settings)
-    if different and rows:  # settings may be corrected until the first row is written
-        raise InputError(
-            f"{path} belongs to a run with other settings ({different}): use those, name another --output_file, or "
-            f"start from scratch ({restart})"
-        )
-    # A block's queries must be encoded together again to give the same vectors; notes follow the last row.
-    return rows if notes else rows[: len(rows) // BLOCK * BLOCK], notes
-
-
-def _deciding(setting: Any) -> Any:
-    """Return what answers depend on in a setting: version 1 recorded a model's address, and all its parameters."""
-    if not isinstance(setting, dict) or "params" not in setting:
-        return setting
-    return {**setting, "base_url": None, "params": answer_params(setting["params"])}

@@ -43,11 +43,10 @@ class Trial(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return the trial as files hold it; what an error left open is None."""
+        verdicts = self.verdicts
         return {
             "retrieved": self.retrieved,
-            "verdicts": [
-                v._asdict() | {"sub_questions": [q._asdict() for q in v.sub_questions]} for v in self.verdicts
-            ],
+            "verdicts": [v._asdict() | {"sub_questions": [q._asdict() for q in v.sub_questions]} for v in verdicts],
             "success": None if self.failed else self.success,
             "attempts": None if self.failed else self.attempts,
         }
@@ -63,10 +62,7 @@ class Trial(NamedTuple):
 
 
 class JudgedSource(NamedTuple):
-    """One source document with its entity and each arm's trial on it.
-
-    Without an entity, and where the entity's query is excluded from the run, there are no trials.
-    """
+    """One source document with its entity and each arm's trial on it; no trials without an entity to try them on."""
 
     source: str
     entity: BridgeEntity | None
@@ -101,10 +97,14 @@ class JudgedSource(NamedTuple):
         return "no negative" if Outcome.USABLE in outcomes else "no positive"
 
     @property
+    def passed_over(self) -> bool:
+        """Whether the run excludes the source for its entity's query."""
+        return self.entity is not None and not self.trials
+
+    @property
     def unanswered(self) -> bool:
         """Whether the teacher answered no question about this source."""
-        verdicts = self.all_verdicts
-        return self.error is not None or (bool(verdicts) and all(v.outcome is Outcome.ERROR for v in verdicts))
+        return self.error is not None or {verdict.outcome for verdict in self.all_verdicts} == {Outcome.ERROR}
 
     @property
     def complaint(self) -> str | None:
@@ -143,13 +143,10 @@ class JudgedSource(NamedTuple):
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> JudgedSource:
-        """Return the source of a row, also of one that version 1 wrote.
+        """Return the source of a row, also of version 1; KeyError, TypeError or ValueError if it is no such row.
 
         A generator's row of version 1 has the only arm's candidates and verdicts at the top, a result file's has the
         entity's fields there.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is no such row.
         """
         entity = row["entity"]
         if not isinstance(entity, Mapping) and row.get("query") is not None:

@@ -4,29 +4,81 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from itertools import count, islice
+from typing import NamedTuple
 
-from utils.schema import BridgeEntity, Candidate, Document
+from utils.labelling.record import JudgedSource, Trial
+from utils.retrieval.retriever import Retriever
+from utils.schema import BridgeEntity, Candidate, Document, Outcome, Verdict
 from utils.teachers.base import Teacher, TeacherError
 
 # Consecutive sources whose queries are encoded and searched together. A vector depends in its last bits on its batch,
 # so blocks follow from the order of the sources alone, not from how many happen to be in flight.
 BLOCK = 16
 
-R = TypeVar("R")
+# Whether a list needs no further verdict.
+StoppingRule = Callable[[Sequence[Verdict]], bool]
 
 
-class Prepared(NamedTuple):
-    """A source that is ready to be judged: its entity, if it has one, and what each arm retrieved."""
+def first_usable(verdicts: Sequence[Verdict]) -> bool:
+    """Stop at the first usable candidate, or at an error, which leaves open whether that one is usable."""
+    return bool(verdicts) and verdicts[-1].outcome is not Outcome.UNUSABLE
 
-    source: Document
-    entity: BridgeEntity | None
-    candidates: dict[str, list[Candidate]]
-    error: str | None = None  # why the extraction failed
+
+def enough_of_each(positives: int, negatives: int) -> StoppingRule:
+    """Stop with this many usable and this many unusable candidates."""
+
+    def rule(verdicts: Sequence[Verdict]) -> bool:
+        found = Counter(verdict.outcome for verdict in verdicts)
+        return found[Outcome.USABLE] >= positives and found[Outcome.UNUSABLE] >= negatives
+
+    return rule
+
+
+class Pipeline(NamedTuple):
+    """What a run works with; ``sources`` returns the same documents each time, and the caller closes ``teacher``."""
+
+    sources: Callable[[], Iterable[Document]]
+    teacher: Teacher
+    retriever: Retriever  # with the rerankers that the arms ask for
+    candidates: int  # retrieved per arm
+    concurrency: int = 1  # sources in flight; the rows are the same at any
+    give_up_after: int | None = None  # sources without any result
+
+
+async def judge_lists(
+    entity: BridgeEntity,
+    lists: Mapping[str, Sequence[Candidate]],
+    teacher: Teacher,
+    rule: StoppingRule,
+    known: Mapping[str, Verdict] | None = None,
+) -> dict[str, Trial]:
+    """Judge lists of candidates for one entity, all lists at once, each in order until the rule stops it.
+
+    The teacher judges each candidate once, even if several lists have it, and none of those that are ``known`` by id.
+    """
+    asked: dict[str, asyncio.Task[Verdict]] = {}
+
+    async def verdict_on(document: Document) -> Verdict:
+        if known and document.id in known:
+            return known[document.id]
+        if document.id not in asked:
+            asked[document.id] = asyncio.create_task(teacher.judge(entity, document))
+        return await asked[document.id]
+
+    async def judge(candidates: Sequence[Candidate]) -> Trial:
+        verdicts: list[Verdict] = []
+        for candidate in candidates:
+            if rule(verdicts):
+                break
+            verdicts.append(await verdict_on(candidate.document))
+        return Trial([candidate.document.id for candidate in candidates], verdicts)
+
+    trials = await asyncio.gather(*map(judge, lists.values()))
+    return dict(zip(lists, trials, strict=True))
 
 
 class PrioritySemaphore:
@@ -36,109 +88,97 @@ class PrioritySemaphore:
         """Allow ``free`` holders at a time."""
         self._free = free
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._asked = 0
+        self._order = count()
 
     @asynccontextmanager
     async def taken(self, position: int) -> AsyncIterator[None]:
         """Hold a slot; the lowest waiting position is served first."""
-        if self._free:
-            self._free -= 1
-        else:
-            turn = asyncio.get_running_loop().create_future()
-            self._asked += 1
-            heapq.heappush(self._waiting, (position, self._asked, turn))
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._hand_on()
-                raise
+        turn = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (position, next(self._order), turn))
+        self._hand_out()
         try:
+            await turn
             yield
         finally:
-            self._hand_on()
+            if not turn.cancelled():
+                self._free += 1
+                self._hand_out()
 
-    def _hand_on(self) -> None:
-        while self._waiting:
+    def _hand_out(self) -> None:
+        while self._free and self._waiting:
             turn = heapq.heappop(self._waiting)[-1]
-            if not turn.done():
+            if not turn.done():  # it is if its source has been cancelled
                 turn.set_result(None)
-                return
-        self._free += 1
+                self._free -= 1
 
 
-async def work_through(
-    sources: Iterable[Document],
-    teacher: Teacher,
-    retrieve: Callable[[list[str], list[Document]], list[dict[str, list[Candidate]]]],
-    judge: Callable[[Prepared], Awaitable[R]],
-    concurrency: int = 1,
-    keep: Callable[[BridgeEntity], bool] = lambda _: True,
-) -> AsyncGenerator[R]:
-    """Yield ``judge``'s result for every source, in the order of the sources.
+# What a block's sources are before they are judged: a row without trials, and what each arm retrieved.
+Prepared = list[tuple[JudgedSource, dict[str, list[Candidate]]]]
 
-    Each source goes through extraction, retrieval (a block at a time, in a thread) and judging, ``concurrency`` sources
-    at a time. What is in flight when the caller stops is cancelled.
 
-    Args:
-        sources: read only as far as needed.
-        teacher: extracts the bridge entities.
-        retrieve: returns candidates by arm for queries and their source documents.
-        judge: returns a prepared source's result; exceptions reach the caller in the source's turn.
-        concurrency: sources that the teacher works on at a time, at least 1.
-        keep: whether to retrieve for an entity.
-    """
-    slots = PrioritySemaphore(concurrency)
-    one_at_a_time = asyncio.Lock()
-    # While a block is searched its slots are free: start enough blocks to keep them busy.
-    enough = concurrency + BLOCK if concurrency > 1 else 1
-    pending: deque[asyncio.Task[R]] = deque()
-    blocks = _batched(enumerate(sources), BLOCK)
+class Scheduler:
+    """Takes sources through extraction, retrieval (a block at a time, in a thread) and judging, many at a time."""
 
-    async def extract(position: int, source: Document) -> Prepared:
-        async with slots.taken(position):
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        arms: Sequence[str],
+        rule: StoppingRule,
+        keep: Callable[[BridgeEntity], bool] = lambda _: True,
+    ) -> None:
+        """Retrieve with ``arms`` for the entities that ``keep`` returns true for; ``rule`` stops each arm's list."""
+        self.pipeline, self.arms, self.rule, self.keep = pipeline, arms, rule, keep
+        self._slots = PrioritySemaphore(pipeline.concurrency)
+        self._one_at_a_time = asyncio.Lock()
+
+    async def rows(self, sources: Iterable[Document]) -> AsyncGenerator[JudgedSource]:
+        """Yield every source's row, in the order of the sources, which are read only as far as needed.
+
+        A candidate is judged once per source, whichever arms retrieve it. What is in flight when the caller stops is
+        cancelled; exceptions reach the caller in the source's turn.
+        """
+        numbered = enumerate(sources)
+        # While a block is searched its slots are free: start enough blocks to keep them busy.
+        enough = self.pipeline.concurrency + BLOCK if self.pipeline.concurrency > 1 else 1
+        pending: deque[asyncio.Task[JudgedSource]] = deque()
+        try:
+            while True:
+                while sum(not task.done() for task in pending) < enough and (block := list(islice(numbered, BLOCK))):
+                    preparing = asyncio.create_task(self._prepare(block))
+                    pending += [asyncio.create_task(self._judge(preparing, i, n)) for i, (n, _) in enumerate(block)]
+                if not pending:
+                    return
+                unfinished = [task for task in pending if not task.done()]
+                await asyncio.wait(unfinished or [pending[0]], return_when=asyncio.FIRST_COMPLETED)
+                while pending and pending[0].done():
+                    yield pending.popleft().result()
+        finally:
+            for task in pending:  # which cancels the preparation that it waits for
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+    async def _extract(self, position: int, source: Document) -> JudgedSource:
+        async with self._slots.taken(position):
             try:
-                return Prepared(source, await teacher.extract(source), {})
+                return JudgedSource(source.id, await self.pipeline.teacher.extract(source), {})
             except TeacherError as error:
-                return Prepared(source, None, {}, str(error))
+                return JudgedSource(source.id, None, {}, str(error))
 
-    async def prepare(block: list[tuple[int, Document]]) -> list[Prepared]:
-        prepared = await asyncio.gather(*(extract(position, source) for position, source in block))
-        found = [(i, one.entity) for i, one in enumerate(prepared) if one.entity and keep(one.entity)]
-        if found:
-            async with one_at_a_time:
-                queries = [entity.query for _, entity in found]
-                candidates = await asyncio.to_thread(retrieve, queries, [prepared[i].source for i, _ in found])
-            for (i, _), arms in zip(found, candidates, strict=True):
-                prepared[i] = prepared[i]._replace(candidates=arms)
-        return prepared
+    async def _prepare(self, block: list[tuple[int, Document]]) -> Prepared:
+        rows = await asyncio.gather(*(self._extract(*numbered) for numbered in block))
+        queries = {i: row.entity.query for i, row in enumerate(rows) if row.entity and self.keep(row.entity)}
+        lists: list[dict[str, list[Candidate]]] = [{} for _ in rows]
+        if queries:
+            asked, sources = list(queries.values()), [block[i][1] for i in queries]
+            retrieve, most = self.pipeline.retriever.retrieve, self.pipeline.candidates
+            async with self._one_at_a_time:
+                found = await asyncio.to_thread(retrieve, self.arms, asked, sources, most)
+            for i, by_arm in zip(queries, found, strict=True):
+                lists[i] = by_arm
+        return list(zip(rows, lists, strict=True))
 
-    async def finish(preparing: asyncio.Task[list[Prepared]], i: int, position: int) -> R:
-        prepared = (await asyncio.shield(preparing))[i]
-        async with slots.taken(position):
-            return await judge(prepared)
-
-    preparations: set[asyncio.Task[Any]] = set()
-    try:
-        while True:
-            while sum(not task.done() for task in pending) < enough and (block := next(blocks, None)):
-                preparing = asyncio.create_task(prepare(block))
-                preparations.add(preparing)
-                preparing.add_done_callback(preparations.discard)
-                pending += [asyncio.create_task(finish(preparing, i, n)) for i, (n, _) in enumerate(block)]
-            if not pending:
-                return
-            unfinished = [task for task in pending if not task.done()]
-            await asyncio.wait(unfinished or [pending[0]], return_when=asyncio.FIRST_COMPLETED)
-            while pending and pending[0].done():
-                yield pending.popleft().result()
-    finally:
-        for task in (left := [*pending, *preparations]):
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-
-
-def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+    async def _judge(self, preparing: asyncio.Task[Prepared], i: int, position: int) -> JudgedSource:
+        row, lists = (await preparing)[i]
+        async with self._slots.taken(position):
+            trials = await judge_lists(row.entity, lists, self.pipeline.teacher, self.rule) if row.entity else {}
+        return row._replace(trials=trials)

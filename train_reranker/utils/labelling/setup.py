@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from utils.config import Config
+from utils.config import Config, load_config
 from utils.corpus.documents import Corpus
 from utils.corpus.sources import count_sources, ids_fingerprint, sources_of
-from utils.labelling.judging import Pipeline
+from utils.labelling.scheduler import Pipeline
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import open_retrieval
 from utils.schema import Document
@@ -30,25 +30,32 @@ class Setup:
     min_length: int  # characters of a sampled source
     candidates: int  # retrieved per arm
     reply_cache: Path
-    max_calls: int | None = None  # that this process makes
-    max_cost: float | None = None  # that it spends, in the currency of the prices
+    ledger: Ledger = field(default_factory=Ledger)  # what this process spends, and its limits
     give_up_after: int | None = None  # sources without any result
     concurrency: int = 1  # sources in flight
 
-    @cached_property
+    @classmethod
+    def from_flags(cls, flags: Any, candidates: int, folder: Path) -> Setup:
+        """Return the choices of :func:`utils.cli.labelling_flags`; ``folder`` is for the replies."""
+        own = {name: getattr(flags, name) for name in ("seed", "lambda1", "lambda2", "lambda3")}
+        config, replies = (
+            load_config(flags.config).override(**own),
+            Path(flags.reply_cache or folder / "replies.sqlite"),
+        )
+        return cls(
+            config, flags.doc_ids, flags.min_length, candidates, replies,
+            Ledger(flags.max_llm_calls, flags.max_cost), flags.give_up_after, flags.concurrency,
+        )  # fmt: skip
+
+    @property
     def weights(self) -> Lambdas:
         """The weights of MMR."""
-        return Lambdas.scaled(self.config.lambda1, self.config.lambda2, self.config.lambda3)
+        return Lambdas.from_config(self.config)
 
     @cached_property
     def corpus(self) -> Corpus:
         """The configuration's corpus."""
         return Corpus(self.config.corpus)
-
-    @cached_property
-    def ledger(self) -> Ledger:
-        """The count of what this process spends."""
-        return Ledger(self.max_calls, self.max_cost)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -66,11 +73,7 @@ class Setup:
         return sources_of(self.corpus, self.doc_ids, random.Random(self.config.seed), self.min_length)
 
     def open_pipeline(self, rerankers: Mapping[str, Scorer] | None = None) -> Pipeline:
-        """Open teacher and retriever.
-
-        Raises:
-            InputError: one of them cannot be used.
-        """
+        """Open teacher and retriever; InputError if one of them cannot be used."""
         teacher = open_teacher(self.config, self.corpus, self.reply_cache, self.ledger, self.config.seed)
         retriever = open_retrieval(self.config, self.corpus, self.weights, rerankers)
         return Pipeline(self.sources, teacher, retriever, self.candidates, self.concurrency, self.give_up_after)

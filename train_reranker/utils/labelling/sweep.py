@@ -6,17 +6,17 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from utils.errors import InputError
 from utils.labelling import judging
 from utils.labelling.journal import Journal
-from utils.labelling.judging import Pipeline, Unanswered, first_usable, judge_lists, with_pauses
+from utils.labelling.judging import Unanswered, with_pauses
 from utils.labelling.record import JudgedSource, Trial
-from utils.labelling.scheduler import BLOCK
+from utils.labelling.scheduler import BLOCK, Pipeline, first_usable, judge_lists
 from utils.progress import progress_bar
 from utils.retrieval.arms import ARMS
-from utils.retrieval.mmr import LAMBDAS, Lambdas
+from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import Retriever
 from utils.schema import Candidate, Verdict
 from utils.scoring import CachedScorer
@@ -38,11 +38,6 @@ class Setting(NamedTuple):
         """What its trials are filed under."""
         weights = " ".join(f"{weight:.6g}" for weight in self.weights)
         return f"{self.arm} λ {weights} ×{self.pool_factor}"
-
-    def row(self) -> dict[str, Any]:
-        """Return the setting as the result file holds it."""
-        weights = dict(zip(LAMBDAS, self.weights, strict=True))
-        return {"arm": self.arm, **weights, "rerank_pool_factor": self.pool_factor}
 
 
 class Sweep(NamedTuple):
@@ -71,26 +66,19 @@ def settings_to_try(
 ) -> list[Setting]:
     """Return the grid for each arm that it can change: weights if the arm is diverse, pool factors if it reranks.
 
-    Args:
-        arms: names in ``ARMS``.
-        own: the run's weights and pool factor, for what is not swept.
-        lambdas: weights to try, scaled to sum 1; None keeps the run's, an empty list tries ``GRID``.
-        pool_factors: to try; None keeps the run's. If both are None, there is nothing to try.
-
-    Raises:
-        InputError: the grid changes none of the arms.
+    ``lambdas`` are scaled to sum 1, and none of them stands for ``GRID``; where they or ``pool_factors`` are None, that
+    is the run's ``own``. Where both are, there is nothing to try. InputError if the grid changes none of the arms.
     """
     if lambdas is None and pool_factors is None:
         return []
     tried = []
     for arm in arms:
-        vary_weights = ARMS[arm].diverse and lambdas is not None
-        vary_factor = ARMS[arm].reranker is not None and pool_factors is not None
-        if not (vary_weights or vary_factor):
-            continue
-        weights = [Lambdas.scaled(*one) for one in lambdas or GRID] if vary_weights else [own[0]]
-        factors = (pool_factors or []) if vary_factor else [own[1]]
-        tried += [Setting(arm, *one) for one in product(weights, factors)]
+        vary_weights = lambdas is not None and ARMS[arm].diverse
+        vary_factor = pool_factors is not None and ARMS[arm].reranker is not None
+        if vary_weights or vary_factor:
+            weights = [Lambdas.scaled(*one) for one in lambdas or GRID] if vary_weights else [own[0]]
+            factors = (pool_factors or []) if vary_factor else [own[1]]
+            tried += [Setting(arm, *one) for one in product(weights, factors)]
     if not tried:
         raise InputError(f"the sweep changes none of {', '.join(arms)}: weights need a diverse arm, factors a reranker")
     return list(dict.fromkeys(tried))
@@ -99,24 +87,23 @@ def settings_to_try(
 async def sweep(settings: Sequence[Setting], pipeline: Pipeline, journal: Journal) -> None:
     """Try settings on the journal's sources; the teacher is asked only for pairs that are not judged yet.
 
-    Each setting's trials become a note of the journal; a setting that has one is not judged again.
-
-    Raises:
-        RunError: the teacher will never answer, or no longer does, even after pauses.
+    Each setting's trials become a note of the journal; a setting that has one is not judged again. RunError if the
+    teacher will never answer, or no longer does, even after pauses.
     """
-    known = {row.source: row.verdicts for row in _judged(journal)}
+    sources = _judged(journal)
+    known = {row.source: row.verdicts for row in sources}
     own = pipeline.retriever
     rerankers = {name: CachedScorer(scorer) for name, scorer in own.rerankers.items()}
+
     with progress_bar(desc="sweep", total=len(settings), unit="setting") as bar:
         for setting in settings:
             # Also for settings that are done: a score depends in its last bits on what was scored with it.
             retriever = own.varied(setting.weights, setting.pool_factor, rerankers)
-            lists = await asyncio.to_thread(retrieve_all, retriever, setting.arm, _judged(journal), pipeline.candidates)
+            lists = await asyncio.to_thread(retrieve_all, retriever, setting.arm, sources, pipeline.candidates)
             if setting.name not in journal.notes:
-                trials = await with_pauses(pipeline.teacher, partial(_judge, lists, known, pipeline, journal))
-                asked = sum(id_ not in known[source] for source, trial in trials.items() for id_, _ in trial.judged)
-                rows = {source: trial.to_json() for source, trial in trials.items()}
-                journal.note(setting.name, {"asked": asked, "trials": rows})
+                await with_pauses(
+                    pipeline.teacher, partial(_judge, setting.name, sources, lists, known, pipeline, journal)
+                )
             for source, trial in journal.notes[setting.name]["trials"].items():
                 known[source].update(Trial.from_json(trial).judged)
             bar.update()
@@ -128,43 +115,44 @@ def _judged(journal: Journal) -> list[JudgedSource]:
 
 def retrieve_all(
     retriever: Retriever, arm: str, sources: Sequence[JudgedSource], candidates: int
-) -> dict[str, list[Candidate]]:
-    """Return one arm's candidates for each source, by its id, in blocks as the run itself retrieves."""
-    found: dict[str, list[Candidate]] = {}
+) -> list[list[Candidate]]:
+    """Return one arm's candidates for each source, in blocks as the run itself retrieves."""
+    found: list[list[Candidate]] = []
     for start in range(0, len(sources), BLOCK):
         block = sources[start : start + BLOCK]
         queries = [source.entity.query for source in block if source.entity]
         documents = [retriever.corpus.get(source.source) for source in block]
-        lists = retriever.retrieve([arm], queries, documents, candidates)
-        found |= {source.source: lists[i][arm] for i, source in enumerate(block)}
+        found += [lists[arm] for lists in retriever.retrieve([arm], queries, documents, candidates)]
     return found
 
 
 async def _judge(
-    lists: Mapping[str, list[Candidate]],
+    name: str,
+    sources: Sequence[JudgedSource],
+    lists: Sequence[list[Candidate]],
     known: Mapping[str, Mapping[str, Verdict]],
     pipeline: Pipeline,
     journal: Journal,
-) -> dict[str, Trial]:
-    """Judge each source's list until a candidate is usable, and return the trials by source.
+) -> None:
+    """Judge each source's list until a candidate is usable, and note the trials by source.
 
-    Raises:
-        Unanswered: too many sources in a row had no answer to a new question.
+    Raises :class:`Unanswered` if too many sources in a row had no answer to a new question.
     """
     slots = asyncio.Semaphore(pipeline.concurrency)
 
-    async def one(row: JudgedSource) -> Trial:
+    async def one(row: JudgedSource, candidates: list[Candidate]) -> Trial:
         assert row.entity
         async with slots:
-            only = {"": lists[row.source]}
-            return (await judge_lists(row.entity, only, pipeline.teacher, first_usable, known[row.source]))[""]
+            only = {name: candidates}
+            return (await judge_lists(row.entity, only, pipeline.teacher, first_usable, known[row.source]))[name]
 
-    judged = _judged(journal)
-    trials = dict(zip((row.source for row in judged), await asyncio.gather(*map(one, judged)), strict=True))
-    unanswered = 0
-    for source, trial in trials.items():
-        if any(document_id not in known[source] for document_id, _ in trial.judged):
+    trials = await asyncio.gather(*map(one, sources, lists))
+    asked = unanswered = 0
+    for row, trial in zip(sources, trials, strict=True):
+        if new := sum(document_id not in known[row.source] for document_id, _ in trial.judged):
+            asked += new
             unanswered = unanswered + 1 if trial.failed else 0
         if unanswered >= judging.MAX_UNANSWERED:
             raise Unanswered(trial.verdicts[-1].reason)
-    return trials
+    rows = {row.source: trial.to_json() for row, trial in zip(sources, trials, strict=True)}
+    journal.note(name, {"asked": asked, "trials": rows})
