@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.models.folders import stored_types
+from utils.models.folders import stored_tensors
 from utils.progress import log
 
 STAGING = ".unfinished"  # which transformers does not take for a checkpoint
@@ -60,7 +60,7 @@ def find_fault(checkpoint: Path) -> str | None:
     if not any(all(any(checkpoint.glob(name)) for name in names) for names in kept):
         return "it has no state of the optimizer and the scheduler"
     for file in sorted(checkpoint.rglob("*")):
-        if (file.suffix == ".safetensors" and stored_types(file) is None) or (
+        if (file.suffix == ".safetensors" and stored_tensors(file) is None) or (
             file.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(file)
         ):
             return f"{file.relative_to(checkpoint)} is truncated"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.files import SCRIPTS
-from utils.models.folders import read_json, tensor_headers
+from utils.models.folders import read_json, stored_tensors
 from utils.models.loading import load_tokenizer
 from utils.progress import log
 from utils.report.text import percent, table
@@ -112,8 +112,8 @@ def estimate_memory(job: TrainingJob, tokens: int) -> int:
     hidden, layers = config.get("hidden_size", 768), config.get("num_hidden_layers", 12)
     inner = config.get("intermediate_size", 4 * hidden)
     size = 2 if any(precision(job.settings).values()) else 4
-    shapes = (tensor["shape"] for file in job.model.glob("*.safetensors") for tensor in tensor_headers(file)[1])
-    weights = sum(map(math.prod, shapes))
+    files = job.model.glob("*.safetensors")
+    weights = sum(math.prod(shape) for file in files for _, shape in stored_tensors(file) or ())
     weights = weights or sum(file.stat().st_size for file in job.model.glob("pytorch_model*.bin")) // 4
     return 20 * weights + tokens * layers * ((8 * hidden + 2 * inner) * size + 2 * hidden)
 

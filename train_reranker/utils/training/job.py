@@ -17,7 +17,7 @@ from utils.data.rows import canonical, read_examples
 from utils.data.split import Split
 from utils.errors import InputError
 from utils.files import dumps, find_input, write_json
-from utils.models.devices import best_device, half_precision
+from utils.models.devices import half_precision, visible_devices
 from utils.models.folders import find_model, weights_fingerprint
 from utils.models.lengths import length_limit, training_lengths
 from utils.models.loading import load_tokenizer
@@ -189,7 +189,7 @@ def precision(settings: TrainingSettings) -> dict[str, bool]:
     if settings.fp16 and not cuda:
         raise InputError("--fp16 needs a GPU, and none can be seen: use --bf16, or leave the flag out")
     if not (settings.fp16 or settings.bf16 or settings.no_mixed_precision or (settings.use_deepspeed and not cuda)):
-        chosen = half_precision(best_device())
+        chosen = half_precision(visible_devices()[0])
     return {"bf16": settings.bf16 or chosen == torch.bfloat16, "fp16": settings.fp16 or chosen == torch.float16}
 
 

@@ -230,7 +230,7 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
                     (Path(output_dir) / name).write_bytes(content)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.model.model.load_state_dict(load_model(Path(resume_from_checkpoint), RERANKER).model.state_dict())
+        self.model.model.load_state_dict(load_model(Path(resume_from_checkpoint), RERANKER)[1].state_dict())
 
     @contextlib.contextmanager
     def writing(self, what: str) -> Iterator[None]:
