@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import Field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -69,7 +69,17 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__.splitlines()[0])
     add, kinds = parser.add_argument, get_type_hints(TrainingSettings)
     for item in fields(TrainingSettings):
-        add_setting(parser, item, kinds[item.name])
+        kind, options = kinds[item.name], dict(item.metadata)
+        names, types = [f"--{item.name}", *options.pop("aliases")], get_args(kind) or (kind,)
+        if str in types and bool in types:
+            options |= {"nargs": "?", "const": True, "type": parse_resume}
+        elif bool in types:
+            options |= SWITCH
+        elif kind == Sequence[str]:
+            options |= {"nargs": "+", "metavar": "PATH"}
+        else:
+            options["type"] = types[0]
+        add(*names, default=item.default, **options)
     add("--no-gradient_checkpointing", "--no_gradient_checkpointing", dest="gradient_checkpointing",
         action="store_false", default=None, help="keep activations (default: on a CPU only)")  # fmt: skip
     loss = "exit 3 if the model is significantly worse than its base (default: exit 0)"
@@ -80,22 +90,6 @@ def build_parser() -> cli.Parser:
     # DeepSpeed's launcher adds this flag; the environment says the same.
     add("--local_rank", "--local-rank", help=argparse.SUPPRESS)
     return parser
-
-
-def add_setting(parser: cli.Parser, item: Field, kind: Any) -> None:
-    """Add the flag of one field, whose type is ``kind``."""
-    options: dict[str, Any] = dict(item.metadata)
-    names = [f"--{item.name}", *options.pop("aliases")]
-    types = get_args(kind) or (kind,)
-    if str in types and bool in types:
-        options |= {"nargs": "?", "const": True, "type": parse_resume}
-    elif bool in types:
-        options |= SWITCH
-    elif kind == Sequence[str]:
-        options |= {"nargs": "+", "metavar": "PATH"}
-    else:
-        options["type"] = types[0]
-    parser.add_argument(*names, default=item.default, **options)
 
 
 def parse_resume(text: str) -> bool | str:

@@ -81,8 +81,8 @@ class Reranker:
         self.lengths = scoring_lengths(options.query_max_length, options.max_length, trained, limit)
         if trained and self.lengths != trained:
             log.info(
-                "model %s was trained at %d tokens (query: %d), scored at %d (query: %d) as %s says", path, trained.pair,
-                trained.query, self.lengths.pair, self.lengths.query, options.lengths_from,
+                "model %s was trained at %d tokens (query: %d), scored at %d (query: %d) as %s says", path,
+                trained.pair, trained.query, self.lengths.pair, self.lengths.query, options.lengths_from,
             )  # fmt: skip
         budget = options.batch_size * self.lengths.pair
         self.batch_tokens = min(budget, CPU_BATCH_TOKENS) if self.device == "cpu" else budget

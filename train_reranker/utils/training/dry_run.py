@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -120,9 +121,6 @@ def estimate_memory(job: TrainingJob, tokens: int) -> int:
 
 def command(argv: Sequence[str], processes: int) -> str:
     """Return the shell command that trains."""
-    given = list(argv)
-    for place in reversed([i for i, flag in enumerate(given) if flag.partition("=")[0] == "--dry_run"]):
-        has_value = given[place + 1 : place + 2] in (["true"], ["True"], ["1"], ["yes"])
-        del given[place : place + 1 + has_value]
     launcher = [sys.executable] if processes == 1 else ["torchrun", f"--nproc_per_node={processes}"]
-    return shlex.join([*launcher, str(SCRIPTS / "train_reranker.py"), *given])
+    given = shlex.join([*launcher, str(SCRIPTS / "train_reranker.py"), *argv])
+    return re.sub(r" --dry_run([= ](true|1|yes))?(?= |$)", "", given, flags=re.IGNORECASE)

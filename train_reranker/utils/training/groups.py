@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from utils.models.devices import token_batches
@@ -12,6 +13,7 @@ from utils.models.lengths import Lengths, cut_text
 from utils.schema import ContrastiveExample
 
 
+@dataclass
 class TrainingGroups:
     """A map-style dataset whose item is the tokenised group of one row: a positive, then its negatives.
 
@@ -19,14 +21,13 @@ class TrainingGroups:
     them. The token ids are FlagEmbedding's, but for queries over the limit, which it lets take from the passage.
     """
 
-    def __init__(
-        self, rows: Sequence[ContrastiveExample], tokenizer: Any, lengths: Lengths, group_size: int, seed: int,
-        distil: bool = False,
-    ) -> None:  # fmt: skip
-        """Hold the rows; each needs at least one negative. ``distil`` asks for the teacher's scores."""
-        self.rows, self.tokenizer, self.lengths = rows, tokenizer, lengths
-        self.group_size, self.seed, self.distil = group_size, seed, distil
-        self.epoch = 0  # set from outside
+    rows: Sequence[ContrastiveExample]  # each with at least one negative
+    tokenizer: Any
+    lengths: Lengths
+    group_size: int
+    seed: int
+    distil: bool = False  # give the teacher's scores, too
+    epoch: int = 0  # set from outside
 
     def __len__(self) -> int:
         """Return the number of rows."""

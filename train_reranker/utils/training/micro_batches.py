@@ -1,14 +1,11 @@
 """Scores of a batch of pairs, computed in micro-batches inside one node of the autograd graph.
 
-A batch that is padded to its longest pair is mostly padding when lengths vary. Here the pairs go through the model in
-length-bucketed micro-batches, and come out as one tensor of scores in the order of the batch: loss and gradient are
-the same as if all had gone at once.
-
-The step is one autograd function, which hands each weight a single gradient, summed over the micro-batches: to
-DistributedDataParallel and DeepSpeed it looks like one forward and one backward pass. The graph of a micro-batch is
-either kept for the backward pass, or dropped and computed again from its random state: that bounds the memory to one
-micro-batch, whatever the batch (the gradient cache of Gao et al., arXiv 2101.06983, inside autograd). When memory runs
-out in this process, its micro-batches shrink and the step continues.
+A batch that is padded to its longest pair is mostly padding when lengths vary. In length-bucketed micro-batches, loss
+and gradient are the same as if all had gone at once. To DistributedDataParallel and DeepSpeed the step looks like one
+forward and one backward pass: each weight gets a single gradient, summed over the micro-batches. The graph of a
+micro-batch is either kept for the backward pass, or dropped and computed again from its random state: that bounds the
+memory to one micro-batch (the gradient cache of Gao et al., arXiv 2101.06983, inside autograd). When memory runs out in
+this process, its micro-batches shrink and the step continues.
 """
 
 from __future__ import annotations
@@ -161,8 +158,7 @@ class MicroBatchScorer:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
         return None
 
     def _lower(self, pairs: dict[str, Any], positions: Sequence[int]) -> None:

@@ -68,7 +68,6 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
     def __init__(self, job: TrainingJob, history: EvaluationHistory | None, **options: Any) -> None:
         """Hold the job, and the held-out examples if any."""
         self.job, self.history = job, history
-        self.staged = False
         self.same_scores = 0
         self.control: Any
         super().__init__(**options)
@@ -124,12 +123,10 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
     def held_out_pairs(self) -> list[dict[str, list[int]]]:
         """The token ids of the held-out pairs, in the order of ``metrics.pairs_of``."""
         assert self.history is not None
-        tokenizer = self.train_dataset.tokenizer
-        return [
-            pair
-            for example in self.history.examples
-            for pair in encode_pairs(tokenizer, example.query, [*example.pos, *example.neg], self.job.lengths)
-        ]
+        pairs, tokenizer = [], self.train_dataset.tokenizer
+        for example in self.history.examples:
+            pairs += encode_pairs(tokenizer, example.query, example.passages, self.job.lengths)
+        return pairs
 
     def score_held_out(self) -> np.ndarray:
         """Return the scores of the held-out pairs, (pairs,); each process scores its share."""
@@ -193,22 +190,18 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         return config
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(self.job.output / (checkpoints.STAGING if self.staged else ""))
+        return str(self.job.output / checkpoints.STAGING)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint beside its place, and move it once all processes have written their part."""
         output, name = self.job.output, f"checkpoint-{self.state.global_step}"
-        self.staged = True
-        try:
-            with self.writing(name):
-                super()._save_checkpoint(model, trial)
-                wait_for_everyone()
-                if self.args.should_save:
-                    shutil.rmtree(output / name, ignore_errors=True)
-                    checkpoints.publish(output / checkpoints.STAGING / name, output / name)
-                    rotate_checkpoints(str(output), self.job.settings.save_total_limit)
-        finally:
-            self.staged = False
+        with self.writing(name):
+            super()._save_checkpoint(model, trial)
+            wait_for_everyone()
+            if self.args.should_save:
+                shutil.rmtree(output / name, ignore_errors=True)
+                checkpoints.publish(output / checkpoints.STAGING / name, output / name)
+                rotate_checkpoints(str(output), self.job.settings.save_total_limit)
         wait_for_everyone()
         if self.args.local_process_index == 0 and not self.args.should_save:
             # On disks of their own, other machines would keep what DeepSpeed wrote there.
