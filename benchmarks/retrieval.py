@@ -37,7 +37,7 @@ from utils.config import load_config
 from utils.corpus.documents import Corpus
 from utils.files import write_json
 from utils.labelling.scheduler import BLOCK
-from utils.models.devices import best_device, half_precision
+from utils.models.devices import half_precision, visible_devices
 from utils.report.text import table
 from utils.retrieval.encoder import PASSAGE, QUERY, Encoder, EncoderOptions
 from utils.retrieval.faiss_build import build_index
@@ -260,7 +260,7 @@ def encoding(args: argparse.Namespace) -> dict[str, Any]:
     texts = [document.text for document in islice(corpus.sample(random.Random(args.seed)), args.documents)]
     others = other_libraries(path)
     encoders = others | {"ours, fp32": ours(path, half=False)}
-    dtype = half_precision(best_device())
+    dtype = half_precision(visible_devices()[0])
     if dtype is None:
         print("this device is not fast in half precision: not measured")
     else:

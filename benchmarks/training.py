@@ -139,8 +139,7 @@ def device_line(cuda: bool, shape: Shape) -> str:
 def run_ours(spec: dict[str, Any]) -> dict[str, float]:
     """Train with this project."""
     from utils.training import launch
-    from utils.training.arguments import memory_budget, training_arguments
-    from utils.training.fit import make_trainer
+    from utils.training.fit import make_trainer, memory_budget, training_arguments
     from utils.training.job import prepare
     from utils.training.settings import TrainingSettings
 
@@ -152,7 +151,7 @@ def run_ours(spec: dict[str, Any]) -> dict[str, float]:
         no_mixed_precision=not spec["cuda"],
     )  # fmt: skip
     job = prepare(settings)
-    with launch.quiet():
+    with launch.environment(deepspeed=False):
         trainer = make_trainer(job, training_arguments(job), memory_budget(job))
         return timed(trainer, trainer.train)
 

@@ -30,16 +30,16 @@ KILLED = """
 import os, signal
 import train_reranker
 from utils import cli
-from utils.training import callbacks
+from utils.training import fit
 
-step_end = callbacks.LastStepCallback.on_step_end
+step_end = fit.StepCallback.on_step_end
 
 def kill(self, args, state, control, **kwargs):
     step_end(self, args, state, control, **kwargs)
     if state.global_step == 10:
         os.kill(os.getpid(), signal.SIGKILL)
 
-callbacks.LastStepCallback.on_step_end = kill
+fit.StepCallback.on_step_end = kill
 cli.run(train_reranker.main)
 """
 

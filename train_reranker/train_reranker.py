@@ -14,16 +14,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import Field, fields
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from utils import cli
 from utils.errors import EXIT_REGRESSION
-from utils.evaluation.paired import BETTER, WORSE, PairedDifference
+from utils.evaluation.paired import WORSE, PairedDifference, gate
 from utils.progress import log
 from utils.training import dry_run, launch
 from utils.training.job import prepare
-from utils.training.run import Result, run
+from utils.training.run import run
 from utils.training.settings import TrainingSettings
 
 
@@ -38,64 +39,57 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if processes > 1:
         return launch.launch(__file__, argv, processes)
-    result = run(job)
+    history = run(job)
     if not launch.is_main_process():
         return 0
-    report(result)
-    return gate(result.difference, options)
+    summary, difference = (history.summary(), history.difference()) if history else (None, None)
+    report(job.output, summary, difference)
+    return exit_code(difference, options)
 
 
-def gate(difference: PairedDifference | None, options: argparse.Namespace) -> int:
-    """Return the exit code: 3 on a significant loss, or on all but a significant gain, as the flags ask."""
-    outcome = difference and difference.outcome
-    failed = (options.fail_unless_better and outcome != BETTER) or (options.fail_on_regression and outcome == WORSE)
-    if failed:
-        log.error("against its base: %s", outcome or "not compared, for there are no held-out queries")
-    return EXIT_REGRESSION if failed else 0
+def exit_code(difference: PairedDifference | None, options: argparse.Namespace) -> int:
+    """Return 3 on a significant loss, or on all but a significant gain, as the flags ask, else 0."""
+    asked, compared = options.fail_on_regression or options.fail_unless_better, [difference] if difference else []
+    if not asked or not gate(compared, unless_better=options.fail_unless_better):
+        return 0
+    reason = difference.outcome if difference else "not compared, for there are no held-out queries"
+    log.error("against its base: %s", reason)
+    return EXIT_REGRESSION
 
 
 def parse_settings(argv: list[str]) -> tuple[TrainingSettings, argparse.Namespace]:
     """Return the settings that a command line asks for, and the options beside the training."""
     values = vars(build_parser().parse_args(argv))
-    names = ("local_rank", "dry_run", "fail_on_regression", "fail_unless_better")
-    options = argparse.Namespace(**{name: values.pop(name) for name in names})
-    return TrainingSettings(**values), options
+    settings = TrainingSettings(**{item.name: values.pop(item.name) for item in fields(TrainingSettings)})
+    return settings, argparse.Namespace(**values)
 
 
 def build_parser() -> cli.Parser:
     """Return the parser of this script's flags: the fields of :class:`TrainingSettings`, and what to do beside them."""
-    parser = cli.Parser(__doc__.partition("\n")[0] if __doc__ else None)
-    kinds = get_type_hints(TrainingSettings)
+    parser = cli.Parser(__doc__.splitlines()[0])
+    add, kinds = parser.add_argument, get_type_hints(TrainingSettings)
     for item in fields(TrainingSettings):
-        add_setting(parser, item, kinds[item.name])
-    parser.add_argument(
-        "--no-gradient_checkpointing", "--no_gradient_checkpointing", dest="gradient_checkpointing",
-        action="store_false", default=None, help="keep activations (default: on a CPU only)",
-    )  # fmt: skip
-    exits = {"fail_on_regression": "if the model is significantly worse than its base"}
-    exits["fail_unless_better"] = "unless the model is significantly better than its base"
-    for name, condition in exits.items():
-        parser.add_argument(f"--{name}", **SWITCH, default=False, help=f"exit 3 {condition} (default: exit 0)")
-    parser.add_argument("--dry_run", **SWITCH, default=False, help="print what would be done, in numbers, and stop")
+        kind, options = kinds[item.name], dict(item.metadata)
+        names, types = [f"--{item.name}", *options.pop("aliases")], get_args(kind) or (kind,)
+        if str in types and bool in types:
+            options |= {"nargs": "?", "const": True, "type": parse_resume}
+        elif bool in types:
+            options |= SWITCH
+        elif kind == Sequence[str]:
+            options |= {"nargs": "+", "metavar": "PATH"}
+        else:
+            options["type"] = types[0]
+        add(*names, default=item.default, **options)
+    add("--no-gradient_checkpointing", "--no_gradient_checkpointing", dest="gradient_checkpointing",
+        action="store_false", default=None, help="keep activations (default: on a CPU only)")  # fmt: skip
+    loss = "exit 3 if the model is significantly worse than its base (default: exit 0)"
+    add("--fail_on_regression", **SWITCH, default=False, help=loss)
+    gain = "exit 3 unless the model is significantly better than its base (default: exit 0)"
+    add("--fail_unless_better", **SWITCH, default=False, help=gain)
+    add("--dry_run", **SWITCH, default=False, help="print what would be done, in numbers, and stop")
     # DeepSpeed's launcher adds this flag; the environment says the same.
-    parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)
+    add("--local_rank", "--local-rank", help=argparse.SUPPRESS)
     return parser
-
-
-def add_setting(parser: cli.Parser, item: Field, kind: Any) -> None:
-    """Add the flag of one field, whose type is ``kind``."""
-    options: dict[str, Any] = dict(item.metadata)
-    names = [f"--{item.name}", *options.pop("aliases")]
-    types = get_args(kind) or (kind,)
-    if str in types and bool in types:
-        options |= {"nargs": "?", "const": True, "type": parse_resume}
-    elif bool in types:
-        options |= SWITCH
-    elif kind == Sequence[str]:
-        options |= {"nargs": "+", "metavar": "PATH"}
-    else:
-        options["type"] = types[0]
-    parser.add_argument(*names, default=item.default, **options)
 
 
 def parse_resume(text: str) -> bool | str:
@@ -115,15 +109,14 @@ def parse_bool(text: str) -> bool:
 SWITCH: dict[str, Any] = {"nargs": "?", "const": True, "type": parse_bool, "metavar": "BOOL"}
 
 
-def report(result: Result) -> None:
+def report(folder: Path, summary: str | None, difference: PairedDifference | None) -> None:
     """Print where the model is, whether it helped, and what to run next."""
-    folder = result.folder
     print(f"model: {folder}")
     if any(folder.glob("checkpoint-*")):
         print("its checkpoint-* folders, with the optimizer's state, may be deleted")
-    if result.summary:
-        print(result.summary)
-    if result.difference and result.difference.outcome == WORSE:
+    if summary:
+        print(summary)
+    if difference and difference.outcome == WORSE:
         log.warning("THE FINE-TUNED MODEL IS WORSE THAN ITS BASE: do not use it; lower --learning_rate, check the data")
     print(f"next: python test_reranker.py --model_path {folder} --test_data ./data/test_data.jsonl")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import InputError
-from utils.models.folders import find_model, stored_types, tokenizer_files, weights_fingerprint
+from utils.models.folders import find_model, stored_tensors, tokenizer_files, weights_fingerprint
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,10 @@ def test_fingerprint_is_of_weights_and_vocabulary_and_not_of_lengths(tiny_rerank
 def test_truncated_weights_have_no_types(tiny_reranker: Path, tmp_path: Path) -> None:
     weights = (tiny_reranker / "model.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(weights[:-1])
-    assert stored_types(tiny_reranker / "model.safetensors") == {"F32"}
-    assert stored_types(tmp_path / "cut.safetensors") is None
+    tensors = stored_tensors(tiny_reranker / "model.safetensors")
+    assert tensors
+    assert {kind for kind, _ in tensors} == {"F32"}
+    assert stored_tensors(tmp_path / "cut.safetensors") is None
 
 
 def test_tokenizer_files_leave_out_weights_and_configuration(tiny_reranker: Path) -> None:

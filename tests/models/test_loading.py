@@ -48,7 +48,7 @@ def test_micro_batches_score_as_single_pairs_do(architecture: Callable[[str], Pa
     assert fresh == []
     pairs = [p for query, passage in PAIRS for p in encode_pairs(tokenizer, query, [passage], Lengths(120, 130))]
     for multiple in (1, 8):
-        scorer = GroupedCrossEncoder(model, tokenizer, 2, MemoryBudget(None, multiple=multiple)).scorer
+        scorer = GroupedCrossEncoder(model, tokenizer, 2, MemoryBudget(10**6, multiple=multiple)).scorer
         scores = scorer(collate([(pairs, None)])["pair"]).detach().flatten().numpy()
         assert scores == pytest.approx(scored_alone(folder), abs=1e-5)
 
@@ -62,7 +62,7 @@ def test_texts_that_spell_the_end_token_are_scored(architecture: Callable[[str],
     assert open_reranker(folder, half=False).score(pairs) == pytest.approx(alone, abs=1e-5)
     tokenizer, model, _ = load_model(folder, BASE)
     encoded = [p for query, passage in pairs for p in encode_pairs(tokenizer, query, [passage], Lengths(120, 130))]
-    scorer = GroupedCrossEncoder(model, tokenizer, 5, MemoryBudget(None)).scorer
+    scorer = GroupedCrossEncoder(model, tokenizer, 5, MemoryBudget(10**6)).scorer
     scores = scorer(collate([(encoded, None)])["pair"])
     assert scores.detach().flatten().numpy() == pytest.approx(alone, abs=1e-5)
     scores.sum().backward()

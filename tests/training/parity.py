@@ -33,9 +33,8 @@ def ours(model: Path, data: Path, output: Path, batch: int, deepspeed: bool) -> 
         max_tokens_per_micro_batch=150, gradient_checkpointing=deepspeed,
     )  # fmt: skip
     job = prepare(settings)
-    with launch.quiet(), launch.environment(deepspeed):
-        from utils.training.arguments import memory_budget, training_arguments
-        from utils.training.fit import make_trainer
+    with launch.environment(deepspeed):
+        from utils.training.fit import make_trainer, memory_budget, training_arguments
 
         trainer = make_trainer(job, training_arguments(job), memory_budget(job))
         trainer.train()
@@ -44,7 +43,7 @@ def ours(model: Path, data: Path, output: Path, batch: int, deepspeed: bool) -> 
 
 def stock(model: Path, data: Path, output: Path, batch: int, deepspeed: bool) -> list[float]:
     """Return the losses of FlagEmbedding's training."""
-    with launch.quiet(), launch.environment(deepspeed):
+    with launch.environment(deepspeed):
         from FlagEmbedding.abc.finetune.reranker import (
             AbsRerankerDataArguments,
             AbsRerankerModelArguments,

@@ -10,7 +10,6 @@ import pytest
 
 from trainings import assert_as_uninterrupted, train_and_kill, train_evaluated
 from utils.errors import InputError
-from utils.training import held_out
 from utils.training.checkpoints import find_fault
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -64,13 +63,3 @@ def test_faults_that_transformers_ignores_are_reported(
     if content is not None:
         (checkpoint / file).write_text(content)
     assert find_fault(checkpoint) == reported
-
-
-def test_checkpoint_of_another_folder_is_resumed(
-    tiny_reranker: Path, data: Path, trained: Path, killed: Path, tmp_path: Path
-) -> None:
-    assert train_evaluated(tiny_reranker, data, tmp_path / "other", "--resume", str(killed / "checkpoint-8")) == 0
-    assert_as_uninterrupted(tmp_path / "other", trained)
-    (killed / held_out.FILE).unlink()
-    assert train_evaluated(tiny_reranker, data, tmp_path / "another", "--resume", str(killed / "checkpoint-8")) == 0
-    assert "Not compared with its base" in (tmp_path / "another" / "README.md").read_text()

@@ -67,7 +67,7 @@ def test_draws_depend_on_seed_epoch_and_row_alone(tiny_reranker: Path) -> None:
 
     def items(seed: int, epoch: int, order: list[int]) -> list[Any]:
         dataset = groups.TrainingGroups([ROW] * 8, tokenizer, Lengths(16, 16), 3, seed)
-        dataset.set_epoch(epoch)
+        dataset.epoch = epoch
         drawn = {row: dataset[row] for row in order}
         return [drawn[row] for row in range(8)]
 

@@ -1,4 +1,4 @@
-"""Inputs: what becomes of the rows, and what is refused in one line."""
+"""Inputs and the output folder: what becomes of the rows, what is refused in one line, what may be resumed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import train_reranker
-from trainings import train, write_rows
+from trainings import train, train_evaluated, write_rows
 from utils import cli
-from utils.errors import EXIT_UNUSABLE_INPUT
+from utils.errors import EXIT_UNUSABLE_INPUT, InputError
 from utils.models.lengths import Lengths
 from utils.training.job import prepare
 from utils.training.settings import TrainingSettings
@@ -72,7 +72,7 @@ BAD_INPUTS = {
     "no model in our folder": (["--model_path", "models/bge-reranker-v2-m3"], "hf download BAAI/bge-reranker-v2-m3 --"),
     "no model of this name": (["--model_path", "BAAI/bge-reranker-base"], "hf download BAAI/bge-reranker-base"),
     "no whole model": (["--model_path", "{full}/.."], "no config.json and no weights and no tokenizer"),
-    "no data": (["--train_data", "none.jsonl"], "training data none.jsonl is not there"),
+    "no data": (["--train_data", "none.jsonl"], "training data none.jsonl not found"),
     "no query": (["--train_data", "{bad}"], 'bad.jsonl, line 1: "query" must be'),
     "no scores": (["--knowledge_distillation"], "row 1: --knowledge_distillation needs"),
     "no such config": (["--use_deepspeed", "--ds_config", "none.json"], "DeepSpeed configuration none.json"),
@@ -83,7 +83,7 @@ BAD_INPUTS = {
     "output over the model": (["--output_dir", "{model}", "--overwrite_output_dir"], "holds the model"),
     "batch of none": (["--batch_size", "0", "--epochs", "0"], "--batch_size must be at least 1; --epochs must be"),
     "no number": (["--weight_decay", "nan"], "--weight_decay must be at least 0"),
-    "no name of data": (["--train_data", ""], "training data  is not there"),
+    "no name of data": (["--train_data", ""], "training data  not found"),
     "no name of a folder": (["--output_dir", ""], "--output_dir must name a folder"),
     "two precisions": (["--fp16", "--bf16"], "only one of --fp16, --bf16"),
     "groups too large": (["--train_group_size", "99"], "too few passages to fill groups of 99"),
@@ -137,3 +137,81 @@ def test_bad_input_is_one_line_and_exit_2(
     assert len(reported.err.splitlines()) == 1
     assert reported.out == ""
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+# --bf16 and --no_mixed_precision exclude each other.
+FP32 = ("--no_mixed_precision", "--resume")
+UNDO = {"--bf16": ("--no_mixed_precision", "false")}
+
+
+def test_overwriting_replaces_a_training_and_no_more(tiny_reranker: Path, examples_file: Path, tmp_path: Path) -> None:
+    folder = train(tiny_reranker, examples_file, tmp_path / "out", "--epochs", "1", "--save_steps", "4")
+    (folder / "notes.txt").write_text("mine")
+    before = (folder / "model.safetensors").read_bytes()
+    assert (folder / "checkpoint-4").is_dir()
+    train(tiny_reranker, examples_file, folder, "--epochs", "2", "--overwrite_output_dir")
+    assert (folder / "model.safetensors").read_bytes() != before
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not list(folder.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "reported"),
+    [
+        (["--num_gpus", "2"], "processes 1, not 2"),
+        (["--batch_size", "8"], "--batch_size 16, not 8"),
+        (["--gradient_accumulation_steps", "2"], "--gradient_accumulation_steps 1, not 2"),
+        (["--learning_rate", "1e-3"], "--learning_rate 0.003, not 0.001"),
+        (
+            ["--train_group_size", "3", "--warmup_ratio", "0"],
+            "--warmup_ratio 0.1, not 0.0; --train_group_size 4, not 3",
+        ),
+        (["--eval_fraction", "0.2"], "held-out rows with the digest"),
+        (["--passage_max_len", "24"], r"lengths \[16, 16\], not \[16, 24\]"),
+        (["--bf16"], "precision fp32, not bf16"),
+    ],
+)
+def test_resuming_with_what_changes_the_training_is_refused(
+    flags: list[str], reported: str, tiny_reranker: Path, data: Path, interrupted: Path
+) -> None:
+    with pytest.raises(InputError, match=f"was started with .*{reported}"):
+        train_evaluated(
+            tiny_reranker, data, interrupted, "--no_mixed_precision", "--resume", *flags, *UNDO.get(flags[0], ())
+        )
+
+
+def test_a_model_is_compared_by_content_and_not_by_path(
+    tiny_reranker: Path, data: Path, interrupted: Path, tmp_path: Path
+) -> None:
+    model, output = (
+        Path(shutil.copytree(tiny_reranker, tmp_path / "moved")),
+        shutil.copytree(interrupted, tmp_path / "out"),
+    )
+    flags = ["--no_mixed_precision", "--resume", "--dry_run"]
+    assert train_evaluated(model, data, output, *flags) == 0
+    with (model / "tokenizer.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(InputError, match="was started with model with the digest"):
+        train_evaluated(model, data, output, *flags)
+
+
+def test_checkpoint_of_another_folder_is_compared_with_its_own_settings(
+    tiny_reranker: Path, data: Path, interrupted: Path, tmp_path: Path
+) -> None:
+    flags = ("--no_mixed_precision", "--seed", "1", "--resume", str(interrupted / "checkpoint-8"))
+    with pytest.raises(InputError, match="was started with --seed 42, not 1"):
+        train_evaluated(tiny_reranker, data, tmp_path / "other", *flags)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_precision_is_what_the_device_is_fast_at(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from utils.training import job
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(job, "half_precision", lambda _: torch.bfloat16 if fast else None)
+    assert job.precision(TrainingSettings()) == {"bf16": fast, "fp16": False}
+    assert job.precision(TrainingSettings(bf16=True)) == {"bf16": True, "fp16": False}
+    for full in (TrainingSettings(no_mixed_precision=True), TrainingSettings(use_deepspeed=True)):
+        assert not any(job.precision(full).values())

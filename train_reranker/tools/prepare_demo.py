@@ -89,7 +89,8 @@ def documents(articles: list[dict[str, str]]) -> Iterator[dict[str, str]]:
 
 def train_base(retriever: Retriever, articles: list[dict[str, str]], output: Path, num_pairs: int, seed: int) -> None:
     """Train the encoder, under a fresh head, on title and description against introduction."""
-    from utils.training.run import train
+    from utils.training.job import prepare
+    from utils.training.run import run
     from utils.training.settings import TrainingSettings
 
     data = output.with_name(f"{output.name}-pairs.jsonl")
@@ -101,7 +102,7 @@ def train_base(retriever: Retriever, articles: list[dict[str, str]], output: Pat
         batch_size=8, learning_rate=1e-4, query_max_len=32, passage_max_len=128, eval_fraction=0, report_to="none",
         seed=seed, overwrite_output_dir=True,
     )  # fmt: skip
-    train(settings)
+    run(prepare(settings))
     unfinished.replace(output)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,9 +12,9 @@ import numpy as np
 
 from utils.config import Config
 from utils.errors import InputError
-from utils.models.devices import CPU_BATCH_TOKENS, best_device, check_devices, half_precision, token_batches
+from utils.models.devices import CPU_BATCH_TOKENS, check_devices, half_precision, token_batches, visible_devices
 from utils.models.folders import find_model
-from utils.models.lengths import Lengths, cut_text, length_limit, scoring_lengths, trained_lengths
+from utils.models.lengths import cut_text, length_limit, scoring_lengths, trained_lengths
 from utils.models.loading import RERANKER, load_model
 from utils.progress import log, progress_bar
 
@@ -68,7 +68,7 @@ class Reranker:
         options = options or ScoringOptions()
         self.path, self.normalize = path, options.normalize
         self.tokenizer, model, _ = load_model(path, RERANKER)
-        self.device = options.device or best_device()
+        self.device = options.device or visible_devices()[0]
         check_devices([self.device], "reranker_devices")
         self.half = half_precision(self.device) if options.half else None
         # In a CPU's bf16 many candidates would tie: there the weights stay in float32 and only products are computed
@@ -76,28 +76,21 @@ class Reranker:
         self.model: Any = model.to(device=self.device, dtype=None if self.device == "cpu" else self.half)
         for head in ("classifier", "score"):
             if self.half is not None and hasattr(self.model, head):
-                in_full_precision(getattr(self.model, head))
-        self.lengths = self._choose_lengths(options)
+                in_full_precision(getattr(self.model, head), self.model.device.type)
+        trained, limit = trained_lengths(self.tokenizer), length_limit(model.config, self.tokenizer)
+        self.lengths = scoring_lengths(options.query_max_length, options.max_length, trained, limit)
+        if trained and self.lengths != trained:
+            log.info(
+                "model %s was trained at %d tokens (query: %d), scored at %d (query: %d) as %s says", path,
+                trained.pair, trained.query, self.lengths.pair, self.lengths.query, options.lengths_from,
+            )  # fmt: skip
         budget = options.batch_size * self.lengths.pair
         self.batch_tokens = min(budget, CPU_BATCH_TOKENS) if self.device == "cpu" else budget
-
-    def _choose_lengths(self, options: ScoringOptions) -> Lengths:
-        trained, limit = trained_lengths(self.tokenizer), length_limit(self.model.config, self.tokenizer)
-        lengths = scoring_lengths(options.query_max_length, options.max_length, trained, limit)
-        if trained and lengths != trained:
-            log.info(
-                "model %s was trained at %d tokens (query: %d), scored at %d (query: %d) as %s says", self.path,
-                trained.pair, trained.query, lengths.pair, lengths.query, options.lengths_from,
-            )  # fmt: skip
-        return lengths
 
     def score(self, pairs: Sequence[tuple[str, str]], desc: str | None = None) -> np.ndarray:
         """Return one score for each (query, passage), float32 of shape (pairs,); logits, or 0 to 1 if normalized.
 
-        ``desc`` names a progress bar.
-
-        Raises:
-            utils.errors.InputError: the model's scores are not finite.
+        ``desc`` names a progress bar. An InputError says that the model's scores are not finite.
         """
         import torch
 
@@ -124,9 +117,8 @@ class Reranker:
         """Return the logits of the pairs of a window at ``batch``, shape (B,)."""
         import torch
 
-        inputs = self.tokenizer.pad(
-            {key: [values[i] for i in batch] for key, values in features.items()}, return_tensors="pt"
-        ).to(self.device)
+        chosen = {key: [values[i] for i in batch] for key, values in features.items()}
+        inputs = self.tokenizer.pad(chosen, return_tensors="pt").to(self.device)
         if len({len(features["input_ids"][i]) for i in batch}) == 1:
             del inputs["attention_mask"]  # attention is faster without one
         try:
@@ -153,32 +145,25 @@ class Reranker:
         return dict(self.tokenizer(*texts, truncation="only_second", max_length=self.lengths.pair))
 
 
-def in_full_precision(module: Any) -> None:
+def in_full_precision(module: Any, device: str) -> None:
     """Let the head of a half-precision model compute in float32: in bf16's eight bits, close candidates would tie."""
     import torch
 
     forward = module.float().forward
-
-    def full(features: torch.Tensor) -> Any:
-        with torch.autocast(features.device.type, enabled=False):
-            return forward(features.float())
-
-    module.forward = full
+    module.forward = torch.autocast(device, enabled=False)(lambda features: forward(features.float()))
 
 
-def open_reranker(path: str | Path, options: ScoringOptions | None = None, **changes: Any) -> Reranker:
-    """Load the folder of a reranker, looked up like every input; ``changes`` replace fields of the options."""
-    return Reranker(find_model(path), replace(options or ScoringOptions(), **changes))
+def open_reranker(path: str | Path, options: ScoringOptions | None = None, **named: Any) -> Reranker:
+    """Load the folder of a reranker, looked up like every input, with these options, or with these of their fields."""
+    return Reranker(find_model(path), options or ScoringOptions(**named))
 
 
 def reranker_options(config: Config) -> ScoringOptions:
     """Return the options that a configuration asks for; of several devices, the first."""
     devices = config.devices("reranker_devices")
     return ScoringOptions(
-        query_max_length=config.query_max_length,
-        max_length=config.passage_max_length,  # HopWeaver's name for the length of the pair
-        batch_size=config.reranker_batch_size,
-        normalize=config.reranker_normalize,
-        device=devices[0] if devices else None,
+        config.query_max_length,
+        config.passage_max_length,  # HopWeaver's name for the length of the pair
+        config.reranker_batch_size, config.reranker_normalize, device=devices[0] if devices else None,
         lengths_from=f"{config.path} (query_max_length, passage_max_length)",
-    )
+    )  # fmt: skip

@@ -22,11 +22,6 @@ def visible_devices() -> list[str]:
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu"]
 
 
-def best_device() -> str:
-    """Return the first visible GPU, else the CPU."""
-    return visible_devices()[0]
-
-
 def check_devices(devices: Sequence[str], key: str) -> None:
     """Refuse GPUs that are not visible, with an InputError that names the configuration ``key``."""
     visible = visible_devices()
@@ -53,8 +48,7 @@ def half_precision(device: str) -> torch.dtype | None:
 def token_batches(lengths: Sequence[int], max_tokens: int, max_items: int) -> Iterator[list[int]]:
     """Yield positions in length-bucketed batches of at most ``max_items``, and ``max_tokens`` with padding.
 
-    An item longer than ``max_tokens`` is a batch of its own. The longest come first, so that a batch that does not fit
-    into memory shows at once.
+    A longer item is a batch of its own. The longest come first, so that what does not fit into memory shows at once.
     """
     batch: list[int] = []
     for position in np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable"):

@@ -79,9 +79,9 @@ def _find_fault(folder: Path) -> str | None:
             if content.read(len(LFS_POINTER)) == LFS_POINTER:
                 return f"has a Git LFS pointer in place of {file.name}: run git lfs pull, or download it again"
         if file.suffix == ".safetensors":
-            if (types := stored_types(file)) is None:
+            if (tensors := stored_tensors(file)) is None:
                 return f"has a truncated {file.name}: download it again"
-            if coarse := sorted(kind for kind in types if kind == "I8" or kind.startswith(("F4", "F6_", "F8"))):
+            if coarse := sorted(kind for kind, _ in tensors if kind == "I8" or kind.startswith(("F4", "F6_", "F8"))):
                 return f"is quantized ({file.name} holds {coarse[0]}): give its weights in half or full precision"
         if file.suffix == ".json" and "vocab" not in file.name:
             read_json(file)
@@ -92,23 +92,16 @@ def _files(folder: Path, names: Iterable[str]) -> list[Path]:
     return sorted({file for name in names for file in folder.glob(name) if file.is_file()})
 
 
-def stored_types(file: Path) -> set[str] | None:
-    """Return the data types in a safetensors file, as it names them; None where it is truncated."""
+def stored_tensors(file: Path) -> list[tuple[str, list[int]]] | None:
+    """Return the data type (as the file names it) and shape of each tensor of a safetensors file; None if truncated."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        size, tensors = tensor_headers(file)
-        end = max((tensor["data_offsets"][1] for tensor in tensors), default=0)
-        types = {str(tensor["dtype"]) for tensor in tensors}
-    except (ValueError, OverflowError, MemoryError, AttributeError, LookupError, TypeError):
+        with safe_open(file, "np") as content:
+            tensors = map(content.get_slice, content.keys())
+            return [(tensor.get_dtype(), tensor.get_shape()) for tensor in tensors]
+    except (SafetensorError, OSError):
         return None
-    return types if file.stat().st_size == size + end else None
-
-
-def tensor_headers(file: Path) -> tuple[int, list[dict[str, Any]]]:
-    """Return the bytes before the first tensor of a safetensors file, and what it says of its tensors."""
-    with file.open("rb") as content:
-        size = int.from_bytes(content.read(8), "little")
-        header = json.loads(content.read(size))
-    return 8 + size, [tensor for name, tensor in header.items() if name != "__metadata__"]
 
 
 def read_json(path: Path, kind: type = dict) -> Any:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 # Positions of these model types start behind the padding's, so that the first rows of the table are never used.
 POSITIONS_AFTER_PADDING = (
-    "camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "mpnet", "roberta",
-    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+    "camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm",
+    "xlm-roberta", "xlm-roberta-xl", "xmod",
 )  # fmt: skip
 # Tokens of a query, and of a pair where nothing sets a limit: the training's defaults.
 QUERY_LENGTH, NO_LIMIT = 512, 1024
@@ -56,21 +56,15 @@ def position_limit(config: Mapping[str, Any]) -> int | None:
     positions = config.get("max_position_embeddings", None if "t5" in kind else config.get("n_positions"))
     if not isinstance(positions, int) or positions <= 0:
         return None
-    if kind not in POSITIONS_AFTER_PADDING:
-        return positions
     padding = config.get("pad_token_id")
-    return positions - 1 - (1 if padding is None else padding)
+    return positions - 1 - (1 if padding is None else padding) if kind in POSITIONS_AFTER_PADDING else positions
 
 
 def training_lengths(query: int, passage: int | None, limit: int | None, multiple: int = 1) -> Lengths:
-    """Cut lengths to a model's limit: the query keeps at most half of it, the passage gets the rest.
+    """Cut lengths, in tokens, to a model's limit: the query keeps at most half of it, the passage gets the rest.
 
-    Args:
-        query: tokens.
-        passage: tokens; None takes all that the query leaves, or 512.
-        limit: tokens of a pair; None where the model sets none. It is lowered to a multiple of ``multiple``, to which
-            batches are padded.
-        multiple: tokens.
+    A ``passage`` of None takes all that the query leaves, or 512. ``limit`` is a pair's, None where there is none; it is
+    lowered to a multiple of ``multiple``, to which batches are padded.
     """
     if limit is None:
         return Lengths(query, 512 if passage is None else passage)

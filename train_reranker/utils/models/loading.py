@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from utils.errors import InputError
 from utils.models.folders import check_files
@@ -30,14 +30,6 @@ PROBES = (
 )
 
 
-class Loaded(NamedTuple):
-    """A model in float32 on the CPU, in evaluation mode, and its tokenizer, whose padding changes no score."""
-
-    tokenizer: Any
-    model: Any
-    fresh: list[str]  # weights that no file holds, initialised at random
-
-
 def load_tokenizer(folder: Path) -> tuple[Any, Any]:
     """Return a folder's tokenizer and configuration, or raise InputError where they cannot be loaded."""
     from transformers import AutoConfig, AutoTokenizer
@@ -49,14 +41,12 @@ def load_tokenizer(folder: Path) -> tuple[Any, Any]:
         raise _unloadable(folder, error) from None
 
 
-def load_model(folder: Path, task: str, *, pooler: bool = False) -> Loaded:
-    """Load a folder as ``ENCODER``, ``RERANKER`` or ``BASE``.
+def load_model(folder: Path, task: str, *, pooler: bool = False) -> tuple[Any, Any, list[str]]:
+    """Load a folder as ``ENCODER``, ``RERANKER`` or ``BASE``; an InputError if its outputs would not be its own.
 
-    No weight may be missing but those never used (an encoder's pooler, unless ``pooler`` says that it is) and, for
-    ``BASE``, the head that makes the scores.
-
-    Raises:
-        InputError: the folder holds no such model, or one whose outputs would not be its own.
+    Returns the tokenizer, whose padding changes no score, the model, in float32 on the CPU and in evaluation mode, and
+    the names of the weights that no file holds, which are random. None may be missing but those never used (an
+    encoder's pooler, unless ``pooler`` says that it is) and, for ``BASE``, the head that makes the scores.
     """
     import torch
     import transformers
@@ -73,16 +63,13 @@ def load_model(folder: Path, task: str, *, pooler: bool = False) -> Loaded:
             folder, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,
             trust_remote_code=False, **options,
         )  # fmt: skip
-        fault = (
-            _misfit(model, found, task, pooler)
-            or _foreign_tokens(tokenizer, model)
-            or _settle_padding(tokenizer, model, task)
-        )
+        fault = _misfit(model, found, task, pooler) or _foreign_tokens(tokenizer, model)
+        fault = fault or _settle_padding(tokenizer, model, task)
     except Exception as error:  # libraries have many kinds for a broken folder
         raise _unloadable(folder, error) from None
     if fault:
         raise InputError(f"model {folder} {fault}")
-    return Loaded(tokenizer, model, sorted(found["missing_keys"]))
+    return tokenizer, model, sorted(found["missing_keys"])
 
 
 def _unloadable(folder: Path, error: Exception) -> InputError:
@@ -91,7 +78,7 @@ def _unloadable(folder: Path, error: Exception) -> InputError:
             f"model {folder} needs code of its own (auto_map in its config.json), which is not run here: give a model "
             "of an architecture that transformers has"
         )
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    reason = str(error).strip().partition("\n")[0].strip()
     reason = reason if " " in reason else f"{type(error).__name__} {reason}".strip()
     return InputError(f"model {folder} cannot be loaded ({reason}): download it again, or give another")
 
@@ -106,17 +93,14 @@ def _misfit(model: Any, found: Mapping[str, Any], task: str, pooler: bool) -> st
                 f"has {stored[0]} labels ({name}), where a reranker has one score: give another, or train its encoder, "
                 "which AutoModel.from_pretrained(folder).save_pretrained(other) saves"
             )
-        return (
-            f"has {name} in shape {tuple(stored)}, but its config.json asks for {tuple(expected)}: download both again"
-        )
+        wanted = tuple(expected)
+        return f"has {name} in shape {tuple(stored)}, but its config.json asks for {wanted}: download both again"
     missing = sorted(found["missing_keys"])
     backbone = [name for name in missing if name.startswith(inner) and (pooler or not re.search(r"\bpooler\.", name))]
     if backbone:
         return f"has no weights for {backbone[0]}: its weights and its config.json belong to different models"
     if missing and task == RERANKER:
-        return (
-            f"has no weights for {missing[0]}: it is not a reranker; give one, or train this one with train_reranker.py"
-        )
+        return f"has no weights for {missing[0]}: it is no reranker; give one, or train this one with train_reranker.py"
     if broken := first_not_finite(model.state_dict()):
         return f"has weights that are not finite ({broken}): download it again"
     return None

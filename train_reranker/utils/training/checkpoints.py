@@ -10,22 +10,19 @@ import zipfile
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.models.folders import stored_types
+from utils.models.folders import stored_tensors
 from utils.progress import log
 
 STAGING = ".unfinished"  # which transformers does not take for a checkpoint
 
 
-def complete_checkpoints(output: Path) -> list[Path]:
-    """Return the complete checkpoints of an output folder, latest first; log a line for each broken one."""
-    found = []
+def last_complete(output: Path) -> Path | None:
+    """Return the latest complete checkpoint of an output folder, if any; log a line for each broken one after it."""
     for folder in sorted(output.glob("checkpoint-*"), key=step_of, reverse=True):
-        fault = find_fault(folder)
-        if fault is None:
-            found.append(folder)
-        else:
-            log.warning("%s is incomplete and left aside: %s", folder, fault)
-    return found
+        if (fault := find_fault(folder)) is None:
+            return folder
+        log.warning("%s is incomplete and left aside: %s", folder, fault)
+    return None
 
 
 def step_of(checkpoint: Path) -> int:
@@ -38,15 +35,14 @@ def find_checkpoint(output: Path, named: str | bool) -> Path:
     """Return the checkpoint that is named, or the latest complete one of the folder; an InputError if there is none."""
     if isinstance(named, str):
         folder = Path(named).resolve()
-        fault = find_fault(folder) if folder.is_dir() else "not found"
-        if fault is not None:
+        if fault := find_fault(folder) if folder.is_dir() else "not found":
             raise InputError(f"checkpoint {folder} cannot be resumed: {fault}; name another with --resume")
         return folder
-    if not (found := complete_checkpoints(output)):
+    if (found := last_complete(output)) is None:
         raise InputError(
             f"{output} holds no complete checkpoint to resume from: start from scratch with --overwrite_output_dir"
         )
-    return found[0]
+    return found
 
 
 def find_fault(checkpoint: Path) -> str | None:
@@ -64,7 +60,7 @@ def find_fault(checkpoint: Path) -> str | None:
     if not any(all(any(checkpoint.glob(name)) for name in names) for names in kept):
         return "it has no state of the optimizer and the scheduler"
     for file in sorted(checkpoint.rglob("*")):
-        if (file.suffix == ".safetensors" and stored_types(file) is None) or (
+        if (file.suffix == ".safetensors" and stored_tensors(file) is None) or (
             file.suffix in (".pt", ".pth", ".bin") and not zipfile.is_zipfile(file)
         ):
             return f"{file.relative_to(checkpoint)} is truncated"
@@ -81,21 +77,8 @@ def publish(staged: Path, place: Path) -> None:
     staged.rmdir()
 
 
-def remove_all(output: Path) -> None:
-    """Remove the checkpoints of an output folder, and unfinished ones."""
-    for folder in (*output.glob("checkpoint-*"), output / STAGING):
-        if folder.exists():
-            shutil.rmtree(folder)
-
-
 def remove_staging(output: Path) -> None:
     """Remove what was left unfinished, and the output folder if it is then empty."""
     shutil.rmtree(output / STAGING, ignore_errors=True)
     with contextlib.suppress(OSError):
         output.rmdir()  # fails unless it is empty
-
-
-def rotate(output: Path, keep: int) -> None:
-    """Remove all but the ``keep`` latest checkpoints."""
-    for folder in sorted(output.glob("checkpoint-*"), key=step_of, reverse=True)[keep:]:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -5,19 +5,94 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
-from transformers import PrinterCallback, set_seed
+from FlagEmbedding.abc.finetune.reranker import AbsRerankerTrainingArguments
+from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from utils.errors import InputError
+from utils.models.devices import CPU_BATCH_TOKENS
 from utils.models.loading import BASE, load_model
-from utils.progress import log
+from utils.progress import log, progress_bar
 from utils.training import checkpoints, held_out, launch
-from utils.training.callbacks import LastStepCallback, Progress
 from utils.training.groups import TrainingGroups, collate
 from utils.training.held_out import EvaluationHistory
+from utils.training.job import precision
 from utils.training.micro_batches import MemoryBudget
 from utils.training.settings import TrainingJob
 from utils.training.trainer import GroupedCrossEncoder, RerankerTrainer
+
+EVALUATIONS = 0.2  # the default share of all steps between two evaluations
+GPU_BATCH_TOKENS = 16384  # the default of a micro-batch: more make a GPU no faster
+
+
+def memory_budget(job: TrainingJob) -> MemoryBudget:
+    """Return what the micro-batches of a step may take."""
+    settings, cuda = job.settings, torch.cuda.is_available()
+    tokens = settings.max_tokens_per_micro_batch or (GPU_BATCH_TOKENS if cuda else CPU_BATCH_TOKENS)
+    recompute = cuda if settings.gradient_checkpointing is None else settings.gradient_checkpointing
+    return MemoryBudget(tokens, not recompute, max(1, settings.pad_to_multiple_of))
+
+
+def training_arguments(job: TrainingJob) -> Any:
+    """Return the Trainer's arguments for these settings on this device."""
+    settings, cuda = job.settings, torch.cuda.is_available()
+    arguments = AbsRerankerTrainingArguments(
+        output_dir=str(job.output), deepspeed=str(job.ds_config) if job.ds_config else None, use_cpu=not cuda,
+        resume_from_checkpoint=None if job.resume is None else str(job.resume),
+        # Optimisation.
+        num_train_epochs=settings.epochs, per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps, learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
+        weight_decay=settings.weight_decay, seed=settings.seed, data_seed=settings.seed, **precision(settings),
+        ddp_find_unused_parameters=False,  # all are used: DistributedDataParallel need not look for others
+        # Rows.
+        remove_unused_columns=False, dataloader_num_workers=2 if cuda else 0,  # tokenise while the GPU works
+        # Evaluations and checkpoints.
+        eval_strategy="steps" if job.held_out else "no", eval_steps=settings.eval_steps or EVALUATIONS,
+        eval_on_start=bool(job.held_out) and job.resume is None,
+        save_strategy="steps" if settings.save_steps else "no", save_steps=settings.save_steps or 1,
+        save_total_limit=settings.save_total_limit,
+        # Logs: a hundred points of the loss, however long the run, and a bar of our own.
+        report_to=settings.report_to, logging_steps=0.01, logging_first_step=True, disable_tqdm=True,
+        log_level="error", log_level_replica="error",
+    )  # fmt: skip
+    # With several GPUs and one process the Trainer would split each batch over all of them (DataParallel), against
+    # --num_gpus 1, and split groups.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+class StepCallback(ProgressCallback):
+    """Passes epochs to the dataset, evaluates the last step, skips its checkpoint, and shows the loss on stderr."""
+
+    def __init__(self, groups: TrainingGroups, evaluates: bool) -> None:
+        """Hold the dataset."""
+        super().__init__()
+        self.groups, self.evaluates = groups, evaluates
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate and save as often as asked now, not as recorded in the checkpoint that is resumed; open the bar."""
+        state.compute_steps(args, state.max_steps)
+        if state.is_world_process_zero:
+            done = {"total": state.max_steps, "initial": state.global_step}
+            self.training_bar = progress_bar(**done, desc="training", unit="step")
+        self.current_step = state.global_step
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Pass the epoch on."""
+        self.groups.epoch = int(state.epoch or 0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate after the last step, and write no checkpoint: the model itself is saved."""
+        super().on_step_end(args, state, control, **kwargs)
+        if state.global_step >= state.max_steps:
+            control.should_save, control.should_evaluate = False, self.evaluates
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Show the loss in the bar; the Trainer's own callback writes to stdout."""
+        if self.training_bar is not None and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4f}")
 
 
 def make_trainer(job: TrainingJob, arguments: Any, memory: MemoryBudget) -> RerankerTrainer:
@@ -27,25 +102,17 @@ def make_trainer(job: TrainingJob, arguments: Any, memory: MemoryBudget) -> Rera
     # In float32 whatever the file holds: in half precision, updates would be rounded away.
     tokenizer, base, fresh = load_model(job.model, BASE)
     if fresh and launch.is_main_process():
-        log.warning(
-            "model %s has no trained head (%s): it starts from random weights, and the base ranks at random",
-            job.model, ", ".join(fresh),
-        )  # fmt: skip
+        message = "model %s has no trained head (%s): it starts from random weights, and the base ranks at random"
+        log.warning(message, job.model, ", ".join(fresh))
     group_size, distil = settings.train_group_size, settings.knowledge_distillation
     groups = TrainingGroups(job.examples, tokenizer, job.lengths, group_size, settings.seed, distil)
     history = EvaluationHistory(job.held_out) if job.held_out else None
     trainer = RerankerTrainer(
-        job,
-        history,
-        model=GroupedCrossEncoder(base, tokenizer, group_size, memory),
-        args=arguments,
-        train_dataset=groups,
-        eval_dataset=history and history.examples,
-        data_collator=collate,
-        callbacks=[LastStepCallback(groups, history is not None)],
-    )
+        job, history, model=GroupedCrossEncoder(base, tokenizer, group_size, memory), args=arguments,
+        train_dataset=groups, eval_dataset=history and history.examples, data_collator=collate,
+        callbacks=[StepCallback(groups, history is not None)],
+    )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Progress())
     return trainer
 
 
@@ -58,8 +125,7 @@ def fit(trainer: RerankerTrainer) -> None:
         path = job.resume.parent / held_out.FILE
         found = json.loads(path.read_bytes()) if trainer.args.should_save and path.is_file() else None
         if (found := gather_object([found])[0]) is not None:  # other machines may not have the file
-            history.restore(found, path)
-            history.rewind(checkpoints.step_of(job.resume))
+            history.restore(found, path, checkpoints.step_of(job.resume))
     trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
     if history is None or history.best is None:
         trainer.keep_model()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from utils.models.devices import token_batches
@@ -12,6 +13,7 @@ from utils.models.lengths import Lengths, cut_text
 from utils.schema import ContrastiveExample
 
 
+@dataclass
 class TrainingGroups:
     """A map-style dataset whose item is the tokenised group of one row: a positive, then its negatives.
 
@@ -19,23 +21,13 @@ class TrainingGroups:
     them. The token ids are FlagEmbedding's, but for queries over the limit, which it lets take from the passage.
     """
 
-    def __init__(
-        self,
-        rows: Sequence[ContrastiveExample],
-        tokenizer: Any,
-        lengths: Lengths,
-        group_size: int,
-        seed: int,
-        distil: bool = False,
-    ) -> None:
-        """Hold the rows; each needs at least one negative. ``distil`` asks for the teacher's scores."""
-        self.rows, self.tokenizer, self.lengths = rows, tokenizer, lengths
-        self.group_size, self.seed, self.distil = group_size, seed, distil
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw for epoch ``epoch`` from now on."""
-        self.epoch = epoch
+    rows: Sequence[ContrastiveExample]  # each with at least one negative
+    tokenizer: Any
+    lengths: Lengths
+    group_size: int
+    seed: int
+    distil: bool = False  # give the teacher's scores, too
+    epoch: int = 0  # set from outside
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -78,9 +70,8 @@ def encode_pairs(tokenizer: Any, query: str, passages: Sequence[str], lengths: L
 def collate(groups: Sequence[tuple[list[dict[str, list[int]]], list[float] | None]]) -> dict[str, Any]:
     """Lay the pairs of several groups end to end, without padding.
 
-    Returns:
-        ``pair``: the model's inputs as flat tensors of shape (tokens,), and ``lengths``, the tokens of each pair;
-        ``teacher_scores``: one number per pair, or None.
+    Returns ``pair``, the model's inputs as flat tensors of shape (tokens,) and ``lengths``, the tokens of each pair;
+    and ``teacher_scores``, one number per pair, or None.
     """
     import torch
 
@@ -92,19 +83,14 @@ def collate(groups: Sequence[tuple[list[dict[str, list[int]]], list[float] | Non
     return {"pair": flat, "teacher_scores": scores or None}
 
 
-def plan_micro_batches(lengths: Sequence[int], max_tokens: int | None, multiple: int = 1) -> list[list[int]]:
-    """Return the positions of pairs in length-bucketed micro-batches, longest first.
+def plan_micro_batches(lengths: Sequence[int], max_tokens: int, multiple: int = 1) -> list[list[int]]:
+    """Return the positions of pairs of ``lengths`` tokens in length-bucketed micro-batches, longest first.
 
-    Args:
-        lengths: tokens of each pair.
-        max_tokens: of a micro-batch, with padding; a longer pair is alone in its own. None: all pairs in one.
-        multiple: what widths are rounded up to.
+    With padding to a multiple of ``multiple``, each has at most ``max_tokens``; a longer pair is alone in its own.
     """
-    if max_tokens is None:
-        return [list(range(len(lengths)))]
     return list(token_batches([round_up(length, multiple) for length in lengths], max_tokens, len(lengths)))
 
 
 def round_up(length: int, multiple: int) -> int:
-    """Return the least multiple of ``multiple`` that is no less than ``length``; 0 rounds nothing."""
-    return -(-length // max(1, multiple)) * max(1, multiple)
+    """Return the least multiple of ``multiple`` that is no less than ``length``."""
+    return -(-length // multiple) * multiple

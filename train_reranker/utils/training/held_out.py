@@ -15,6 +15,7 @@ from utils.errors import InputError
 from utils.evaluation import metrics
 from utils.evaluation.paired import ALPHA, PairedDifference, paired
 from utils.files import replacing, write_json
+from utils.report.plots import new_figure
 from utils.report.text import p_value
 from utils.schema import ContrastiveExample
 
@@ -92,31 +93,25 @@ class EvaluationHistory:
         tests = len(self.evaluations) - 1
         return paired(self.best.ranks, self.evaluations[0].ranks, tests=tests, confidence=1 - ALPHA / max(1, tests))
 
-    def rewind(self, step: int) -> None:
-        """Forget the evaluations after ``step``, but not the best: the folder holds its model."""
-        self.evaluations = [one for one in self.evaluations if one.step <= step]
-        best = max((e.step for e in self.evaluations if self.best and e.MRR >= self.best.MRR and e.step), default=step)
-        self.since_best = sum(one.step > best for one in self.evaluations)
-
     def write(self, folder: Path) -> None:
         """Write the evaluations as JSON."""
-        difference = self.difference()
-        value = {
-            "queries": len(self.examples),
-            "points": [one._asdict() for one in self.evaluations],
-            "best": self.best and self.best._asdict(),
-            "difference": difference and asdict(difference) | {"outcome": difference.outcome},
-        }
-        write_json(folder / FILE, value)
+        difference, points = self.difference(), [one._asdict() for one in self.evaluations]
+        value = {"queries": len(self.examples), "points": points, "best": self.best and self.best._asdict()}
+        write_json(folder / FILE, value | {"difference": difference and asdict(difference)})
 
-    def restore(self, value: dict[str, Any], path: Path) -> None:
-        """Take over what an interrupted run has written to ``path``; an InputError if it is of other queries."""
+    def restore(self, value: dict[str, Any], path: Path, step: int) -> None:
+        """Take over what an interrupted run has written to ``path``; an InputError if it is of other queries.
+
+        Evaluations after ``step`` are forgotten, but not the best: the folder holds its model.
+        """
         if value["queries"] != len(self.examples):
             raise InputError(
                 f"{path} is of {value['queries']} queries, not {len(self.examples)}: resume with the same data"
             )
-        self.evaluations = [Evaluation(**one) for one in value["points"]]
+        self.evaluations = [Evaluation(**one) for one in value["points"] if one["step"] <= step]
         self.best = Evaluation(**value["best"]) if value["best"] else None
+        best = max((e.step for e in self.evaluations if self.best and e.MRR >= self.best.MRR and e.step), default=step)
+        self.since_best = sum(one.step > best for one in self.evaluations)
 
     def summary(self) -> str | None:
         """Return the line that says whether the training helped; None where that is unknown."""
@@ -132,12 +127,7 @@ class EvaluationHistory:
 
 def draw_curve(history: EvaluationHistory, path: Path) -> None:
     """Draw both metrics over the steps, with the base model's dashed and the best step marked."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4))
+    figure, axes = new_figure(4)
     steps, mrr, ndcg, _ = zip(*history.evaluations, strict=True)
     for values, metric in zip((mrr, ndcg), METRICS, strict=True):
         (line,) = axes.plot(steps, values, marker="o", label=metric)
@@ -148,4 +138,3 @@ def draw_curve(history: EvaluationHistory, path: Path) -> None:
     axes.legend()
     with replacing(path, "wb") as out:
         figure.savefig(out, format="png", dpi=120)
-    pyplot.close(figure)

@@ -1,26 +1,37 @@
-"""A training's settings, checked against its inputs before anything heavy is imported."""
+"""A training's settings, checked against its inputs and its output folder before anything heavy is imported."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import json
+import os
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from utils.data.negatives import fill_negatives
 from utils.data.rows import canonical, read_examples
 from utils.data.split import Split
 from utils.errors import InputError
-from utils.files import dumps, find_input
-from utils.models.folders import find_model
+from utils.files import dumps, find_input, write_json
+from utils.models.devices import half_precision, visible_devices
+from utils.models.folders import find_model, weights_fingerprint
 from utils.models.lengths import length_limit, training_lengths
 from utils.models.loading import load_tokenizer
+from utils.progress import log
 from utils.schema import ContrastiveExample
-from utils.training import held_out, launch
-from utils.training.output import check_output, find_resume, read_object
+from utils.training import checkpoints, held_out, launch
 from utils.training.settings import DataStats, TrainingJob, TrainingSettings, check_settings
+
+SETTINGS_FILE = "training.json"
+CARD_FILE = "README.md"  # the model card, written last
+# What a run leaves before it has a model or a checkpoint; "runs" are TensorBoard's logs.
+FIRST_FILES = (SETTINGS_FILE, held_out.FILE, held_out.CURVE, "runs")
+# DeepSpeed compares these with the flags and fails where one is no number; it requires the first two.
+DS_COUNTS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
 
 
 def prepare(settings: TrainingSettings) -> TrainingJob:
@@ -28,23 +39,27 @@ def prepare(settings: TrainingSettings) -> TrainingJob:
     check_settings(settings)
     model = find_model(settings.model_path)
     ds_config = _find_ds_config(settings) if settings.use_deepspeed else None
-    rows, held_out, facts = _read_rows(settings)
+    rows, test, facts = _read_rows(settings)
     output = Path(settings.output_dir).resolve()
     tokenizer, config = load_tokenizer(model)
     limit = length_limit(config, tokenizer)
     lengths = training_lengths(settings.query_max_len, settings.passage_max_len, limit, settings.pad_to_multiple_of)
-    job = TrainingJob(settings, model, output, rows, held_out, lengths, facts, ds_config)
+    job = TrainingJob(settings, model, output, rows, test, lengths, facts, ds_config)
     if launch.is_main_process():  # when another process comes here, the first may be writing
-        check_output(output, model, settings)
-    return job._replace(resume=find_resume(job)) if settings.resume else job
+        _check_output(job)
+    return job._replace(resume=_find_resume(job)) if settings.resume else job
 
 
 def _read_rows(settings: TrainingSettings) -> tuple[list[ContrastiveExample], list[ContrastiveExample], DataStats]:
     """Return the rows to train on, with the negatives of a group, those to evaluate on, and what became of them."""
     notes: list[str] = []
     rows = read_examples(settings.train_data, warn=notes.append)
-    if settings.knowledge_distillation:
-        _check_teacher_scores(rows, settings)
+    for number, row in enumerate(rows if settings.knowledge_distillation else (), 1):
+        if not row.neg or row.pos_scores is None or row.neg_scores is None:
+            raise InputError(
+                f"{', '.join(settings.train_data)}, row {number}: --knowledge_distillation needs "
+                '"pos_scores" and "neg_scores" beside "pos" and "neg" in each row'
+            )
     if settings.eval_data:
         split = Split(rows, _read_eval_data(rows, settings, notes), 0, 0, 0, 0)
     else:
@@ -74,23 +89,9 @@ def _read_eval_data(
     return found
 
 
-def _check_teacher_scores(rows: Sequence[ContrastiveExample], settings: TrainingSettings) -> None:
-    for number, row in enumerate(rows, 1):
-        if not row.neg or row.pos_scores is None or row.neg_scores is None:
-            raise InputError(
-                f"{', '.join(settings.train_data)}, row {number}: --knowledge_distillation needs "
-                '"pos_scores" and "neg_scores" beside "pos" and "neg" in each row'
-            )
-
-
 def _digest(rows: Sequence[ContrastiveExample]) -> str:
     """Return the SHA-256 of rows as they stand in a data file."""
     return hashlib.sha256(b"".join(dumps(row.row()).encode() + b"\n" for row in rows)).hexdigest()
-
-
-# DeepSpeed compares these with the flags and fails where one is no number; the second list it requires.
-DS_COUNTS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
-DS_REQUIRED = ("train_batch_size", "train_micro_batch_size_per_gpu")
 
 
 def _find_ds_config(settings: TrainingSettings) -> Path:
@@ -99,9 +100,9 @@ def _find_ds_config(settings: TrainingSettings) -> Path:
         raise InputError("--use_deepspeed needs a package: pip install deepspeed")
     remedy = "name one with --ds_config, as train_reranker/ds_stage0.json"
     path = find_input(settings.ds_config, "DeepSpeed configuration", remedy)
-    config = read_object(path)
+    config = _read_object(path)
     for name in DS_COUNTS:
-        value = config.get(name, None if name in DS_REQUIRED else "auto")
+        value = config.get(name, None if name in DS_COUNTS[:2] else "auto")
         if value != "auto" and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise InputError(f'{path}: {name} must be "auto" or a number, not {json.dumps(value)}')
     zero = config.get("zero_optimization", {})
@@ -110,3 +111,101 @@ def _find_ds_config(settings: TrainingSettings) -> Path:
     if not isinstance(zero, dict) or zero.get("stage", 0) not in (0, 1, 2):
         raise InputError(f"{path}: zero_optimization.stage must be 0, 1 or 2, as in train_reranker/ds_stage0.json")
     return path
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not readable as JSON ({error}): fix or replace it") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a JSON object, not {type(value).__name__}: fix or replace it")
+    return value
+
+
+def _check_output(job: TrainingJob) -> None:
+    """Refuse an output folder whose contents the training would spoil."""
+    output, settings = job.output, job.settings
+    if output.exists() and not output.is_dir():
+        raise InputError(f"output folder {output} is a file: choose another --output_dir")
+    if job.model.is_relative_to(output):
+        raise InputError(f"output folder {output} holds the model to start from: choose another --output_dir")
+    if settings.overwrite_output_dir or settings.resume or not output.is_dir():
+        return
+    if any(file.name not in FIRST_FILES and not file.name.startswith(".") for file in output.iterdir()):
+        raise InputError(
+            f"output folder {output} is not empty: choose another --output_dir, "
+            "resume with --resume, or replace the model in it with --overwrite_output_dir"
+        )
+
+
+def _find_resume(job: TrainingJob) -> Path | None:
+    """Return the checkpoint to resume from; None where the run ended before it wrote one."""
+    if job.settings.resume is True and not any(job.output.glob("checkpoint-*")):
+        if (job.output / CARD_FILE).exists():
+            raise InputError(
+                f"{job.output} holds a finished model and no checkpoint to resume from: use it as it is, "
+                "or replace it with --overwrite_output_dir"
+            )
+        log.info("no checkpoint in %s: training from the beginning", job.output)
+        return None
+    found = checkpoints.find_checkpoint(job.output, job.settings.resume)
+    recorded = found.parent / SETTINGS_FILE
+    before, now = _read_object(recorded) if recorded.is_file() else {}, _fixed_settings(job)
+    # What an earlier version did not record is not compared.
+    different = [f"{k} {before[k]!s:.40}, not {now[k]!s:.40}" for k in now if k in before and before[k] != now[k]]
+    if different:
+        raise InputError(
+            f"{found.parent} was started with {'; '.join(different)}: resume with the same, "
+            "or start from scratch with --overwrite_output_dir"
+        )
+    return found
+
+
+def _fixed_settings(job: TrainingJob) -> dict[str, Any]:
+    """Return all that steps, rates, rows or sums depend on: what must not change when a run is resumed."""
+    names = ["epochs", "batch_size", "gradient_accumulation_steps", "learning_rate", "warmup_ratio", "weight_decay"]
+    names += ["train_group_size", "negative_fill", "knowledge_distillation", "use_deepspeed", "seed"]
+    half = [name for name, chosen in precision(job.settings).items() if chosen]
+    return {f"--{name}": getattr(job.settings, name) for name in names} | {
+        "rows with the digest": job.facts.digest,
+        "held-out rows with the digest": job.facts.held_out_digest,
+        "model with the digest": weights_fingerprint(job.model),  # its path says nothing: models are moved, replaced
+        "processes": int(os.environ.get("WORLD_SIZE") or launch.count_processes(job.settings.num_gpus)),
+        "precision": half[0] if half else "fp32",
+        "DeepSpeed configuration": None if job.ds_config is None else _read_object(job.ds_config),
+        "lengths": list(job.lengths),
+    }
+
+
+def precision(settings: TrainingSettings) -> dict[str, bool]:
+    """Return the Trainer's precision flags: as asked, else the half precision that the device is fast at.
+
+    DeepSpeed on a CPU stays at fp32: it would keep the weights themselves in bf16. An InputError refuses fp16 there.
+    """
+    import torch
+
+    cuda, chosen = torch.cuda.is_available(), None
+    if settings.fp16 and not cuda:
+        raise InputError("--fp16 needs a GPU, and none can be seen: use --bf16, or leave the flag out")
+    if not (settings.fp16 or settings.bf16 or settings.no_mixed_precision or (settings.use_deepspeed and not cuda)):
+        chosen = half_precision(visible_devices()[0])
+    return {"bf16": settings.bf16 or chosen == torch.bfloat16, "fp16": settings.fp16 or chosen == torch.float16}
+
+
+def open_output(job: TrainingJob) -> None:
+    """Record the settings in the output folder and, unless a run is resumed, remove an older one's checkpoints.
+
+    They would be counted among the new ones. The old model stays until the new one replaces it. An InputError says
+    that the folder cannot be written.
+    """
+    try:
+        if job.resume is None:
+            for folder in job.output.glob("checkpoint-*"):
+                shutil.rmtree(folder)
+            checkpoints.remove_staging(job.output)
+            for name in (held_out.FILE, held_out.CURVE):
+                (job.output / name).unlink(missing_ok=True)
+        write_json(job.output / SETTINGS_FILE, _fixed_settings(job))
+    except OSError as error:
+        raise InputError(f"output folder {job.output} cannot be written: {error.strerror}") from None

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 import warnings
@@ -26,10 +25,8 @@ def is_main_process() -> bool:
 def count_processes(num_gpus: int | None) -> int:
     """Return how many processes must be launched: one per GPU, or 1 to train in this one.
 
-    Without a GPU the processes share the CPU. Under torchrun or DeepSpeed's launcher this is one of them already.
-
-    Raises:
-        InputError: more GPUs are asked for than are visible, or the environment holds a part of what launchers set.
+    Without a GPU the processes share the CPU. Under torchrun or DeepSpeed's launcher this is one of them already. An
+    InputError says that fewer GPUs are visible, or that the environment holds only a part of what launchers set.
     """
     present = [name for name in LAUNCHERS_VARIABLES if name in os.environ]
     if {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & {*present} and len(present) < len(LAUNCHERS_VARIABLES):
@@ -49,27 +46,20 @@ def count_processes(num_gpus: int | None) -> int:
     return num_gpus
 
 
-def world_size(num_gpus: int | None) -> int:
-    """Return how many processes train together, as the launcher says or :func:`count_processes`."""
-    return int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else count_processes(num_gpus)
-
-
 def launch(script: str | Path, argv: Sequence[str], processes: int) -> int:
     """Run ``script`` with ``argv`` in several processes of this machine and return their exit code.
 
     This is ``torchrun --nproc_per_node``, called here so that a signal to this process reaches all of them, and a
-    failure is not reported again with a traceback.
-
-    Raises:
-        RunError: a process was killed, or this one was asked to end.
+    failure is not reported again with a traceback. A RunError says that one was killed, or this one asked to end.
     """
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.utils.distributed import get_free_port
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    options = [f"--nproc_per_node={processes}", "--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    options = [f"--nproc_per_node={processes}", "--master_addr=127.0.0.1", f"--master_port={get_free_port()}"]
     try:
         torchrun.run(torchrun.parse_args([*options, str(script), *argv]))
     except ChildFailedError as error:
@@ -84,57 +74,44 @@ def launch(script: str | Path, argv: Sequence[str], processes: int) -> int:
     return 0
 
 
-def free_port() -> int:
-    """Return a free TCP port of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextlib.contextmanager
 def environment(deepspeed: bool) -> Iterator[None]:
-    """Set for one process what a launcher sets for DeepSpeed, and put the environment back afterwards."""
+    """Prepare one process for a training, and put its environment back afterwards.
+
+    Sets what a launcher sets for DeepSpeed; keeps other libraries' messages off stderr, and all but the result off
+    stdout.
+    """
     import torch
-
-    before = dict(os.environ)
-    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # a launcher's; the flag decides
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        if deepspeed:
-            _skip_compilation()
-    if deepspeed and "LOCAL_RANK" not in os.environ:
-        # DeepSpeed looks for MPI where these are not set, and fails where there is none.
-        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        # accelerate takes these for several processes, and would divide the cores among them.
-        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def _skip_compilation() -> None:
-    """Keep DeepSpeed on a CPU from compiling a kernel for what gloo does, too: it takes minutes and a compiler."""
-    import deepspeed.ops
-
-    # It compiles what this lists, and to find that out would try the compiler.
-    deepspeed.ops.__compatible_ops__ = {}
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep other libraries' messages off stderr, and all but the result off stdout."""
+    from torch.distributed.elastic.utils.distributed import get_free_port
     from transformers.utils import logging as transformers_logging
 
     for name in ("FlagEmbedding", "DeepSpeed", "accelerate", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    before = dict(os.environ)
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # a launcher's; the flag decides
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        if deepspeed:
+            from deepspeed import ops
+
+            # On a CPU it would compile a kernel for what gloo does, too, which takes minutes and a compiler: it
+            # compiles what this lists, and to find that out would try the compiler.
+            ops.__compatible_ops__ = {}
+    if deepspeed and "LOCAL_RANK" not in os.environ:
+        # DeepSpeed looks for MPI where these are not set, and fails where there is none.
+        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(get_free_port())}
+        # accelerate takes these for several processes, and would divide the cores among them.
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    try:
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def leave_process_group() -> None:

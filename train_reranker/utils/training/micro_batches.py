@@ -1,14 +1,11 @@
 """Scores of a batch of pairs, computed in micro-batches inside one node of the autograd graph.
 
-A batch that is padded to its longest pair is mostly padding when lengths vary. Here the pairs go through the model in
-length-bucketed micro-batches, and come out as one tensor of scores in the order of the batch: loss and gradient are
-the same as if all had gone at once.
-
-The step is one autograd function, which hands each weight a single gradient, summed over the micro-batches: to
-DistributedDataParallel and DeepSpeed it looks like one forward and one backward pass. The graph of a micro-batch is
-either kept for the backward pass, or dropped and computed again from its random state: that bounds the memory to one
-micro-batch, whatever the batch (the gradient cache of Gao et al., arXiv 2101.06983, inside autograd). When memory runs
-out in this process, its micro-batches shrink and the step continues.
+A batch that is padded to its longest pair is mostly padding when lengths vary. In length-bucketed micro-batches, loss
+and gradient are the same as if all had gone at once. To DistributedDataParallel and DeepSpeed the step looks like one
+forward and one backward pass: each weight gets a single gradient, summed over the micro-batches. The graph of a
+micro-batch is either kept for the backward pass, or dropped and computed again from its random state: that bounds the
+memory to one micro-batch (the gradient cache of Gao et al., arXiv 2101.06983, inside autograd). When memory runs out in
+this process, its micro-batches shrink and the step continues.
 """
 
 from __future__ import annotations
@@ -32,7 +29,7 @@ from utils.training.groups import plan_micro_batches, round_up
 class MemoryBudget:
     """What micro-batches may take; lowered for the rest of the run when the device's memory runs out."""
 
-    max_tokens: int | None = None  # of a micro-batch, with padding; None: all pairs in one
+    max_tokens: int  # of a micro-batch, with padding
     keep: bool = True  # graphs are kept for the backward pass
     multiple: int = 1  # what widths are rounded up to
     by_layer: bool = False  # activations are computed again layer by layer
@@ -77,17 +74,17 @@ class MicroBatchScorer:
 
     def forward(self, pairs: dict[str, Any], keep: bool = True) -> tuple[Tensor, list[MicroBatch]]:
         """Return the scores of all pairs, (pairs, 1), and the micro-batches that they came from."""
-        waiting = plan_micro_batches(pairs["lengths"], self.memory.max_tokens, self.memory.multiple)
+        waiting = self._plan(pairs, range(len(pairs["lengths"])))
         scores = torch.empty(len(pairs["lengths"]), 1, device=pairs["input_ids"].device)
         pieces: list[MicroBatch] = []
         while waiting:
-            positions, state = waiting[0], _random_state(pairs)
+            positions, state = waiting[0], _random_state(pairs["input_ids"])
             with torch.set_grad_enabled(keep and self.memory.keep):
                 graph = self._within_memory(functools.partial(self.score, pairs, positions))
             if graph is None:
                 self._lower(pairs, positions)
                 pieces = [piece._replace(graph=None) for piece in pieces]
-                waiting = self._plan(pairs, list(itertools.chain(*waiting)))
+                waiting = self._plan(pairs, [*itertools.chain(*waiting)])
                 _restore(state)
                 continue
             scores[positions] = graph.detach()
@@ -114,13 +111,15 @@ class MicroBatchScorer:
                 return differentiate(self.score(pairs, positions))
 
         found = self._within_memory(again if graph is None else functools.partial(differentiate, graph))
-        if found is not None:
-            _add(totals, found)
+        if found is None:
+            graph = None
+            self._lower(pairs, positions)
+            for part in self._plan(pairs, positions):
+                self.add_gradients(pairs, MicroBatch(part, random_state, None), grad_output, totals)
             return
-        graph = None
-        self._lower(pairs, positions)
-        for part in self._plan(pairs, positions):
-            self.add_gradients(pairs, MicroBatch(part, random_state, None), grad_output, totals)
+        for i, (total, gradient) in enumerate(zip(totals, found, strict=True)):
+            if gradient is not None:
+                totals[i] = gradient.float() if total is None else total.add_(gradient)
 
     def score(self, pairs: dict[str, Any], positions: Sequence[int]) -> Tensor:
         """Return the scores of some pairs, float32 of shape (B, 1)."""
@@ -147,8 +146,7 @@ class MicroBatchScorer:
         # Attention is faster without a mask.
         return inputs if min(lengths) == width else inputs | {"attention_mask": mask.long()}
 
-    def _plan(self, pairs: dict[str, Any], positions: list[int]) -> list[list[int]]:
-        """Plan again for some of the pairs."""
+    def _plan(self, pairs: dict[str, Any], positions: Sequence[int]) -> list[list[int]]:
         lengths = [pairs["lengths"][i] for i in positions]
         plan = plan_micro_batches(lengths, self.memory.max_tokens, self.memory.multiple)
         return [[positions[i] for i in part] for part in plan]
@@ -160,8 +158,7 @@ class MicroBatchScorer:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
         return None
 
     def _lower(self, pairs: dict[str, Any], positions: Sequence[int]) -> None:
@@ -180,36 +177,23 @@ class _Scores(torch.autograd.Function):
         """Score; kept graphs hang on the context."""
         scores, pieces = scorer.forward(pairs)
         ctx.scorer, ctx.pairs, ctx.pieces, ctx.dtypes = scorer, pairs, pieces, [w.dtype for w in weights]
-        ctx.autocast = _autocast_state(pairs["input_ids"].device.type)
+        device = pairs["input_ids"].device.type  # the backward pass has its own thread, without this one's autocast
+        ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
         return scores
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         """Return one gradient per weight, summed in float32 also where weights are in half precision."""
         totals: list[Tensor | None] = [None] * len(ctx.dtypes)
-        with torch.autocast(**ctx.autocast):
+        with torch.autocast(*ctx.autocast):
             while ctx.pieces:  # each graph is freed after its gradient
                 ctx.scorer.add_gradients(ctx.pairs, ctx.pieces.pop(), grad_output, totals)
         gradients = (None if t is None else t.to(kind) for t, kind in zip(totals, ctx.dtypes, strict=True))
         return None, None, *gradients
 
 
-def _add(totals: list[Tensor | None], gradients: Sequence[Tensor | None]) -> None:
-    for i, gradient in enumerate(gradients):
-        if gradient is not None:
-            total = totals[i]
-            totals[i] = gradient.float() if total is None else total.add_(gradient)
-
-
-def _autocast_state(device: str) -> dict[str, Any]:
-    """Return the arguments that set ``torch.autocast`` as it is now: the backward pass has its own thread."""
-    enabled = torch.is_autocast_enabled(device)
-    return {"device_type": device, "dtype": torch.get_autocast_dtype(device), "enabled": enabled}
-
-
-def _random_state(pairs: dict[str, Any]) -> list[Tensor]:
-    """Return the states of the generators that dropout draws from: the CPU's and the device's."""
-    ids = pairs["input_ids"]
+def _random_state(ids: Tensor) -> list[Tensor]:
+    """Return the states of the generators that dropout draws from: the CPU's and that of the GPU that ``ids`` is on."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(ids.device)] if ids.is_cuda else [])]
 
 

@@ -8,52 +8,45 @@ from utils.files import replacing
 from utils.models.folders import BASE_MODEL
 from utils.report.text import table
 from utils.training.held_out import EvaluationHistory
-from utils.training.output import CARD_FILE
+from utils.training.job import CARD_FILE
 from utils.training.settings import TrainingJob
 
 
 def write(job: TrainingJob, history: EvaluationHistory | None) -> None:
     """Write the card into the output folder, atomically."""
-    import yaml
-
-    header = yaml.safe_dump(metadata(job, history), sort_keys=False, allow_unicode=True)
     introduction = (
-        f"A reranker: it scores how well a passage answers a query. Fine-tuned from `{base_name(job)}` with a "
+        f"A reranker: it scores how well a passage answers a query. Fine-tuned from `{_base_name(job)}` with a "
         f"listwise cross-entropy over groups of one positive and {job.settings.train_group_size - 1} negatives."
     )
-    parts = [f"---\n{header}---", f"# {job.output.name}", introduction, "## Metrics", _metrics(job, history)]
-    parts += ["## Training", _training(job), "## Use", _snippets(job)]
+    parts = [f"---\n{_metadata(job, history)}\n---", f"# {job.output.name}", introduction]
+    parts += ["## Metrics", _metrics(job, history), "## Training", _training(job), "## Use", _snippets(job)]
     with replacing(job.output / CARD_FILE) as out:
         out.write("\n\n".join(parts) + "\n")
 
 
-def metadata(job: TrainingJob, history: EvaluationHistory | None) -> dict[str, Any]:
-    """Return the card's metadata, with the keys and values that the Hugging Face hub knows."""
-    values: dict[str, Any] = {
-        "library_name": "sentence-transformers",
-        "pipeline_tag": "text-ranking",
-        "base_model": base_name(job),
-        "tags": ["reranker", "cross-encoder", "sentence-transformers"],
-    }
-    if history is not None and history.best is not None:
-        named = (("mrr", "MRR", history.best.MRR), ("ndcg", "nDCG@10", history.best.nDCG_10))
-        entry = {
-            "task": {"type": "text-ranking", "name": "Reranking"},
-            "dataset": {"type": "custom", "name": "held-out queries"},
-            "metrics": [{"type": kind, "name": name, "value": round(value, 4)} for kind, name, value in named],
-        }
-        values["model-index"] = [{"name": job.output.name, "results": [entry]}]
-    return values
+def _metadata(job: TrainingJob, history: EvaluationHistory | None) -> str:
+    """Return the card's metadata as YAML, with the keys and values that the Hugging Face hub knows."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    best = history and history.best
+    task = {"task_type": "text-ranking", "task_name": "Reranking"}
+    data: Any = task | {"dataset_type": "custom", "dataset_name": "held-out queries"}
+    values = (("mrr", "MRR", best.MRR), ("ndcg", "nDCG@10", best.nDCG_10)) if best else ()
+    results = [EvalResult(**data, metric_type=k, metric_name=n, metric_value=round(v, 4)) for k, n, v in values]
+    return ModelCardData(
+        library_name="sentence-transformers", pipeline_tag="text-ranking", base_model=_base_name(job),
+        tags=["reranker", "cross-encoder", "sentence-transformers"], eval_results=results or None,
+        model_name=job.output.name if results else None,
+    ).to_yaml()  # fmt: skip
 
 
-def base_name(job: TrainingJob) -> str:
+def _base_name(job: TrainingJob) -> str:
     """Return the base model's name: a known repository, else its folder's."""
     return BASE_MODEL if job.model.name == BASE_MODEL.partition("/")[2] else job.model.name
 
 
 def _metrics(job: TrainingJob, history: EvaluationHistory | None) -> str:
-    summary = history and history.summary()
-    if history is None or history.best is None or summary is None:
+    if history is None or history.best is None or (summary := history.summary()) is None:
         return "Not compared with its base: the training had no held-out queries, or its first evaluation is lost."
     base, best = history.evaluations[0], history.best
     rows = [["MRR", base.MRR, best.MRR], ["nDCG@10", base.nDCG_10, best.nDCG_10]]
@@ -66,14 +59,13 @@ def _training(job: TrainingJob) -> str:
     settings, facts = job.settings, job.facts
     names = ["epochs", "batch_size", "gradient_accumulation_steps", "learning_rate", "warmup_ratio", "weight_decay"]
     names += ["train_group_size", "knowledge_distillation", "seed"]
-    shown = {
-        "data": f"{', '.join(settings.train_data)}: {facts.rows} rows, SHA-256 `{facts.digest}`",
-        "rows trained on": len(job.examples),
-        "rows with filled-up negatives": f"{facts.short} ({settings.fill})",
-        "tokens": f"query {job.lengths.query}, pair {job.lengths.pair}",
-    }
-    shown |= {f"`--{name}`": getattr(settings, name) for name in names}
-    return "\n".join(f"- {key}: {value}" for key, value in shown.items())
+    shown = [
+        f"data: {', '.join(settings.train_data)}: {facts.rows} rows, SHA-256 `{facts.digest}`",
+        f"rows trained on: {len(job.examples)}",
+        f"rows with filled-up negatives: {facts.short} ({settings.fill})",
+        f"tokens: query {job.lengths.query}, pair {job.lengths.pair}",
+    ]
+    return "\n".join(f"- {line}" for line in [*shown, *(f"`--{n}`: {getattr(settings, n)}" for n in names)])
 
 
 def _snippets(job: TrainingJob) -> str:

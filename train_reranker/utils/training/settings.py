@@ -32,17 +32,14 @@ class TrainingSettings:
     """All that a training depends on. Each field is a flag of train_reranker.py, with its default and help."""
 
     # What is read and written.
-    model_path: str = setting(
-        "./models/bge-reranker-v2-m3", "folder of the reranker, or encoder, to start from", "--model_name_or_path"
-    )
-    train_data: Sequence[str] = setting(
-        ("./data/train_data.jsonl",), "JSONL files, or folders of them (default: ./data/train_data.jsonl)"
-    )
+    model_path: str = setting("./models/bge-reranker-v2-m3",
+        "folder of the reranker, or encoder, to start from", "--model_name_or_path")  # fmt: skip
+    train_data: Sequence[str] = setting(("./data/train_data.jsonl",),
+        "JSONL files, or folders of them (default: ./data/train_data.jsonl)")  # fmt: skip
     output_dir: str = setting("./output", "folder for the trained model")
     overwrite_output_dir: bool = setting(False, "replace the model and the checkpoints in --output_dir")
     cache_dir: str | None = setting(None, "accepted for older commands; models are local folders")
     cache_path: str | None = setting(None, "accepted for older commands; reading the data needs no cache")
-
     # Optimisation.
     epochs: float = setting(2.0, "passes over the data", "--num_train_epochs")
     batch_size: int = setting(4, "rows (groups) per device and step", "--per_device_train_batch_size")
@@ -51,49 +48,37 @@ class TrainingSettings:
     warmup_ratio: float = setting(0.1, "share of the steps in which the learning rate rises")
     weight_decay: float = setting(0.01, "AdamW's weight decay")
     seed: int = setting(42, "seed of the order, the draws and the dropout")
-
     # Rows to groups of pairs, pairs to tokens.
     train_group_size: int = setting(4, "passages per query and step: one positive, the rest negatives")
     query_max_len: int = setting(512, "longest query in tokens")
     passage_max_len: int | None = setting(None, "longest passage in tokens (default: what the query leaves)")
     pad_to_multiple_of: int = setting(8, "pad to a multiple of this many tokens; 0: to the longest pair only")
-    negative_fill: str = setting(
-        "other_rows", "where a row has too few negatives, take passages of other rows, or repeat its own",
-        choices=NEGATIVE_FILLS,
-    )  # fmt: skip
+    negative_fill: str = setting("other_rows", choices=NEGATIVE_FILLS,
+        help="where a row has too few negatives, take passages of other rows, or repeat its own")  # fmt: skip
     knowledge_distillation: bool = setting(False, "also learn from the rows' pos_scores and neg_scores")
-
     # Devices and precision.
     num_gpus: int | None = setting(None, "processes to train in (default: one per visible GPU, or 1)")
     use_deepspeed: bool = setting(False, "train with DeepSpeed")
-    ds_config: str = setting(
-        "./ds_stage0.json", "DeepSpeed's configuration, with --use_deepspeed", "--deepspeed_config"
-    )
+    ds_config: str = setting("./ds_stage0.json", "DeepSpeed's configuration, for --use_deepspeed", "--deepspeed_config")
     fp16: bool = setting(False, "mixed precision in fp16")
     bf16: bool = setting(False, "mixed precision in bf16")
     no_mixed_precision: bool = setting(False, "fp32 (default: the half precision that the device is fast at, if any)")
-    max_tokens_per_micro_batch: int | None = setting(
-        None, "tokens that go through the model at once (default: 16384 on a GPU, 4096 on a CPU)",
-        "--max_tokens_per_chunk",
-    )  # fmt: skip
+    max_tokens_per_micro_batch: int | None = setting(None,
+        "tokens that go through the model at once (default: 16384 on a GPU, 4096 on a CPU)",
+        "--max_tokens_per_chunk")  # fmt: skip
     gradient_checkpointing: bool | None = setting(None, "recompute activations to save memory (default: on a GPU only)")
-
     # Evaluation.
     eval_data: Sequence[str] = setting((), "JSONL files to evaluate on (default: rows held out)")
     eval_fraction: float = setting(0.1, "share of the rows that is held out; 0: no evaluation")
     eval_steps: int | None = setting(None, "steps between evaluations (default: a fifth of all)")
     patience: int | None = setting(None, "stop after this many evaluations without a better one (default: never)")
-
     # Checkpoints and logs.
     save_steps: int = setting(100, "steps between checkpoints; 0 writes none")
     save_total_limit: int = setting(2, "checkpoints to keep")
-    resume: bool | str = setting(
-        False, "resume from the last complete checkpoint of --output_dir, or from this one (default: from scratch)",
-        "--resume_from_checkpoint", metavar="CHECKPOINT",
-    )  # fmt: skip
-    report_to: str = setting(
-        "tensorboard", "where losses and metrics are logged beside the screen", choices=tuple(REPORTERS)
-    )
+    resume: bool | str = setting(False,
+        "resume from the last complete checkpoint of --output_dir, or from this one (default: from scratch)",
+        "--resume_from_checkpoint", metavar="CHECKPOINT")  # fmt: skip
+    report_to: str = setting("tensorboard", "where losses and metrics are logged beside the screen", choices=REPORTERS)
 
     @property
     def fill(self) -> str:

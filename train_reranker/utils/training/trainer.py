@@ -20,6 +20,7 @@ import torch
 from accelerate.utils import gather_object, wait_for_everyone
 from FlagEmbedding.finetune.reranker.encoder_only.base import CrossEncoderModel, EncoderOnlyRerankerTrainer
 from torch import Tensor
+from transformers.trainer_utils import rotate_checkpoints
 
 from utils.errors import RunError
 from utils.files import write_json
@@ -67,12 +68,9 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
     def __init__(self, job: TrainingJob, history: EvaluationHistory | None, **options: Any) -> None:
         """Hold the job, and the held-out examples if any."""
         self.job, self.history = job, history
-        self.staged = False
         self.same_scores = 0
         self.control: Any
         super().__init__(**options)
-
-    # Watching the loss.
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         """Return the loss; a RunError where it is not finite, or all scores have become the same."""
@@ -91,13 +89,11 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         output = self.job.output
         if self.history is not None and self.history.best is not None:
             good = f"the best model, of step {self.history.best.step}, is in {output}"
-        elif found := checkpoints.complete_checkpoints(output):
-            good = f"the last good checkpoint is {found[0]}"
+        elif found := checkpoints.last_complete(output):
+            good = f"the last good checkpoint is {found}"
         else:
             good = "there is no checkpoint yet"
         raise RunError(f"stopped at step {self.state.global_step}: {reason}; {good}; {remedy}")
-
-    # Evaluating.
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Score the held-out examples, record the metrics, keep the model if it is the best, mind ``patience``."""
@@ -119,8 +115,7 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         values = {"eval_MRR": new.MRR, "eval_nDCG@10": new.nDCG_10}
         self.log(dict(values))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, values)
-        patience = self.job.settings.patience
-        if patience is not None and self.history.since_best >= patience:
+        if self.history.since_best >= (self.job.settings.patience or math.inf):
             self.control.should_training_stop = True
         return values
 
@@ -128,12 +123,10 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
     def held_out_pairs(self) -> list[dict[str, list[int]]]:
         """The token ids of the held-out pairs, in the order of ``metrics.pairs_of``."""
         assert self.history is not None
-        tokenizer = self.train_dataset.tokenizer
-        return [
-            pair
-            for example in self.history.examples
-            for pair in encode_pairs(tokenizer, example.query, [*example.pos, *example.neg], self.job.lengths)
-        ]
+        pairs, tokenizer = [], self.train_dataset.tokenizer
+        for example in self.history.examples:
+            pairs += encode_pairs(tokenizer, example.query, example.passages, self.job.lengths)
+        return pairs
 
     def score_held_out(self) -> np.ndarray:
         """Return the scores of the held-out pairs, (pairs,); each process scores its share."""
@@ -152,8 +145,6 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
             scores[positions] = values
         return scores
 
-    # Writing.
-
     def keep_model(self) -> None:
         """Write the model as it is now into the output folder, in place of an earlier one."""
         folder = self.job.output / checkpoints.STAGING / "model"
@@ -165,8 +156,7 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if not self.args.should_save:
             return
-        folder = output_dir or self.args.output_dir
-        model = self.model.model
+        folder, model = Path(output_dir or self.args.output_dir), self.model.model
         weights = model.state_dict()
         if state_dict is not None:
             weights = {name.removeprefix("model."): values for name, values in state_dict.items()}
@@ -177,19 +167,16 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
             shell = type(model)(copy.deepcopy(model.config)).float()
         shell.save_pretrained(folder, state_dict={name: w.float() for name, w in weights.items()})
         # What loads the base also loads the trained model, older libraries included.
-        write_json(Path(folder) / "config.json", self.trained_config())
+        write_json(folder / "config.json", self.trained_config())
         for file in tokenizer_files(self.job.model, self.train_dataset.tokenizer):
             shutil.copy(file, folder)
-        settings = Path(folder) / "tokenizer_config.json"
+        settings = folder / "tokenizer_config.json"
         own = read_json(settings) if settings.exists() else {}
-        write_json(settings, own | self.padding | self.job.lengths.tokenizer_settings())
-
-    @functools.cached_property
-    def padding(self) -> dict[str, str]:
-        """How batches must be padded, where the base's tokenizer says nothing or something that changes scores."""
+        # How batches must be padded, where the base's tokenizer says nothing or something that changes scores.
         (base, _), trained = load_tokenizer(self.job.model), self.train_dataset.tokenizer
         chosen = {name: getattr(trained, name) for name in ("padding_side", "pad_token")}
-        return {name: value for name, value in chosen.items() if getattr(base, name) != value}
+        padding = {name: value for name, value in chosen.items() if getattr(base, name) != value}
+        write_json(settings, own | padding | self.job.lengths.tokenizer_settings())
 
     def trained_config(self) -> dict[str, Any]:
         """Return the base model's own ``config.json`` with what the training has changed."""
@@ -203,23 +190,18 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         return config
 
     def _get_output_dir(self, trial: Any) -> str:
-        output = self.job.output
-        return str(output / checkpoints.STAGING if self.staged else output)
+        return str(self.job.output / checkpoints.STAGING)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint beside its place, and move it once all processes have written their part."""
         output, name = self.job.output, f"checkpoint-{self.state.global_step}"
-        self.staged = True
-        try:
-            with self.writing(name):
-                super()._save_checkpoint(model, trial)
-                wait_for_everyone()
-                if self.args.should_save:
-                    shutil.rmtree(output / name, ignore_errors=True)
-                    checkpoints.publish(output / checkpoints.STAGING / name, output / name)
-                    checkpoints.rotate(output, self.job.settings.save_total_limit)
-        finally:
-            self.staged = False
+        with self.writing(name):
+            super()._save_checkpoint(model, trial)
+            wait_for_everyone()
+            if self.args.should_save:
+                shutil.rmtree(output / name, ignore_errors=True)
+                checkpoints.publish(output / checkpoints.STAGING / name, output / name)
+                rotate_checkpoints(str(output), self.job.settings.save_total_limit)
         wait_for_everyone()
         if self.args.local_process_index == 0 and not self.args.should_save:
             # On disks of their own, other machines would keep what DeepSpeed wrote there.
@@ -241,7 +223,7 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
                     (Path(output_dir) / name).write_bytes(content)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.model.model.load_state_dict(load_model(Path(resume_from_checkpoint), RERANKER).model.state_dict())
+        self.model.model.load_state_dict(load_model(Path(resume_from_checkpoint), RERANKER)[1].state_dict())
 
     @contextlib.contextmanager
     def writing(self, what: str) -> Iterator[None]:

@@ -1,0 +1,27 @@
+"""A resumed training: what it takes from the checkpoint, and what from the flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trainings import assert_as_uninterrupted, train_evaluated
+from utils.training import held_out
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_resumed_run_saves_as_often_as_is_asked_now(tiny_reranker: Path, data: Path, killed: Path) -> None:
+    assert train_evaluated(tiny_reranker, data, killed, "--resume", "--save_steps", "3") == 0
+    assert sorted(p.name for p in killed.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-9"]
+
+
+def test_checkpoint_of_another_folder_is_resumed(
+    tiny_reranker: Path, data: Path, trained: Path, killed: Path, tmp_path: Path
+) -> None:
+    assert train_evaluated(tiny_reranker, data, tmp_path / "other", "--resume", str(killed / "checkpoint-8")) == 0
+    assert_as_uninterrupted(tmp_path / "other", trained)
+    (killed / held_out.FILE).unlink()
+    assert train_evaluated(tiny_reranker, data, tmp_path / "another", "--resume", str(killed / "checkpoint-8")) == 0
+    assert "Not compared with its base" in (tmp_path / "another" / "README.md").read_text()
