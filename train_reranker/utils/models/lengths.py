@@ -63,8 +63,8 @@ def position_limit(config: Mapping[str, Any]) -> int | None:
 def training_lengths(query: int, passage: int | None, limit: int | None, multiple: int = 1) -> Lengths:
     """Cut lengths, in tokens, to a model's limit: the query keeps at most half of it, the passage gets the rest.
 
-    A ``passage`` of None takes all that the query leaves, or 512. ``limit`` is a pair's, None where there is none; it is
-    lowered to a multiple of ``multiple``, to which batches are padded.
+    A ``passage`` of None takes all that the query leaves, or 512. ``limit`` is a pair's, None where there is none; it
+    is lowered to a multiple of ``multiple``, to which batches are padded.
     """
     if limit is None:
         return Lengths(query, 512 if passage is None else passage)
