@@ -8,8 +8,6 @@ A source document is sampled, the teacher extracts a bridge entity and a query f
 candidates, and the teacher judges them in order: usable ones become positives, unusable ones negatives.
 """
 
-from __future__ import annotations
-
 import argparse
 import shlex
 from pathlib import Path

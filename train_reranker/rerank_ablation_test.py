@@ -10,8 +10,6 @@ candidate is judged once for a source, whichever arms retrieve it. The other arm
 source by source; beside the JSON file come a report to look at (HTML) and its plots (PNG, SVG).
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -8,8 +8,6 @@ Each metric comes with a bootstrap interval, and the models are compared query b
 report to look at (HTML) and its plots (PNG, SVG); --trec_dir writes what other tools need to check the figures.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path

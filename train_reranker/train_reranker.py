@@ -9,8 +9,6 @@ The folder that it writes loads as it is in FlagEmbedding (FlagReranker), senten
 transformers, and carries the lengths that it was trained at. Progress goes to stderr, the folder's name to stdout.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

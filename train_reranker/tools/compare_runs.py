@@ -6,8 +6,6 @@
 Every arm of a later file is compared with the same arm of the first, over the sources that all files share.
 """
 
-from __future__ import annotations
-
 import argparse
 from datetime import datetime
 

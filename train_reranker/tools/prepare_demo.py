@@ -9,8 +9,6 @@ reranker is trained briefly on pairs that need no labels: an article's title and
 with the nearest neighbours in the index as hard negatives. No teacher is involved.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

@@ -3,8 +3,6 @@
 python -m tools.sample_doc_ids --num 50 --output ./sampled_doc_ids.txt
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 from itertools import islice

@@ -1,7 +1,5 @@
 """What only the scripts use: flags, signals, and how an outcome becomes an exit code."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import errno

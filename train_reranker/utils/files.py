@@ -1,7 +1,5 @@
 """Files: where inputs are found, JSON and JSON Lines, and writes that survive a kill."""
 
-from __future__ import annotations
-
 import codecs
 import gzip
 import json

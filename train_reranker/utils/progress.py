@@ -1,7 +1,5 @@
 """The log and the progress bars, both on stderr."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Iterable

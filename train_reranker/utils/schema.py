@@ -1,7 +1,5 @@
 """The records that travel from the corpus to the report."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The corpus: a JSONL file of documents, looked up by id or row without being held in memory."""
 
-from __future__ import annotations
-
 import os
 import random
 import weakref

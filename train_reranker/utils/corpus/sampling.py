@@ -1,7 +1,5 @@
 """A seeded order of a corpus's rows, without a list of them."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Iterator

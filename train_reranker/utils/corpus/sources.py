@@ -1,7 +1,5 @@
 """Source documents: listed in a file of ids, or a seeded sample."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections.abc import Iterator

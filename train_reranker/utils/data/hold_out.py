@@ -1,7 +1,5 @@
 """Which rows to hold out so that the two sides share nothing and training loses little."""
 
-from __future__ import annotations
-
 import heapq
 import random
 from collections import Counter

@@ -1,7 +1,5 @@
 """Negatives for rows that have too few."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 

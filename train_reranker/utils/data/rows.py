@@ -1,7 +1,5 @@
 """Rows of query, pos and neg: read and checked."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import unicodedata

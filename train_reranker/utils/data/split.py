@@ -1,7 +1,5 @@
 """Labelled examples split into training and test files."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What an ablation's file holds: its arms' figures, their comparisons, the sweep, and the sources themselves."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Ranking metrics of a reranker on query/pos/neg pools, each beside what a random order would get."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

@@ -1,7 +1,5 @@
 """The one paired comparison: two methods on the same queries or sources, in one set of words."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 

@@ -1,7 +1,5 @@
 """What a test of rerankers shows: paired differences between models, slices, and whether the scores separate."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any

@@ -3,8 +3,6 @@
 What cannot be computed, for too few or all-equal values, is None. Intervals are 95% confidence intervals.
 """
 
-from __future__ import annotations
-
 import types
 from collections.abc import Mapping
 from contextlib import suppress

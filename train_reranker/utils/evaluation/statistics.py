@@ -5,8 +5,6 @@ arrays of shape (N,), paired ones in the same order; ``confidence``, ``alpha`` a
 ``seed`` is that of the resampling.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The journal of a run: what every source came to, written as it comes, so that a killed run can be resumed."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The loop of every run: judge source after source into the journal until enough of them count."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing

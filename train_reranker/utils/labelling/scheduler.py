@@ -1,7 +1,5 @@
 """Sources through teacher and retriever: many in flight, results in source order, the same at any concurrency."""
 
-from __future__ import annotations
-
 import asyncio
 import heapq
 from collections import Counter, deque

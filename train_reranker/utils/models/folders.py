@@ -1,7 +1,5 @@
 """The folder of a model: found, checked by its files alone, and fingerprinted."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """How many tokens a model takes, and how many it was trained at."""
 
-from __future__ import annotations
-
 import bisect
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The report: one HTML file that needs no network, made from a result alone, and its plots as files."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Results as tables and text, for the screen and, with the same cells, for the page."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The retrieval arms."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 BASE, FINE_TUNED = "base", "fine-tuned"

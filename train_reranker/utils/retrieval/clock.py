@@ -1,7 +1,5 @@
 """How long each stage of retrieval took."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterator

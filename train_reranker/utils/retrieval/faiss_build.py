@@ -1,7 +1,5 @@
 """Types of FAISS index, and building one from a corpus's vectors."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Reading a FAISS index, and checking one from elsewhere against the corpus."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The vector index in FAISS: a file that is built once and memory-mapped."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator

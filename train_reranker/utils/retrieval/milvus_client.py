@@ -1,7 +1,5 @@
 """Connecting to Milvus, and requests whose failures are one line."""
 
-from __future__ import annotations
-
 import logging
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The vector index in Milvus: a file (Milvus Lite, in this process) or the address of a server or cluster."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Mapping

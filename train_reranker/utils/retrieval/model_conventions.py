@@ -1,7 +1,5 @@
 """How a retrieval model expects to be used: its pooling, its prompts, and its longest text."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Encoding a corpus into a file of vectors: in blocks, on every device, resumable after a kill."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

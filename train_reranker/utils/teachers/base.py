@@ -1,7 +1,5 @@
 """The interface of a teacher."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol
 
 from utils.schema import BridgeEntity, Document, Verdict

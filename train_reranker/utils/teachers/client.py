@@ -1,7 +1,5 @@
 """The client of one endpoint: sends questions, retries, and learns the request format that a model accepts."""
 
-from __future__ import annotations
-
 import logging
 import random
 

@@ -1,7 +1,5 @@
 """Reads the body of a successful response: a chat completion, whole or streamed, in the shapes that endpoints send."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

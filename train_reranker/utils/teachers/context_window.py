@@ -4,8 +4,6 @@ An endpoint may truncate a prompt silently: Ollama drops its beginning and answe
 number of prompt tokens that it reports, which is compared with what was sent.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import re

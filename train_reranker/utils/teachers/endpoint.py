@@ -1,7 +1,5 @@
 """One model behind an OpenAI-compatible endpoint: its settings, and the API keys that must not leak."""
 
-from __future__ import annotations
-
 import json
 import re
 import unicodedata

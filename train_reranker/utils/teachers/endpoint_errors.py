@@ -1,7 +1,5 @@
 """What an endpoint's failures mean: status codes, error bodies of many shapes, redirects, broken connections."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """What an endpoint's failures come to: another try, a question without an answer, or the end of the run."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import re

@@ -1,7 +1,5 @@
 """The teacher that asks language models behind any OpenAI-compatible endpoint."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass

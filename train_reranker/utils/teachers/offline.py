@@ -1,7 +1,5 @@
 """The offline teacher: rules, no model, no network."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator

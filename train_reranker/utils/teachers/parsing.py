@@ -1,7 +1,5 @@
 """Reads a model's reply into a record: strict about what makes an answer, lenient about everything else."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from typing import Any

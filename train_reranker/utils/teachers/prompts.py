@@ -4,8 +4,6 @@ The instructions are the system message, the same in every call, so that endpoin
 user message holds nothing but the texts, between tags that no text can forge.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping, Sequence

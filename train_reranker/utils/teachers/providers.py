@@ -1,7 +1,5 @@
 """Reads the ``<provider>_setting`` sections of a configuration."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """How fast an endpoint is asked: adaptive concurrency, exponential backoff, and API keys in rotation."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import time

@@ -1,7 +1,5 @@
 """The teachers, by the name that ``generator_model`` gives them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Every reply that was paid for, on disk, so that no question is paid for twice."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import json

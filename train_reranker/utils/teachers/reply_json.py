@@ -1,7 +1,5 @@
 """Finds JSON objects in a model's reply: in a fence, amid prose, nested, almost JSON, but never in its reasoning."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

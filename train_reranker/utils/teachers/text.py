@@ -1,7 +1,5 @@
 """Words and sentences of running text, found by punctuation."""
 
-from __future__ import annotations
-
 import re
 
 WORD = re.compile(r"\w+(?:['’.-]\w+)*")

@@ -1,7 +1,5 @@
 """HTTP to one endpoint, by the ``openai`` package: one request in, a completion or an error out."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 from typing import Any

@@ -1,7 +1,5 @@
 """Checkpoints: written beside their place and then renamed, checked before they are used."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

@@ -1,7 +1,5 @@
 """What a training would do, in numbers."""
 
-from __future__ import annotations
-
 import math
 import random
 import re

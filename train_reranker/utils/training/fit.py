@@ -1,7 +1,5 @@
 """A trainer for a prepared job, and the training from the beginning or a checkpoint."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

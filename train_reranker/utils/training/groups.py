@@ -1,7 +1,5 @@
 """Rows to groups, groups to token ids, token ids to ragged batches and length-bucketed micro-batches."""
 
-from __future__ import annotations
-
 import os
 import random
 from collections.abc import Sequence

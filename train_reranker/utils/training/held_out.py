@@ -1,7 +1,5 @@
 """Whether training helps: metrics on held-out queries along the way, the best step, its comparison with the base."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """A training's settings, checked against its inputs and its output folder before anything heavy is imported."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json

@@ -1,7 +1,5 @@
 """Processes and their environment: how many there are, launching and joining them, what DeepSpeed expects."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

@@ -8,8 +8,6 @@ memory to one micro-batch (the gradient cache of Gao et al., arXiv 2101.06983, i
 this process, its micro-batches shrink and the step continues.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import itertools

@@ -1,7 +1,5 @@
 """The model card of a fine-tuned reranker: metadata, metrics, how it was trained, and how to load it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from utils.files import replacing

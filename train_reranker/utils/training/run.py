@@ -1,7 +1,5 @@
 """Train a prepared job and keep what it made; what can go wrong becomes one line."""
 
-from __future__ import annotations
-
 import atexit
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a training is asked to do: its settings, with defaults and ranges, and the job that they make of the inputs."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import netrc

@@ -3,8 +3,6 @@
 Importing this takes seconds: only :func:`utils.training.run.run` does, once all inputs are checked.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import functools
