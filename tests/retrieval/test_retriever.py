@@ -175,7 +175,8 @@ def test_generator_and_ablation_never_judge_a_copy(config_file: Path, corpus_fil
     rows = [row for _, row in read_jsonl(tmp_path / "out" / "e.provenance.jsonl")][1:]
     assert len(rows) == 24
     for row in rows:
-        texts = [text_of[document_id] for document_id in row["retrieved"]]
+        assert list(row["arms"]) == (["diverse"] if row["entity"] else [])
+        texts = [text_of[document_id] for trial in row["arms"].values() for document_id in trial["retrieved"]]
         assert len(set(texts)) == len(texts) == (K if row["entity"] else 0)
         assert text_of[row["source"]] not in texts
     ablate = ["rerank_ablation_test", *options, "--num", "12", "--candidates", K, "--ft_model", "absent"]
