@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from utils.corpus.documents import Corpus
 from utils.retrieval.arms import ARMS, Arm
-from utils.retrieval.clock import Clock
 from utils.retrieval.encoder import QUERY, Encoder, EncoderOptions
 from utils.retrieval.mmr import LAMBDAS, Lambdas, mmr
 from utils.retrieval.stores import Index, open_store
@@ -34,6 +36,27 @@ class Hits(NamedTuple):
 
     rows: np.ndarray
     scores: np.ndarray
+
+
+class Clock:
+    """Adds up seconds and units of work (queries, documents, pairs) per stage."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.seconds: defaultdict[Hashable, float] = defaultdict(float)
+        self.units: defaultdict[Hashable, int] = defaultdict(int)
+
+    @contextmanager
+    def over(self, stage: Hashable, units: int) -> Iterator[None]:
+        """Time one piece of work."""
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - started
+        self.units[stage] += units
+
+    def mean(self, stage: Hashable) -> float:
+        """Return seconds per unit, 0 where nothing was done."""
+        return self.seconds[stage] / self.units[stage] if self.units[stage] else 0.0
 
 
 class Retriever:
