@@ -7,10 +7,10 @@ import re
 import pytest
 
 from utils import cli, errors
-from utils.errors import EXIT_REGRESSION, InputError, Interrupted, RunError
+from utils.errors import EXIT_REGRESSION, BudgetSpent, InputError, Interrupted, RunError
 
 
-@pytest.mark.parametrize(("error", "code"), [(InputError, 2), (RunError, 1), (Interrupted, 130)])
+@pytest.mark.parametrize(("error", "code"), [(InputError, 2), (RunError, 1), (BudgetSpent, 1), (Interrupted, 130)])
 def test_error_is_one_line_and_its_exit_code(
     error: type[Exception], code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

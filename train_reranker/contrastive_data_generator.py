@@ -23,16 +23,26 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = cli.Parser(__doc__.splitlines()[0], parents=(cli.labelling_flags(),))
     add = parser.add_argument
-    add("--num_examples", type=cli.positive, default=100, help="examples wanted")
-    add("--max_doc_candidates", type=cli.positive, default=10, help="candidates retrieved for each source")
-    add("--output_dir", default="./data", help="folder that all files go to")
-    add("--output_file", help="the examples' file name (default: contrastive_examples_<time>.jsonl)")
-    add("--output", help="the summary's file name (default: the examples', ending in .summary.json)")
-    add("--num_pos", type=cli.positive, default=1, help="positives after which, with --num_neg, judging stops")
-    add("--num_neg", type=cli.positive, default=1, help="negatives after which, with --num_pos, judging stops")
+    add("--num_examples", type=cli.positive, default=100, help="number of examples")
+    add("--max_doc_candidates", type=cli.positive, default=10, help="candidates retrieved per source")
+    add("--output_dir", default="./data", help="folder of all output files")
+    add("--output_file", help="file name of the examples (default: contrastive_examples_<time>.jsonl)")
+    add("--output", help="file name of the summary (default: the examples', ending in .summary.json)")
+    add(
+        "--num_pos",
+        type=cli.positive,
+        default=1,
+        help="judge a source's candidates until it has this many positives and --num_neg negatives",
+    )
+    add(
+        "--num_neg",
+        type=cli.positive,
+        default=1,
+        help="judge a source's candidates until it has this many negatives and --num_pos positives",
+    )
     add("--test_fraction", type=cli.fraction, default=0.0, help="share of examples held out in test_data.jsonl")
-    add("--max_attempts", type=cli.positive, help="sources to try at most (default: all)")
-    add("--dry_run", action="store_true", help="print how many calls to expect, and make none (default: run)")
+    add("--max_attempts", type=cli.positive, help="most sources to try (default: all)")
+    add("--dry_run", action="store_true", help="print how many calls to expect, without making any (default: run)")
     add("--overwrite", action="store_true", help="replace files of an earlier run (default: refuse)")
     return parser.parse_args(argv)
 

@@ -7,7 +7,7 @@
 The five arms are the nearest documents (standard), the MMR-diverse ones (diverse), and both sorted by a base reranker
 (zs, diverse_zs) or by the fine-tuned one (diverse_ft). All arms see the same sources, entities and queries, and a
 candidate is judged once for a source, whichever arms retrieve it. The other arms are then compared with --baseline,
-source by source; beside the JSON file come a report to look at (HTML) and its plots (PNG, SVG).
+source by source; next to the JSON file are a report (HTML) and its plots (PNG, SVG).
 """
 
 import argparse
@@ -33,18 +33,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = cli.Parser(__doc__.splitlines()[0], parents=(cli.labelling_flags(),))
     add = parser.add_argument
-    add("--num", type=cli.positive, default=50, help="sources with a bridge entity to compare on")
-    add("--candidates", type=cli.positive, default=10, help="candidates that an arm retrieves")
+    add("--num", type=cli.positive, default=50, help="number of sources with a bridge entity to compare on")
+    add("--candidates", type=cli.positive, default=10, help="candidates retrieved per arm")
     add("--exclude_data", nargs="+", default=[], metavar="FILE",
         help="training or provenance files whose sources are left out (default: none)")  # fmt: skip
     add("--single", choices=list(ARMS), help="run one arm only (default: all)")
-    add("--output_file", help="where the results go (default: ./ablation_results/ablation_<time>.json)")
-    add("--ft_model", default="./output_new", help="the fine-tuned reranker's folder")
-    add("--baseline", choices=list(ARMS), default="diverse", help="the arm that the others are compared with")
+    add("--output_file", help="JSON file of the results (default: ./ablation_results/ablation_<time>.json)")
+    add("--ft_model", default="./output_new", help="folder of the fine-tuned reranker")
+    add("--baseline", choices=list(ARMS), default="diverse", help="arm that the others are compared with")
     add("--sweep_lambdas", nargs="*", type=triple, metavar="λ1,λ2,λ3",
-        help="also try these weights on the judged sources; without any, a grid of 16 (default: no sweep)")  # fmt: skip
+        help="also try these MMR weights on the same sources; none: a grid of 16 (default: no sweep)")  # fmt: skip
     add("--sweep_pool_factor", nargs="+", type=cli.positive, metavar="N",
-        help="also try reranking this many times the candidates (default: no sweep)")  # fmt: skip
+        help="also try fetching this many times --candidates for reranking (default: no sweep)")  # fmt: skip
     return parser.parse_args(argv)
 
 

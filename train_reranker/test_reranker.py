@@ -1,11 +1,11 @@
-"""Test a reranker on query/pos/neg pools, beside a random order and, if asked, other models.
+"""Test a reranker on query/pos/neg pools, next to a random order and other models.
 
     python test_reranker.py --model_path ./output_new --test_data ./data/test_data.jsonl
     python test_reranker.py --model_path ./output_new --baseline_model ../models/demo-reranker --output_file a.json
     python test_reranker.py --baseline_model ../models/a ../models/b --trec_dir ./trec
 
-Each metric comes with a bootstrap interval, and the models are compared query by query. Beside the JSON file come a
-report to look at (HTML) and its plots (PNG, SVG); --trec_dir writes what other tools need to check the figures.
+Each metric has a bootstrap interval, and the models are compared query by query. Next to the JSON file are a report (HTML)
+and its plots (PNG, SVG); --trec_dir writes run and qrels files, with which other tools can check the figures.
 """
 
 import argparse
@@ -33,12 +33,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = cli.Parser(__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--model_path", default="./output_new", help="the reranker's folder")
+    add("--model_path", default="./output_new", help="folder of the reranker")
     add("--test_data", default="./data/test_data.jsonl", help="JSONL file, or folder of them, of query/pos/neg rows")
-    add("--output_file", default="./finetune_results.json", help="where the results go; an earlier file is replaced")
+    add("--output_file", default="./finetune_results.json", help="JSON file of the results; replaced if it exists")
     baselines = "other rerankers to compare with; may be given more than once (default: none)"
     add("--baseline_model", nargs="+", action="extend", default=[], metavar="FOLDER", help=baselines)
-    add("--max_length", type=cli.positive, help="tokens kept of a pair (default: what the model takes)")
+    add(
+        "--max_length",
+        type=cli.positive,
+        help="longest pair, in tokens (default: as the model was trained, else its limit)",
+    )
     add("--batch_size", type=cli.positive, default=16, help="pairs of --max_length that fit into memory at once")
     add("--trec_dir", help="folder for TREC run and qrels files (default: none are written)")
     loss = "exit 3 if the MRR is significantly worse than a baseline's, at 5%% after correction (default: exit 0)"

@@ -3,6 +3,7 @@
     Exception
     ├── InputError       2    input that cannot be used: the line names the file, the line or key, and the remedy
     └── RunError         1    the run failed, or produced nothing
+        ├── BudgetSpent  1    --max_llm_calls or --max_cost is reached; what was done is written, the run can be resumed
         └── Interrupted  130  Ctrl-C or SIGTERM; what was done is saved
 
 0 is success, and 3 a comparison whose outcome the user asked to fail on (``--fail_on_regression``).
@@ -21,6 +22,10 @@ class RunError(Exception):
     """A run that failed for a reason outside its input; the message says what failed and what to do."""
 
     exit_code = EXIT_FAILED
+
+
+class BudgetSpent(RunError):
+    """One more call might exceed the limit on calls or cost; the run can be resumed."""
 
 
 class Interrupted(RunError):

@@ -8,13 +8,12 @@ from itertools import islice
 from math import inf
 from typing import NamedTuple
 
-from utils.errors import RunError
+from utils.errors import BudgetSpent, RunError
 from utils.labelling.journal import Journal
 from utils.labelling.record import JudgedSource
 from utils.labelling.scheduler import BLOCK, Scheduler
 from utils.progress import log, progress_bar
 from utils.teachers.base import Teacher
-from utils.teachers.ledger import BudgetSpent
 
 # This many sources in a row without an answer are a lasting failure. The run then waits, twice, and gives up.
 MAX_UNANSWERED = 20

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NamedTuple
 
-from utils.errors import RunError
-
-
-class BudgetSpent(RunError):
-    """One more call might exceed ``max_calls`` or ``max_cost``; the run can be resumed."""
+from utils.errors import BudgetSpent
 
 
 class Price(NamedTuple):
