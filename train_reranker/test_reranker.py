@@ -4,8 +4,8 @@
     python test_reranker.py --model_path ./output_new --baseline_model ../models/demo-reranker --output_file a.json
     python test_reranker.py --baseline_model ../models/a ../models/b --trec_dir ./trec
 
-Each metric has a bootstrap interval, and the models are compared query by query. Next to the JSON file are a report (HTML)
-and its plots (PNG, SVG); --trec_dir writes run and qrels files, with which other tools can check the figures.
+Each metric has a bootstrap interval, and the models are compared query by query. Next to the JSON file are a report
+(HTML) and its plots (PNG, SVG); --trec_dir writes run and qrels files, with which other tools can check the figures.
 """
 
 import argparse
