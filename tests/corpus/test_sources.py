@@ -31,7 +31,9 @@ def test_sources_come_in_the_order_of_the_file(corpus_file: Path, tmp_path: Path
     ids.write_text("5\n\n3\n")
     assert [d.id for d in sources_of(Corpus(corpus_file), str(ids), random.Random(), 0)] == ["5", "3"]
     ids.write_text("5\nnone/such\n")
-    with pytest.raises(InputError, match=r'ids.txt: .* has no document with id "none/such"; sample_doc_ids.py writes'):
+    with pytest.raises(
+        InputError, match=r'ids.txt: .* has no document with id "none/such"; `python -m tools.sample_doc_ids` writes'
+    ):
         sources_of(Corpus(corpus_file), str(ids), random.Random(), 0)
 
 

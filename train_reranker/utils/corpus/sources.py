@@ -12,7 +12,7 @@ from utils.schema import Document
 
 def read_ids(ids_file: str) -> list[str]:
     """Return the different ids of a file, one per line; ``InputError`` if there is none or it is not UTF-8 text."""
-    path = find_input(ids_file, "document ids", "write one with sample_doc_ids.py")
+    path = find_input(ids_file, "document ids", "write one with `python -m tools.sample_doc_ids`")
     try:
         lines = [line.strip().removeprefix("\ufeff") for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -42,4 +42,6 @@ def sources_of(corpus: Corpus, ids_file: str | None, rng: random.Random, min_len
     try:
         return iter([corpus.get(document_id) for document_id in read_ids(ids_file)])
     except InputError as error:
-        raise InputError(f"document ids {ids_file}: {error}; sample_doc_ids.py writes those of a corpus") from None
+        raise InputError(
+            f"document ids {ids_file}: {error}; `python -m tools.sample_doc_ids` writes those of a corpus"
+        ) from None
