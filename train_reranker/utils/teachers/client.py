@@ -4,7 +4,6 @@ import logging
 import random
 
 from utils.progress import log
-from utils.teachers.completion import Completion
 from utils.teachers.endpoint import EndpointSettings
 from utils.teachers.endpoint_errors import EndpointError, Kind
 from utils.teachers.failure_policy import Attempts, FailurePolicy, ModelState
@@ -13,7 +12,7 @@ from utils.teachers.prompts import Question
 from utils.teachers.rate_limit import ApiKeys, RateLimiter, RetryPolicy
 from utils.teachers.reply_cache import Reply
 from utils.teachers.request_adapter import MAY_REJECT, RequestFormat
-from utils.teachers.transport import Transport
+from utils.teachers.transport import Completion, Transport
 
 
 class Client:

@@ -1,20 +1,31 @@
-"""The teachers, by the name that ``generator_model`` gives them."""
+"""The teachers, by the name that ``generator_model`` gives them, and the ``<provider>_setting`` that a model needs."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from utils.config import Config
+from utils.config import Config, expand
 from utils.corpus.documents import Corpus
+from utils.errors import InputError
 from utils.teachers.base import Teacher
+from utils.teachers.endpoint import RESPONSE_FORMATS, TIMEOUT, EndpointSettings
 from utils.teachers.language_model import LLMTeacher, PromptLimits
-from utils.teachers.ledger import Ledger
+from utils.teachers.ledger import Ledger, Price
 from utils.teachers.offline import OfflineTeacher
-from utils.teachers.providers import configured_endpoint
 
 OFFLINE = "offline"
 LANGUAGE_MODEL = "language model"  # for every other name, which is then a model's
 
 Opener = Callable[[Config, Corpus, Path, Ledger, int], Teacher]
+
+# By provider: the part of a model's name that identifies it, and its OpenAI-compatible endpoint.
+PROVIDERS = {
+    "google": ("gemini", "https://generativelanguage.googleapis.com/v1beta/openai/"),
+    "anthropic": ("claude", "https://api.anthropic.com/v1/"),
+    "deepseek": ("deepseek", "https://api.deepseek.com/v1"),
+    "openai": ("", "https://api.openai.com/v1"),
+}
 
 
 def open_offline(config: Config, corpus: Corpus, *_: object) -> Teacher:
@@ -41,3 +52,90 @@ def open_teacher(config: Config, corpus: Corpus, reply_cache: Path, ledger: Ledg
     """
     opener = TEACHERS.get(config.generator_model, TEACHERS[LANGUAGE_MODEL])
     return opener(config, corpus, reply_cache, ledger, seed)
+
+
+def configured_endpoint(config: Config, role: str) -> EndpointSettings:
+    """Return the endpoint of a role's model, which is ``generator_model`` if the role has none of its own.
+
+    Raises InputError if the provider's section is missing, lacks a key, or has an unusable value.
+    """
+    key = role if getattr(config, role) else "generator_model"
+    model = getattr(config, key)
+    provider, default_url = next((name, url) for name, (part, url) in PROVIDERS.items() if part in model.lower())
+    section = f"{provider}_setting"
+    where = f"{config.path}: {section}"
+    if section not in config.settings:
+        raise InputError(f"{config.path}: {key} {model!r} needs {section}, with api_key and base_url")
+    setting = expand(config.settings[section], where)
+    base_url = setting.get("base_url") or setting.get("api_base") or default_url
+    keys = _api_keys(setting)
+    if not keys and base_url == default_url:
+        raise InputError(f"{where}.api_key is missing; set an environment variable to the key and name it here")
+    return EndpointSettings(
+        provider=provider,
+        base_url=str(base_url),
+        model=model,
+        api_keys=keys,
+        params=config.generation_params,
+        timeout=_timeout(setting, where),
+        price=_price(config, model),
+        api_type=setting.get("api_type") or "openai",
+        api_version=_text(setting, "api_version"),
+        model_key=key,
+        model_revision=_text(setting, "model_revision"),
+        response_format=_response_format(setting, where),
+        system_message=_system_message(setting, where),
+    )
+
+
+def _text(setting: Mapping[str, Any], key: str) -> str | None:
+    """Return a value as text: YAML reads some versions as dates or numbers."""
+    return None if setting.get(key) is None else str(setting[key])
+
+
+def _timeout(setting: Mapping[str, Any], where: str) -> float:
+    try:
+        seconds = float(setting.get("timeout") or TIMEOUT)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise InputError(f"{where}.timeout must be a number of seconds above 0")
+    return seconds
+
+
+def _response_format(setting: Mapping[str, Any], where: str) -> str | None:
+    given = setting.get("response_format")
+    if given is None or given is True:
+        return RESPONSE_FORMATS[0]
+    if given is False:
+        return None
+    if given not in RESPONSE_FORMATS:
+        raise InputError(f"{where}.response_format must be json_schema, json_object or false")
+    return str(given)
+
+
+def _system_message(setting: Mapping[str, Any], where: str) -> bool:
+    given = setting.get("system_message")
+    if not (given is None or isinstance(given, bool)):
+        raise InputError(f"{where}.system_message must be true or false")
+    return given is not False
+
+
+def _api_keys(setting: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return ``api_keys``, a list or comma-separated text, or else the one ``api_key``."""
+    keys = setting.get("api_keys") or setting.get("api_key") or ()
+    keys = keys if isinstance(keys, list | tuple) else str(keys).split(",")
+    return tuple(str(key).strip() for key in keys if str(key).strip())
+
+
+def _price(config: Config, model: str) -> Price | None:
+    """Return the model's entry in ``price_per_million_tokens``, or the one price for all models, or None."""
+    prices = config.price_per_million_tokens
+    entry = prices.get(model, prices if "input" in prices else None)
+    if entry is None:
+        return None
+    try:
+        return Price(float(entry["input"]), float(entry["output"]))
+    except (KeyError, TypeError, ValueError):
+        key = f"price_per_million_tokens of {model}"
+        raise InputError(f"{config.path}: {key} must be two numbers, input and output") from None
