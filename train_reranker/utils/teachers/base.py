@@ -23,23 +23,15 @@ class Teacher(Protocol):
 
     def forget_failures(self) -> None:
         """Drop cached failures, so that their questions are asked again; nothing unless overridden."""
-        return
 
     async def aclose(self) -> None:
         """Wait for requests in flight, then close everything; nothing unless overridden."""
-        return
 
     async def extract(self, document: Document) -> BridgeEntity | None:
         """Return one bridge entity of the document, or None if it has none.
 
-        Raises:
-            TeacherError: this question could not be answered.
-            utils.errors.RunError: no question will be (a wrong key, an unknown model).
+        TeacherError if this question could not be answered; RunError if none will be (a wrong key, an unknown model).
         """
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
-        """Return whether the candidate makes the second hop from the entity; ERROR if that could not be answered.
-
-        Raises:
-            utils.errors.RunError: no question will be answered.
-        """
+        """Return whether the candidate makes the second hop; ERROR if unanswered, RunError if none will be answered."""

@@ -6,7 +6,7 @@ import random
 from utils.progress import log
 from utils.teachers.endpoint import EndpointSettings
 from utils.teachers.endpoint_errors import EndpointError, Kind
-from utils.teachers.failure_policy import Attempts, FailurePolicy, ModelState
+from utils.teachers.failure_policy import MAX_FIRST, Attempts, FailurePolicy, ModelState
 from utils.teachers.ledger import Ledger
 from utils.teachers.prompts import Question
 from utils.teachers.rate_limit import ApiKeys, RateLimiter, RetryPolicy
@@ -21,11 +21,8 @@ class Client:
     def __init__(
         self, settings: EndpointSettings, ledger: Ledger, retry: RetryPolicy | None = None, seed: int = 0
     ) -> None:
-        """Prepare the connections to an address with its keys; the model may differ from call to call.
-
-        ``seed`` is for the jitter of waits. Raises InputError as :class:`Transport` does.
-        """
-        retry = retry or RetryPolicy()
+        """Prepare the connections to an address, or raise InputError; ``seed`` is for the jitter of waits."""
+        self._retry = retry = retry or RetryPolicy()
         self._ledger = ledger
         self._limiter = RateLimiter(retry, random.Random(seed))
         self._transport = Transport(settings)
@@ -36,10 +33,8 @@ class Client:
     async def ask(self, settings: EndpointSettings, question: Question) -> Reply:
         """Return the model's reply, valid or not.
 
-        Raises:
-            TeacherError: the endpoint did not answer this question; it may answer another.
-            BudgetSpent: the ledger does not allow the call.
-            RunError: the endpoint will not answer any question; the line names it and the remedy.
+        TeacherError if the endpoint did not answer this question, RunError with the remedy if it will answer none,
+        BudgetSpent if the ledger does not allow the call.
         """
         model = self._model(settings)
         async with model.first:
@@ -73,8 +68,7 @@ class Client:
                 return outcome
             if format_ == adapter.format:  # otherwise another question has learnt one meanwhile
                 attempts.note(outcome)
-                reply = await self._learn(model, question, outcome, attempts.tries)
-                if reply is not None:
+                if reply := await self._learn(model, question, outcome, attempts.tries):
                     return reply
             if format_ == adapter.format:
                 self._policy.check(model, key, outcome, attempts)
@@ -84,12 +78,11 @@ class Client:
     async def _learn(self, model: ModelState, question: Question, error: EndpointError, tries: int) -> Reply | None:
         """Find another request format if the error may be due to the current one; one question learns, others wait."""
         adapter, format_ = model.adapter, model.adapter.format
-        if not adapter.may_learn(error, tries):
-            return None
-        async with model.learning:
-            if format_ != adapter.format or not adapter.may_learn(error, tries):
-                return None
-            return await self._try_formats(model, question, error)
+        if adapter.may_learn(error, tries):
+            async with model.learning:
+                if format_ == adapter.format and adapter.may_learn(error, tries):
+                    return await self._try_formats(model, question, error)
+        return None
 
     async def _try_formats(self, model: ModelState, question: Question, error: EndpointError) -> Reply | None:
         """Send the question in one format after the other, and keep the one that brings a reply; None if none does."""
@@ -114,8 +107,8 @@ class Client:
                 attempts.note(error)
                 self._policy.check(model, key, error, attempts)
                 await self._wait(model, error, attempts)
-        if refusal.refuses and not adapter.settled:
-            self._policy.count_refused_trials(model, refusal)
+        if refusal.refuses and not adapter.settled:  # a few more refusals in these words end the run
+            model.failures[refusal.signature] += self._retry.max_failures - MAX_FIRST
         return None
 
     async def _send(
@@ -174,11 +167,5 @@ class Client:
 def _log_change(settings: EndpointSettings, changes: list[str]) -> None:
     """Report a learnt request format; a lost parameter is a warning."""
     level = logging.WARNING if any(change.startswith("no ") for change in changes) else logging.INFO
-    using = ", ".join(changes)
-    log.log(
-        level,
-        "%s: %s refuses the configured request format; requests now have %s",
-        settings.provider,
-        settings.model,
-        using,
-    )
+    text = "%s: %s refuses the configured request format; requests now have %s"
+    log.log(level, text, settings.provider, settings.model, ", ".join(changes))

@@ -17,9 +17,7 @@ from utils.teachers.text import UNSPACED, content_words
 
 CHARS_PER_TOKEN = 4  # in scripts with spaces between words; in others a letter is about one token
 OVERLAP = 0.1  # share of a window, so that few passages are only seen in two halves
-# No model has a smaller window. An endpoint that reports fewer tokens for a longer prompt does not count the prompt:
-# some report a constant, some only what was not in their cache.
-SMALLEST_WINDOW = 1024
+SMALLEST_WINDOW = 1024  # of any model: fewer tokens, reported for a longer prompt, do not count all of it
 PROBE_FROM = 1600  # tokens of the longest prompt: shorter ones, with their reply, fit into every window in use
 ROOM = 1024  # tokens needed beside the longest prompt: the reply, and the error of the estimate
 REMEDY = "Ollama: OLLAMA_CONTEXT_LENGTH or num_ctx; vLLM: --max-model-len"
@@ -34,22 +32,15 @@ def estimate_tokens(text: str) -> int:
 
 
 def split_windows(text: str, max_tokens: int) -> list[str]:
-    """Split a text into evenly spread windows of at most ``max_tokens`` estimated tokens that overlap by a tenth.
-
-    Windows begin and end between words. A text that fits is returned unchanged.
-    """
+    """Split a text between words into windows of at most ``max_tokens`` estimated tokens, overlapping by a tenth."""
     if estimate_tokens(text) <= max_tokens:
         return [text]
     # In quarters of a token, up to and including each character.
     cost = list(accumulate(CHARS_PER_TOKEN if UNSPACED.match(letter) else 1 for letter in text))
     size = max_tokens * CHARS_PER_TOKEN
     count = -(-(cost[-1] - int(size * OVERLAP)) // int(size * (1 - OVERLAP)))
-    windows = []
-    for number in range(count):
-        begin = (cost[-1] - size) * number // max(1, count - 1)
-        start, end = bisect_right(cost, begin), bisect_right(cost, begin + size)
-        windows.append(_between_words(text, start, end))
-    return windows
+    begins = [(cost[-1] - size) * number // max(1, count - 1) for number in range(count)]
+    return [_between_words(text, bisect_right(cost, begin), bisect_right(cost, begin + size)) for begin in begins]
 
 
 def _between_words(text: str, start: int, end: int) -> str:
@@ -86,8 +77,8 @@ def windows_anywhere(document: Document, seed: int, max_tokens: int, most: int) 
 
 def is_truncated(question: prompts.Question, reply: Reply) -> bool:
     """Return whether a reply reports fewer prompt tokens than the prompt has words, each at least one token."""
-    text = " ".join(message["content"] for message in question.messages)
-    estimated = sum(len(message["content"]) for message in question.messages) // CHARS_PER_TOKEN
+    texts = [message["content"] for message in question.messages]
+    text, estimated = " ".join(texts), sum(map(len, texts)) // CHARS_PER_TOKEN
     if reply.tokens_in < SMALLEST_WINDOW or reply.tokens_in == estimated:  # the endpoint reported none
         return False
     # A common word of an unspaced script has two or three letters; four per token is on the safe side.
@@ -100,10 +91,7 @@ def rules_tokens() -> int:
 
 
 def longest_prompt(longest_document: int, max_tokens: int) -> int:
-    """Return an estimate of the longest prompt's tokens, for a corpus whose longest document has so many bytes.
-
-    Four bytes per token are right for Chinese, too, whose letters have three bytes.
-    """
+    """Estimate the longest prompt's tokens; ``longest_document`` is in bytes, four per token, for Chinese as well."""
     return rules_tokens() + min(max_tokens, longest_document // CHARS_PER_TOKEN)
 
 

@@ -19,10 +19,9 @@ RESPONSE_FORMATS = ("json_schema", "json_object", None)  # from the strictest do
 class EndpointSettings:
     """How to reach and ask one model.
 
-    ``provider`` names the section ``<provider>_setting`` and ``model_key`` the key that the model came from, for error
-    messages. ``params`` are ``generation_params``; ``do_sample`` and ``max_new_tokens``, known only to local
-    generation, are translated. ``model_revision`` distinguishes models served under one name. ``response_format`` (one
-    of ``RESPONSE_FORMATS``) and ``system_message`` apply until the endpoint refuses them.
+    ``provider`` (of ``<provider>_setting``) and ``model_key`` are named in errors. In ``params``, ``do_sample`` and
+    ``max_new_tokens``, known only to local generation, are translated. ``model_revision`` distinguishes models of one
+    name. ``response_format`` (of ``RESPONSE_FORMATS``) and ``system_message`` apply until the endpoint refuses them.
     """
 
     provider: str
@@ -73,10 +72,7 @@ class EndpointSettings:
 
 
 def _clean_url(text: str, where: str) -> str:
-    """Return a base URL without what is often pasted along: spaces, quotes, the path of the chat API, a fragment.
-
-    Errors do not quote it, since it may hold a password.
-    """
+    """Return a base URL without spaces, quotes, the chat API's path and a fragment; errors show no part of it."""
     text = text.strip(" \t\r\n\"'")
     if not re.match(r"https?://[^/?#]", text):
         raise InputError(f"{where} must be an address that begins with http:// or https://")
@@ -98,7 +94,7 @@ class Scrubber:
     """Removes API keys from text that others wrote: endpoints like to quote them, whole or in part."""
 
     _KEY_LIKE = re.compile(
-        r"bearer\s+\S+|\b(?:sk|pk|rk|gsk|xai|hf)[-_][\w.*-]{5,}|\bAIza[\w-]{8,}|[\w.-]*\*{3,}[\w.-]*", re.IGNORECASE
+        r"(?i)bearer\s+\S+|\b(?:sk|pk|rk|gsk|xai|hf)[-_][\w.*-]{5,}|\bAIza[\w-]{8,}|[\w.-]*\*{3,}[\w.-]*"
     )
     _FRAGMENT = 5  # fewer characters of a key reveal nothing, and occur in ordinary words
 

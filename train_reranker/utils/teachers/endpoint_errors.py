@@ -31,18 +31,14 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class EndpointError:
-    """A request without a reply.
-
-    ``text`` is safe to show; ``raw`` is what the endpoint said, which may quote a key. ``wait`` is its Retry-After in
-    seconds.
-    """
+    """A request without a reply; ``wait`` is its Retry-After in seconds."""
 
     kind: Kind
-    text: str
+    text: str  # safe to show
     status: int | None = None
     code: str = ""
     param: str = ""
-    raw: str = field(default="", repr=False)
+    raw: str = field(default="", repr=False)  # what the endpoint said, which may quote a key
     wait: float | None = None
 
     @property
@@ -102,26 +98,19 @@ def connection_error(error: BaseException, scrub: Scrubber) -> EndpointError:
         text = name if name == "LocalProtocolError" else f"{name} {error}"
         return EndpointError(Kind.UNREACHABLE, scrub.message(text))
     if name == "DecodingError":
-        return EndpointError(
-            Kind.INVALID_RESPONSE, "no chat completion, but a body that does not match its Content-Encoding"
-        )
+        text = "no chat completion, but a body that does not match its Content-Encoding"
+        return EndpointError(Kind.INVALID_RESPONSE, text)
     return EndpointError(Kind.TIMEOUT if "Timeout" in name else Kind.CONNECTION, name)
 
 
 def status_error(status: int, headers: Mapping[str, str], body: str, scrub: Scrubber) -> EndpointError:
-    """Classify a response with an error status, or one of status 200 whose body is an error.
-
-    ``headers`` must be case-insensitive.
-    """
+    """Classify a response with an error status or body; ``headers`` must be case-insensitive."""
     message, code, param = _read_error(body)
     wait = retry_after(headers, body)
-    if status >= 400:
-        kind = _classify(status, code, message, wait)
-    elif number := re.match(r"[45]\d\d\b", code):
-        kind = _classify(int(number[0]), code, message, wait)
-    else:  # a gateway that reports an error of the service behind it
-        kind = _classify(400, code, message, wait)
-        kind = Kind.SERVER if kind is Kind.REFUSED else kind
+    inner = re.match(r"[45]\d\d\b", code) if status < 400 else None
+    kind = _classify(int(inner[0]) if inner else max(status, 400), code, message, wait)
+    if status < 400 and not inner and kind is Kind.REFUSED:  # a gateway that reports an error of the service behind it
+        kind = Kind.SERVER
     return EndpointError(kind, scrub.message(message), status, code, param, message, wait)
 
 
@@ -135,10 +124,8 @@ def _classify(status: int, code: str, message: str, wait: float | None) -> Kind:
         return Kind.ACCESS
     if status in (404, 405, 410) or (status in (400, 422) and ("model_not_found" in code or _NO_MODEL.search(message))):
         return Kind.NOT_FOUND
-    if status == 407:
-        return Kind.UNREACHABLE
-    if status == 408:
-        return Kind.TIMEOUT
+    if status in (407, 408):
+        return Kind.UNREACHABLE if status == 407 else Kind.TIMEOUT
     if status not in _ABOUT_THE_REQUEST or _TRANSIENT.search(text):
         return Kind.SERVER
     return Kind.REFUSED
@@ -177,10 +164,8 @@ def html_summary(body: str) -> str:
 def retry_after(headers: Mapping[str, str], body: str = "") -> float | None:
     """Return the seconds that an endpoint asks to wait, from its headers, else its body; None if it does not say."""
     try:
-        if "retry-after-ms" in headers:
-            seconds = float(headers["retry-after-ms"]) / 1000
-        else:
-            seconds = _header_seconds(headers["retry-after"], headers.get("date"))
+        milliseconds = headers.get("retry-after-ms")
+        seconds = float(milliseconds) / 1000 if milliseconds is not None else _header_seconds(headers)
         if math.isfinite(seconds):
             return max(0.0, seconds)
     except (KeyError, ValueError, TypeError, OverflowError):
@@ -191,10 +176,10 @@ def retry_after(headers: Mapping[str, str], body: str = "") -> float | None:
     return sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1, 0.001), strict=True))
 
 
-def _header_seconds(value: str, date: str | None) -> float:
+def _header_seconds(headers: Mapping[str, str]) -> float:
     try:
-        return float(value)
+        return float(headers["retry-after"])
     except ValueError:
         # By the endpoint's own clock if it sends one: ours may be off by more than the wait.
-        now = time.time() if date is None else parsedate_to_datetime(date).timestamp()
-        return parsedate_to_datetime(value).timestamp() - now
+        now = parsedate_to_datetime(headers["date"]).timestamp() if "date" in headers else time.time()
+        return parsedate_to_datetime(headers["retry-after"]).timestamp() - now

@@ -72,8 +72,7 @@ class FailurePolicy:
             raise RunError(self.fatal)
         if self.closing:
             raise TeacherError(f"{settings.where}: not sent, since the run is stopping")
-        key = self._keys.take()
-        if key is None:
+        if (key := self._keys.take()) is None:
             out = f"every API key of {settings.section} is out of quota{self._quota}"
             raise self._end(settings, f"{out}; top up or wait, then run again")
         return key
@@ -90,11 +89,10 @@ class FailurePolicy:
             raise self._end(settings, reason)
         self.count(model, error)
         final = error.kind is Kind.REFUSED or (error.kind is Kind.ACCESS and key in model.working_keys)
-        since = attempts.limited_since
-        if since is not None and time.monotonic() - since >= self._retry.max_rate_limited:
+        since, longest = attempts.limited_since, self._retry.max_rate_limited
+        if since is not None and time.monotonic() - since >= longest:
             if model.last_reply <= since:
-                minutes = f"{self._retry.max_rate_limited / 60:.0f} minutes"
-                raise self._end(settings, f"for {minutes}, nothing but {error}; run again later")
+                raise self._end(settings, f"for {longest / 60:.0f} minutes, nothing but {error}; run again later")
             final = True
         if final or attempts.tries >= self._retry.tries or self.closing:
             self._ledger.failures[error.kind.value] += 1
@@ -140,14 +138,9 @@ class FailurePolicy:
         # Timeouts take long, and these two may be billed: half as many are enough.
         most = self._retry.max_failures // (2 if error.kind in (Kind.TIMEOUT, Kind.EMPTY) else 1)
         failures = model.failures[error.signature]
-        if failures < most or (works and now - model.failing_since < self._retry.max_outage):
-            return
-        remedy = self.remedy(model.settings, error)
-        raise self._end(model.settings, f"{failures} requests in a row failed the same way: {error}; {remedy}")
-
-    def count_refused_trials(self, model: ModelState, refusal: EndpointError) -> None:
-        """Note that no request format helped: a few more refusals in these words end the run."""
-        model.failures[refusal.signature] += self._retry.max_failures - MAX_FIRST
+        if failures >= most and not (works and now - model.failing_since < self._retry.max_outage):
+            remedy = self.remedy(model.settings, error)
+            raise self._end(model.settings, f"{failures} requests in a row failed the same way: {error}; {remedy}")
 
     def warn(self, model: ModelState, error: EndpointError, action: str, wait: float = math.inf) -> None:
         """Log an error if the user has been without a reply for long, ``wait`` seconds included, but not too often."""

@@ -28,12 +28,12 @@ MAX_UNANSWERED = 5  # questions without a valid reply, before any had one, end t
 
 @dataclass(frozen=True)
 class PromptLimits:
-    """What a prompt asks for and holds. ``longest_document`` of the corpus, in bytes, bounds the length of prompts."""
+    """What a prompt asks for and holds."""
 
     min_segment_words: int = 20
     max_document_tokens: int = 6000  # a longer document is read in windows
     max_document_windows: int = 4
-    longest_document: int = 0
+    longest_document: int = 0  # of the corpus, in bytes: it bounds the length of prompts
     seed: int = 0  # of the order in which windows are searched for an entity
 
     @property
@@ -88,9 +88,9 @@ class LLMTeacher(Teacher):
             roles[role] = {"model": endpoint.model, "params": answer_params(endpoint.params)}
             if endpoint.model_revision is not None:
                 roles[role]["revision"] = endpoint.model_revision
-        limits = ("min_segment_words", "max_document_tokens", "max_document_windows")
-        chosen = {name: getattr(self._limits, name) for name in limits}
-        return {"teacher": "llm", **roles, **chosen, "prompts": prompts.FINGERPRINT}
+        names = ("min_segment_words", "max_document_tokens", "max_document_windows")
+        limits = {name: getattr(self._limits, name) for name in names}
+        return {"teacher": "llm", **roles, **limits, "prompts": prompts.FINGERPRINT}
 
     @property
     def doing(self) -> dict[str, Any]:
@@ -105,10 +105,7 @@ class LLMTeacher(Teacher):
         self.cache.forget_failed([self._extractor.model, self._judge.model])
 
     async def extract(self, document: Document) -> BridgeEntity | None:
-        """Return one bridge entity of the document, or None if the model finds none in any window.
-
-        Raises as the interface says, and BudgetSpent if the ledger allows no further call.
-        """
+        """Return a bridge entity, or None if no window has one; BudgetSpent if the ledger allows no further call."""
         min_words = self._limits.min_segment_words
         for window in context_window.windows_anywhere(document, self._limits.seed, *self._limits.windows):
             question = prompts.extraction(window, min_segment_words=min_words)
@@ -118,11 +115,7 @@ class LLMTeacher(Teacher):
         return None
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
-        """Return whether the candidate makes the second hop from the entity; ERROR if that could not be answered.
-
-        A long candidate is judged window by window, and is usable if one window is. Raises as :meth:`extract` does,
-        without TeacherError.
-        """
+        """Return whether one window of the candidate makes the second hop, ERROR if unanswered; BudgetSpent as above."""
         verdicts: list[Verdict] = []
         for window in context_window.windows_about(candidate, entity, *self._limits.windows):
             try:
@@ -171,15 +164,14 @@ class LLMTeacher(Teacher):
                 break
             try:
                 answer = read(reply)
+                history.any_valid = True
+                history.keys.clear()
+                return answer
             except InvalidReply as error:
                 complaints.append(str(error))
                 self.ledger.retries.update([] if free else ["invalid_reply"])
                 failure = "invalid_reply"
                 reason = f"no valid reply in {len(complaints)} attempts ({error.explain(reply)})"
-            else:
-                history.any_valid = True
-                history.keys.clear()
-                return answer
         self.ledger.failures[failure] += 1
         self.cache.mark_failed(key for each in keys for key in each)
         raise self._unanswered(history, f"{settings.where}: {reason}", paid)

@@ -38,9 +38,8 @@ class Spent(NamedTuple):
 class Ledger:
     """Counts what a run's teachers ask, and refuses a call that might exceed a limit.
 
-    A call is a request that was answered, or that the endpoint may have worked on and bill (timeout, broken connection,
-    server error). A request that was turned away (429 and the like) is a retry. Replies from the cache are counted
-    apart and are free. ``cost`` covers replies only; the limit also counts the estimated cost of unanswered calls.
+    A call is a request that was answered, or that the endpoint may bill (timeout, broken connection, server error). One
+    that was turned away (429 and the like) is a retry; a cached reply is free. ``cost`` covers replies only.
     """
 
     def __init__(self, max_calls: int | None = None, max_cost: float | None = None) -> None:
@@ -51,9 +50,8 @@ class Ledger:
         self.failures: Counter[str] = Counter()
         self.by_model: dict[str, Spent] = {}  # replies that were paid for
         self.by_kind: dict[str, Spent] = {}  # replies by kind of question, those from the cache included
-        self.unanswered_cost = 0.0  # estimated, of unanswered calls
-        self._open = 0
-        self._open_cost = 0.0
+        self.unanswered_cost = 0.0  # estimated, of unanswered calls; counts towards the limit
+        self._open, self._open_cost = 0, 0.0
 
     @property
     def tokens_in(self) -> int:
@@ -74,8 +72,7 @@ class Ledger:
     def expected_cost(self, model: str, price: Price | None, prompt_chars: int, max_tokens: int | None = None) -> float:
         """Estimate the cost of one more call: four characters per token, and a reply like the model's longest so far.
 
-        The longest, not the mean, because many calls may be in flight when the limit is near. Before the first reply,
-        ``max_tokens`` is assumed, else 300.
+        Not the mean, as many calls may be in flight near the limit; ``max_tokens`` or 300 before the first reply.
         """
         if price is None:
             return 0.0
@@ -83,11 +80,7 @@ class Ledger:
         return price.of(prompt_chars // 4, longest_reply)
 
     def admit(self, expected_cost: float = 0.0) -> None:
-        """Admit one request; call :meth:`settle` or :meth:`release` after it, with the same ``expected_cost``.
-
-        Raises:
-            BudgetSpent: with the requests in flight, this one might exceed a limit.
-        """
+        """Admit a request that is then settled or released; BudgetSpent if, with those in flight, it might be over."""
         if self.max_calls is not None and self.calls + self._open >= self.max_calls:
             raise BudgetSpent(f"the limit of {self.max_calls} calls for this run is reached")
         at_most = (self.cost or 0.0) + self.unanswered_cost + self._open_cost + expected_cost
@@ -120,14 +113,7 @@ class Ledger:
 
     def summary(self) -> dict[str, Any]:
         """Return all counts for a JSON summary."""
-        return {
-            "calls": self.calls,
-            "cache_hits": self.cache_hits,
-            "tokens_in": self.tokens_in,
-            "tokens_out": self.tokens_out,
-            "cost": self.cost,
-            "retries": dict(sorted(self.retries.items())),
-            "failures": dict(sorted(self.failures.items())),
-            "replies_without_usage": self.without_usage,
-            "by_model": {model: spent._asdict() for model, spent in sorted(self.by_model.items())},
-        }
+        counts = {name: getattr(self, name) for name in ("calls", "cache_hits", "tokens_in", "tokens_out", "cost")}
+        reasons = {name: dict(sorted(getattr(self, name).items())) for name in ("retries", "failures")}
+        by_model = {model: spent._asdict() for model, spent in sorted(self.by_model.items())}
+        return {**counts, **reasons, "replies_without_usage": self.without_usage, "by_model": by_model}
