@@ -115,7 +115,7 @@ class LLMTeacher(Teacher):
         return None
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
-        """Return whether one window of the candidate makes the second hop, ERROR if unanswered; BudgetSpent as above."""
+        """Return whether one window of the candidate makes the second hop, ERROR if unanswered; raises as above."""
         verdicts: list[Verdict] = []
         for window in context_window.windows_about(candidate, entity, *self._limits.windows):
             try:

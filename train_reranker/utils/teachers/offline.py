@@ -21,11 +21,7 @@ class TitleFinder:
     """Finds mentions of titles in a text: the longest run of words that spells a title's name exactly."""
 
     def __init__(self, documents: Iterable[Document]) -> None:
-        """Index the names of all titles.
-
-        One-word names that the documents write in lower case at least as often as capitalised are left out: "Republic"
-        in a text hardly ever means the article Republic.
-        """
+        """Index the names of all titles, without words like "Republic" that are as often written in lower case."""
         self._names: dict[tuple[str, ...], str] = {}
         spellings: Counter[str] = Counter()
         for document in documents:
@@ -45,8 +41,9 @@ class TitleFinder:
         position = 0
         while position < len(tokens):
             for end in range(min(position + self._longest, len(tokens)), position, -1):
-                name = self._names.get(tuple(tokens[position:end]))
-                if name is not None and not _inside_name(text, matches, position, end):
+                if (name := self._names.get(tuple(tokens[position:end]))) is not None and not _inside_name(
+                    text, matches, position, end
+                ):
                     yield name
                     position = end
                     break
@@ -66,11 +63,10 @@ def _inside_name(text: str, matches: list[re.Match[str]], start: int, end: int) 
 
 
 class OfflineTeacher(Teacher):
-    """Rules only, for trying things out: it understands nothing.
+    """Rules only, a crude stand-in for a language model: trained on it, a reranker prefers passages with the entity.
 
     A bridge entity is a mention of another document's title. A candidate is usable if one of its sentences mentions
-    the entity and adds enough to the source segment: a crude stand-in for a language model's judgement. A reranker
-    trained on it learns to prefer passages that mention the entity.
+    the entity and adds enough to the source segment.
     """
 
     def __init__(self, documents: Iterable[Document], min_segment_words: int = 20, min_new_words: int = 5) -> None:
@@ -90,10 +86,7 @@ class OfflineTeacher(Teacher):
         parts = sentences(document.contents)
         for position, sentence in enumerate(parts):
             for name in self._finder.find(sentence):
-                if name in own or own in name:
-                    continue
-                segment = self._segment(parts, position)
-                if segment is not None:
+                if name not in own and own not in name and (segment := self._segment(parts, position)):
                     return BridgeEntity(name, "title", segment, query_beyond(name, sentence))
         return None
 
@@ -105,7 +98,10 @@ class OfflineTeacher(Teacher):
             if entity.name in self._finder.find(sentence):
                 mentioned = True
                 if len(content_words(sentence) - known) >= self.min_new_words:
-                    return Verdict(Outcome.USABLE, f"says of {entity.name}: {sentence}", hops(entity, sentence))
+                    gap = f"What belongs in the gap? {entity.segment.replace(entity.name, '___')}"
+                    first = SubQuestion(gap, entity.name, "A")
+                    second = SubQuestion(f"What else is said of {entity.name}?", sentence, "B")
+                    return Verdict(Outcome.USABLE, f"says of {entity.name}: {sentence}", (first, second))
         reason = "adds nothing to the source's segment" if mentioned else "does not mention the entity"
         return Verdict(Outcome.UNUSABLE, reason)
 
@@ -128,12 +124,3 @@ def query_beyond(name: str, sentence: str, length: int = 16) -> str:
     known = {*words(name), *aspects}
     context = [word for word in words(sentence) if word not in known and content_words(word)]
     return " ".join([name, *aspects, *context[: length - len(words(name)) - len(aspects)]])
-
-
-def hops(entity: BridgeEntity, sentence: str) -> tuple[SubQuestion, SubQuestion]:
-    """Return the two sub-questions of a usable candidate, by template."""
-    blanked = entity.segment.replace(entity.name, "___")
-    return (
-        SubQuestion(f"What belongs in the gap? {blanked}", entity.name, "A"),
-        SubQuestion(f"What else is said of {entity.name}?", sentence, "B"),
-    )

@@ -19,10 +19,7 @@ _DECISIONS = {True: ("true", "yes", "valid", "1", "1.0"), False: ("false", "no",
 
 
 def read_extraction(reply: Reply, document: Document, min_segment_words: int) -> BridgeEntity | None:
-    """Return the bridge entity in a reply, None if it says that there is none.
-
-    Raises InvalidReply if the entity has no segment or query, or breaks one of the prompt's rules.
-    """
+    """Return the bridge entity in a reply, None if it has none; InvalidReply if it breaks one of the prompt's rules."""
     found = find_objects(reply_text(reply), "entity")
     fields = next((answer for answer in reversed(found) if answer.get("query")), found[-1])
     name = "" if fields["entity"] in ([], False) else _line(fields, "entity").strip("*` ")
@@ -45,10 +42,7 @@ def read_extraction(reply: Reply, document: Document, min_segment_words: int) ->
 
 
 def read_verdict(reply: Reply) -> Verdict:
-    """Return the verdict in a reply, USABLE or UNUSABLE.
-
-    Raises InvalidReply if it says neither clearly, or calls a candidate valid without the two questions.
-    """
+    """Return a reply's verdict, USABLE or UNUSABLE; InvalidReply if it is not clear, or lacks the two questions."""
     found = find_objects(reply_text(reply), "valid")
     decisions = {_decision(answer["valid"]) for answer in found}
     if len(decisions) > 1:
@@ -69,9 +63,8 @@ def _sub_questions(value: Any) -> tuple[SubQuestion, ...]:
     value = parse_json(value) if isinstance(value, str) else value
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise InvalidReply('"sub_questions" must be a list')
-    questions = tuple(
-        SubQuestion(_line(one, "question"), _line(one, "answer"), _letter(_line(one, "document"))) for one in value
-    )
+    fields = [[_line(one, key) for key in ("question", "answer", "document")] for one in value]
+    questions = tuple(SubQuestion(question, answer, _letter(label)) for question, answer, label in fields)
     if [one.document for one in questions] != ["A", "B"]:
         raise InvalidReply('"sub_questions" must be one question to "A", then one to "B", when "valid" is true')
     if not all(one.question and one.answer for one in questions):
@@ -86,10 +79,7 @@ def _decision(value: Any) -> bool | None:
 
 
 def _line(fields: dict[str, Any], key: str, *, required: bool = True) -> str:
-    """Return a field as one line of text, without control characters; "" if it is null or absent.
-
-    Raises InvalidReply if it is ``required``, and a list, an object or ambiguous.
-    """
+    """Return a field as one line of text, "" if null or absent; InvalidReply for a ``required`` one of another type."""
     value = fields.get(key)
     if value is None or (not required and not isinstance(value, str)):
         return ""

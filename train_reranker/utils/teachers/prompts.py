@@ -1,7 +1,7 @@
 """The teacher's two questions to a language model, their JSON schemas, and the note of another attempt.
 
-The instructions are the system message, the same in every call, so that endpoints with a prompt cache bill it once. The
-user message holds nothing but the texts, between tags that no text can forge.
+The instructions are the system message, the same in every call, so that a prompt cache can hold it. The user message
+holds nothing but the texts, between tags that no text can forge.
 """
 
 import hashlib
@@ -32,18 +32,12 @@ def _strict(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 _TEXT = {"type": "string"}
+_WHY = dict.fromkeys(("reason", "bridge_connection", "doc_b_segment", "reasoning_path"), _TEXT)
 _SUB_QUESTION = _strict({"question": _TEXT, "answer": _TEXT, "document": {"type": "string", "enum": ["A", "B"]}})
 SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     EXTRACTION: _strict({"entity": _TEXT, "type": _TEXT, "segment": _TEXT, "query": _TEXT}),
     JUDGEMENT: _strict(
-        {
-            "valid": {"type": "boolean"},
-            "reason": _TEXT,
-            "bridge_connection": _TEXT,
-            "doc_b_segment": _TEXT,
-            "reasoning_path": _TEXT,
-            "sub_questions": {"type": "array", "items": _SUB_QUESTION},
-        }
+        {"valid": {"type": "boolean"}, **_WHY, "sub_questions": {"type": "array", "items": _SUB_QUESTION}}
     ),
 }
 
@@ -117,20 +111,14 @@ def extraction(document: Document, *, min_segment_words: int = 20) -> Question:
 
 def judgement(entity: BridgeEntity, candidate: Document) -> Question:
     """Return the question of whether ``candidate`` makes the second hop from ``entity``."""
-    parts = (
-        f"<entity>\n<name>{_escape(entity.name)}</name>\n<type>{_escape(entity.type)}</type>\n</entity>",
-        f"<document_a>\n{_escape(entity.segment)}\n</document_a>",
-        _document("document_b", candidate),
-    )
-    return _question(JUDGEMENT, _JUDGEMENT_RULES, "\n".join(parts))
+    named = f"<entity>\n<name>{_escape(entity.name)}</name>\n<type>{_escape(entity.type)}</type>\n</entity>"
+    texts = f"{named}\n<document_a>\n{_escape(entity.segment)}\n</document_a>\n{_document('document_b', candidate)}"
+    return _question(JUDGEMENT, _JUDGEMENT_RULES, texts)
 
 
 def again(question: Question, complaints: Sequence[str]) -> Question:
-    """Return ``question`` with a note on each of the earlier answers, so that no two attempts are the same request.
-
-    The note joins the last message, because many chat templates refuse two messages of one role in a row.
-    """
-    *first, last = question.messages
+    """Return ``question`` with a note on each of the earlier answers, so that no two attempts are the same request."""
+    *first, last = question.messages  # many chat templates refuse two messages of one role in a row
     wrong = "\n".join(f"{number}. {complaint}" for number, complaint in enumerate(complaints, 1))
     content = f"{last['content']}\n\n{NOTE}\n{wrong}\nAnswer afresh, with nothing but the JSON object."
     return question._replace(messages=(*first, {**last, "content": content}))

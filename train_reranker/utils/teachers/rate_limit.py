@@ -28,8 +28,7 @@ class RetryPolicy(NamedTuple):
 class RateLimiter:
     """Limits how many requests are in flight, and holds all of them back while the endpoint is rate limited.
 
-    Each rate limit holds back every request for the requested time and lowers the concurrency by a quarter; every reply
-    raises it a little. Use it with ``async with``.
+    Each rate limit lowers the concurrency by a quarter, every reply raises it a little. Use it with ``async with``.
     """
 
     def __init__(self, retry: RetryPolicy, rng: random.Random) -> None:
@@ -37,10 +36,9 @@ class RateLimiter:
         self.closing = asyncio.Event()
         self._retry, self._rng = retry, rng
         self._max = self._limit = float(retry.max_in_flight)
-        self._in_flight = 0
+        self._in_flight = self._strikes = 0
         self._queue: deque[asyncio.Future[None]] = deque()
         self._blocked_until = 0.0
-        self._strikes = 0
 
     async def __aenter__(self) -> None:
         """Wait for a slot, first come first served."""

@@ -45,20 +45,16 @@ TEACHERS: dict[str, Opener] = {OFFLINE: open_offline, LANGUAGE_MODEL: open_langu
 
 
 def open_teacher(config: Config, corpus: Corpus, reply_cache: Path, ledger: Ledger, seed: int = 0) -> Teacher:
-    """Return the teacher that ``generator_model`` names: an entry of ``TEACHERS``, or else a language model.
+    """Return the teacher that ``generator_model`` names, or else a language model; InputError for unusable settings.
 
-    ``reply_cache`` is the file of a language model's replies, ``ledger`` counts its calls, and ``seed`` decides where
-    in a long document it looks for an entity. Raises InputError if the settings are missing or unusable.
+    ``reply_cache`` is its file of replies; ``seed`` decides where in a long document it looks for an entity.
     """
     opener = TEACHERS.get(config.generator_model, TEACHERS[LANGUAGE_MODEL])
     return opener(config, corpus, reply_cache, ledger, seed)
 
 
 def configured_endpoint(config: Config, role: str) -> EndpointSettings:
-    """Return the endpoint of a role's model, which is ``generator_model`` if the role has none of its own.
-
-    Raises InputError if the provider's section is missing, lacks a key, or has an unusable value.
-    """
+    """Return the endpoint of a role's model, or else of ``generator_model``; InputError if its section is unusable."""
     key = role if getattr(config, role) else "generator_model"
     model = getattr(config, key)
     provider, default_url = next((name, url) for name, (part, url) in PROVIDERS.items() if part in model.lower())
@@ -71,26 +67,14 @@ def configured_endpoint(config: Config, role: str) -> EndpointSettings:
     keys = _api_keys(setting)
     if not keys and base_url == default_url:
         raise InputError(f"{where}.api_key is missing; set an environment variable to the key and name it here")
+    # As text, since YAML reads some versions as dates or numbers.
+    versions = {name: str(setting[name]) for name in ("api_version", "model_revision") if setting.get(name) is not None}
     return EndpointSettings(
-        provider=provider,
-        base_url=str(base_url),
-        model=model,
-        api_keys=keys,
-        params=config.generation_params,
-        timeout=_timeout(setting, where),
-        price=_price(config, model),
-        api_type=setting.get("api_type") or "openai",
-        api_version=_text(setting, "api_version"),
-        model_key=key,
-        model_revision=_text(setting, "model_revision"),
-        response_format=_response_format(setting, where),
-        system_message=_system_message(setting, where),
-    )
-
-
-def _text(setting: Mapping[str, Any], key: str) -> str | None:
-    """Return a value as text: YAML reads some versions as dates or numbers."""
-    return None if setting.get(key) is None else str(setting[key])
+        provider=provider, base_url=str(base_url), model=model, api_keys=keys, params=config.generation_params,
+        timeout=_timeout(setting, where), price=_price(config, model), api_type=setting.get("api_type") or "openai",
+        model_key=key, response_format=_response_format(setting, where),
+        system_message=_system_message(setting, where), **versions,
+    )  # fmt: skip
 
 
 def _timeout(setting: Mapping[str, Any], where: str) -> float:
