@@ -5,7 +5,7 @@ import random
 
 from utils.progress import log
 from utils.teachers.endpoint import EndpointSettings
-from utils.teachers.endpoint_errors import EndpointError, Kind
+from utils.teachers.endpoint_errors import MAY_BE_BILLED, EndpointError, Kind
 from utils.teachers.failure_policy import MAX_FIRST, Attempts, FailurePolicy, ModelState
 from utils.teachers.ledger import Ledger
 from utils.teachers.prompts import Question
@@ -131,7 +131,7 @@ class Client:
                     ledger.settle(settings.model, settings.price, *tokens, expected)
                     self._limiter.speed_up()
                 else:
-                    ledger.release(expected, billed=outcome.billed)
+                    ledger.release(expected, billed=outcome.kind in MAY_BE_BILLED)
         if isinstance(outcome, EndpointError):
             return key, outcome
         self._note(model, key, outcome)

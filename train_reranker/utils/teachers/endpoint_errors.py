@@ -29,6 +29,14 @@ class Kind(StrEnum):
     REFUSED = "refused"  # the request itself, or a parameter of it
 
 
+MAY_BE_BILLED = (
+    Kind.SERVER,
+    Kind.TIMEOUT,
+    Kind.CONNECTION,
+    Kind.INVALID_RESPONSE,
+)  # the endpoint may have worked on it
+
+
 @dataclass(frozen=True)
 class EndpointError:
     """A request without a reply; ``wait`` is its Retry-After in seconds."""
@@ -40,11 +48,6 @@ class EndpointError:
     param: str = ""
     raw: str = field(default="", repr=False)  # what the endpoint said, which may quote a key
     wait: float | None = None
-
-    @property
-    def billed(self) -> bool:
-        """Whether the endpoint may have worked on the request."""
-        return self.kind in (Kind.SERVER, Kind.TIMEOUT, Kind.CONNECTION, Kind.INVALID_RESPONSE)
 
     @property
     def refuses(self) -> bool:

@@ -41,9 +41,8 @@ class TitleFinder:
         position = 0
         while position < len(tokens):
             for end in range(min(position + self._longest, len(tokens)), position, -1):
-                if (name := self._names.get(tuple(tokens[position:end]))) is not None and not _inside_name(
-                    text, matches, position, end
-                ):
+                name = self._names.get(tuple(tokens[position:end]))
+                if name and not _inside_name(text, matches, position, end):
                     yield name
                     position = end
                     break

@@ -35,13 +35,10 @@ class Reply(NamedTuple):
 
 
 class CacheKeys(NamedTuple):
-    """The keys under which a question's reply is looked up, in this order.
-
-    A truncated reply is filed by its token limit as well, so that a higher limit asks again.
-    """
+    """The keys under which a question's reply is looked up, in this order."""
 
     whole: str
-    truncated: str
+    truncated: str  # with the token limit, so that a higher one asks again
     request: str  # of earlier versions; "" for a model with a revision, which they did not know
 
 
@@ -74,11 +71,9 @@ def _digest(request: list[Any]) -> str:
 class ReplyCache:
     """One SQLite file of replies, which several processes may share.
 
-    Invalid replies are kept, too: the next attempt's note makes it another request, so a resumed run goes through the
-    same attempts for free. Replies to a question that stayed unanswered are marked; :meth:`forget_failed` drops them.
-
-    A reply is handed to the operating system before :meth:`once` returns, so a killed process loses none; a power cut
-    may lose the last few.
+    Invalid replies are kept, too, so a resumed run goes through the same attempts for free. Replies to a question that
+    stayed unanswered are marked; :meth:`forget_failed` drops them. A killed process loses no reply that :meth:`once`
+    has returned; a power cut may lose the last few.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,8 +90,7 @@ class ReplyCache:
     def _open(self) -> None:
         self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
         self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # another program may have written it
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         foreign = version == 0 and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if foreign or version not in (0, _VERSION):
@@ -121,16 +115,13 @@ class ReplyCache:
 
         A cancelled caller leaves its request running: the reply is paid for, and is filed when it arrives.
         """
-        reply = self.get(*keys)
-        if reply is not None:
+        if reply := self.get(*keys):
             return reply, True
-        request = self._in_flight.get(keys.whole)
-        shared = request is not None
-        if request is None:
-            request = asyncio.create_task(self._fetch(keys, model, fetch))
-            self._in_flight[keys.whole] = request
-            request.add_done_callback(lambda done: self._finish(keys.whole, done))
-        return await asyncio.shield(request), shared
+        if request := self._in_flight.get(keys.whole):
+            return await asyncio.shield(request), True
+        request = self._in_flight[keys.whole] = asyncio.create_task(self._fetch(keys, model, fetch))
+        request.add_done_callback(lambda done: self._finish(keys.whole, done))
+        return await asyncio.shield(request), False
 
     async def _fetch(self, keys: CacheKeys, model: str, fetch: Callable[[], Awaitable[Reply]]) -> Reply:
         reply = Reply(*encodable([*await fetch()]))

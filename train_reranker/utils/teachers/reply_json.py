@@ -44,17 +44,13 @@ def reply_text(reply: Reply) -> str:
 
 
 def find_objects(text: str, key: str) -> list[dict[str, Any]]:
-    """Return the JSON objects in ``text`` that have ``key``, in order, wherever they are nested.
-
-    Raises InvalidReply if there is none, or if an object or the reasoning is truncated.
-    """
+    """Return the JSON objects with ``key``, however nested; InvalidReply if there is none, or the text is truncated."""
     values = [parse_json(text)]
     if values == [None]:
         text = _without_reasoning(text)
         whole = parse_json(text)
         values = list(_objects(text)) if whole is None else [whole]
-    found = [answer for value in values for answer in _with_key(value, key)]
-    if found:
+    if found := [answer for value in values for answer in _with_key(value, key)]:
         return found
     if any(isinstance(value, dict) for value in values):
         raise InvalidReply(f'keys were missing: "{key}"')
@@ -96,18 +92,14 @@ def _objects(text: str) -> Iterator[Any]:
         start = text.find("{", end)
 
 
-# Within an object: a string, in which a quote counts as a letter unless a comma, colon or bracket follows; a bracket;
-# a quote that opens a string without an end.
+# A string, in which a quote counts as a letter unless a comma, colon or bracket follows; a bracket; an unclosed quote.
 _TOKEN = re.compile(
     r"""(?<=[{\[,:])\s*(["'])(?:\\.|(?!\1\s*[,:}\]])[^\\])*\1(?=\s*[,:}\]])|[{}]|(?<=[{\[,:])\s*["']""", re.DOTALL
 )
 
 
 def _object_end(text: str, start: int) -> int:
-    """Return the end of the object that begins at ``start``.
-
-    Raises InvalidReply if it is not closed: the missing part may have said the opposite.
-    """
+    """Return an object's end; InvalidReply if it is not closed, since the missing part may have said the opposite."""
     depth = 0
     for token in _TOKEN.finditer(text, start, start + MAX_CHARS):
         depth += {"{": 1, "}": -1}.get(token[0], 0)
@@ -144,8 +136,7 @@ def _with_key(value: Any, key: str, depth: int = 4) -> Iterator[dict[str, Any]]:
             yield from _with_key(item, key, depth - 1)
 
 
-# Tags that models put around their reasoning: <think>, </thinking>, [THINK], ◁/think▷, <seed:think>,
-# <|begin_of_thought|>, <|END_THINKING|>, &lt;think&gt; and the like.
+# Tags around reasoning: <think>, </thinking>, [THINK], ◁/think▷, <seed:think>, <|END_THINKING|>, &lt;think&gt; etc.
 _REASONING = re.compile(
     r"(?:[<\[◁]|&lt;)\s?[|｜]?(?P<end>/\s?|end_(?:of_)?)?(?:start_|begin_(?:of_)?)?(?:\w+[:_])?"
     r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad|monologue|cot)"
@@ -158,10 +149,7 @@ _FINAL = re.compile(r"<\|channel\|>\s*final[^<]*(?:<\|constrain\|>[^<]*)?<\|mess
 
 
 def _without_reasoning(text: str) -> str:
-    """Return a text without a model's reasoning, also if its opening tag is missing.
-
-    Raises InvalidReply if its closing tag is missing: all the rest may be reasoning.
-    """
+    """Return a text without reasoning, opened by a tag or not; InvalidReply if it is not closed, as all may be one."""
     unfinished = InvalidReply("it ended within a thought; close the thought, then give the JSON object", _MORE_TOKENS)
     if _CHANNELS.search(text):
         *reasoning, text = _FINAL.split(text)

@@ -35,10 +35,6 @@ class RequestFormat(NamedTuple):
             body["response_format"] = {"type": "json_object"}
         return body
 
-    def without(self, name: str) -> RequestFormat:
-        """Return the format without a parameter."""
-        return self._replace(params={key: value for key, value in self.params.items() if key != name})
-
     def renamed(self) -> RequestFormat:
         """Return the format with ``max_completion_tokens`` for ``max_tokens``."""
         renamed = {"max_tokens": "max_completion_tokens"}
@@ -62,8 +58,8 @@ _DROPPED_LAST = {"temperature": 1, "max_completion_tokens": 2, "max_tokens": 3} 
 class RequestAdapter:
     """Finds the format in which one model accepts requests: the configured one, less what the endpoint rejects.
 
-    The wording of a refusal is not reliable, so one thing after the other is left out, and what helps stays out. Once a
-    format has brought a reply it is settled: from then on, a refusal is about a question's text.
+    A refusal's wording is not reliable, so one thing after the other is left out. Once a format has brought a reply it
+    is settled: from then on, a refusal is about a question's text.
     """
 
     _FORMAT = r"response_?format|json_schema|json_object|schema|strict|structured|guided|grammar"
@@ -72,8 +68,7 @@ class RequestAdapter:
 
     def __init__(self, format_: RequestFormat) -> None:
         """Start with the configured format."""
-        self.format = format_
-        self.settled = False
+        self.format, self.settled = format_, False
         self._unlearnable: set[tuple[object, ...]] = set()
 
     def may_learn(self, error: EndpointError, tries: int) -> bool:
@@ -86,8 +81,8 @@ class RequestAdapter:
     def trials(self, error: EndpointError) -> Generator[RequestFormat, EndpointError, None]:
         """Yield formats to try after an error of the current one, the likeliest first; send in the error of each.
 
-        What does not help is put back. What changes the error stays out, since several things may be rejected one by
-        one. In the end all of them are left out at once, since they may be rejected in the same words.
+        What does not help is put back; what changes the error stays out, as things may be rejected one by one. In the
+        end all are left out at once, as they may be rejected in the same words.
         """
         first, format_, tried = error, self.format, 0
         candidates = self._reduced(format_, error)
@@ -106,11 +101,8 @@ class RequestAdapter:
         limits = {key: value for key, value in self.format.renamed().params.items() if key == "max_completion_tokens"}
         plain = self.format._replace(response_format=None, system=False)
         limited = plain._replace(params=limits)
-        formats = {
-            Kind.SERVER: [plain],
-            Kind.NOT_FOUND: [limited],
-            Kind.REFUSED: [plain, self.format._replace(params=limits), limited, limited._replace(params={})],
-        }[error.kind]
+        refused = [plain, self.format._replace(params=limits), limited, limited._replace(params={})]
+        formats = {Kind.SERVER: [plain], Kind.NOT_FOUND: [limited], Kind.REFUSED: refused}[error.kind]
         return [trial for number, trial in enumerate(formats) if trial not in [self.format, *formats[:number]]]
 
     def _reduced(self, format_: RequestFormat, error: EndpointError) -> list[RequestFormat]:
@@ -131,7 +123,8 @@ class RequestAdapter:
         if "max_tokens" in format_.params:
             trials.append((named("max_tokens"), format_.renamed()))
         for name in sorted(format_.params, key=lambda name: _DROPPED_LAST.get(name, 0)):
-            trials.append((named(rf"(?<!\w){re.escape(name)}(?!\w)"), format_.without(name)))
+            rest = {key: value for key, value in format_.params.items() if key != name}
+            trials.append((named(rf"(?<!\w){re.escape(name)}(?!\w)"), format_._replace(params=rest)))
         if error.kind is Kind.SERVER:
             # A server that fails because of a parameter says so; one that does not is more likely down.
             blames = named(self._PARAMETER)

@@ -46,8 +46,7 @@ class Transport:
         import openai
 
         timeout = openai.Timeout(settings.timeout, connect=min(10.0, settings.timeout))
-        # The body as extra_body and the raw response, since validating both with the package's types takes as long as
-        # the rest of a call.
+        # Validating the body and the response with the package's types would take as long as the rest of a call.
         create = self._connections[key].chat.completions.with_raw_response.create
         try:
             # The package's timeout restarts with every byte; this one is for the whole call.
@@ -58,10 +57,9 @@ class Transport:
             return EndpointError(Kind.TIMEOUT, f"no reply within {settings.timeout:g} s")
         except openai.APIStatusError as error:
             response = error.response
-        except openai.APIConnectionError as error:
-            return connection_error(error.__cause__ or error, self._scrub)
-        except (ValueError, OSError) as error:
-            return connection_error(error, self._scrub)
+        except (openai.APIConnectionError, ValueError, OSError) as error:
+            cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else None
+            return connection_error(cause or error, self._scrub)
         self.reached = True
         for hop in response.history:
             if hop.status_code in (301, 302, 303):  # followed without the body
@@ -106,10 +104,7 @@ def _connect(settings: EndpointSettings, keys: tuple[str, ...]) -> list[Any]:
 
 
 def read_completion(content: bytes, prompt_chars: int, scrub: Scrubber) -> Completion | EndpointError:
-    """Return the completion in a body of status 200, or the error.
-
-    All texts can be encoded. Tokens that are not reported are estimated at four characters each.
-    """
+    """Return the completion in a body of status 200, or the error; tokens not reported are four characters each."""
     text = content.decode(json.detect_encoding(content), "replace").lstrip()
     try:
         body = _join_stream(text) if re.match(r"(?:data|event|id|retry)?:", text) else loads(text)
