@@ -23,9 +23,11 @@ class Teacher(Protocol):
 
     def forget_failures(self) -> None:
         """Drop cached failures, so that their questions are asked again; nothing unless overridden."""
+        return
 
     async def aclose(self) -> None:
         """Wait for requests in flight, then close everything; nothing unless overridden."""
+        return
 
     async def extract(self, document: Document) -> BridgeEntity | None:
         """Return one bridge entity of the document, or None if it has none.
