@@ -40,7 +40,7 @@ from utils.labelling.scheduler import BLOCK
 from utils.models.devices import half_precision, visible_devices
 from utils.report.text import table
 from utils.retrieval.encoder import PASSAGE, QUERY, Encoder, EncoderOptions
-from utils.retrieval.faiss_build import build_index
+from utils.retrieval.faiss_files import build_index
 from utils.retrieval.faiss_store import FaissIndex
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import Retriever, open_retrieval

@@ -13,10 +13,10 @@ import pytest
 from miniature import save_tiny_bert
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
-from utils.retrieval import faiss_build
+from utils.retrieval import faiss_files
 from utils.retrieval.arms import ARMS
 from utils.retrieval.encoder import PASSAGE, Encoder, EncoderOptions
-from utils.retrieval.faiss_build import keeps_vectors
+from utils.retrieval.faiss_files import keeps_vectors
 from utils.retrieval.faiss_store import FaissIndex, FaissOptions, open_index
 from utils.retrieval.retriever import Retriever
 from utils.schema import Candidate
@@ -74,10 +74,10 @@ def test_index_of_another_type_is_built_again(retriever: Retriever, tmp_path: Pa
 def test_index_is_built_again_for_another_seed_only_where_that_changes_it(
     retriever: Retriever, tmp_path: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(faiss_build, "TRAINING_VECTORS_PER_LIST", 20)
+    monkeypatch.setattr(faiss_files, "TRAINING_VECTORS_PER_LIST", 20)
     cases = [("Flat", 40, False), ("HNSW8", 40, False), ("SQ8", 90, False), ("IVF2,Flat", 40, True)]
     for factory, sample, again in cases:
-        monkeypatch.setattr(faiss_build, "TRAINING_VECTORS", sample)
+        monkeypatch.setattr(faiss_files, "TRAINING_VECTORS", sample)
         for seed in (1, 2):
             encoded.clear()
             options = FaissOptions(factory, seed=seed)

@@ -1,5 +1,7 @@
-"""The corpus: a JSONL file of documents, looked up by id or row without being held in memory."""
+"""The corpus: a JSONL file of documents, looked up by id or row without being held in memory, and sampled."""
 
+import hashlib
+import math
 import os
 import random
 import weakref
@@ -8,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.corpus.offsets import open_offsets, read_document
-from utils.corpus.sampling import shuffled
+from utils.corpus.offsets import id_hash, open_offsets, read_document
 from utils.errors import InputError
+from utils.files import find_input
 from utils.schema import Document
+
+SAMPLED_AT_ONCE = 1024
 
 
 class Corpus:
@@ -32,7 +36,7 @@ class Corpus:
 
     def __len__(self) -> int:
         """Return the number of documents."""
-        return self._offsets.documents
+        return len(self._offsets.columns.offset)
 
     def __getitem__(self, row: int) -> Document:
         """Return the document on a row, counted from 0; ``IndexError`` if there is none."""
@@ -90,8 +94,60 @@ class Corpus:
         return (columns.length[rows] >= max(min_length, 0)) & (columns.text[rows] == rows)
 
     def _find(self, document_id: str) -> tuple[int, Document]:
-        for row in self._offsets.rows(document_id):
+        columns, wanted = self._offsets.columns, np.uint64(id_hash(document_id))
+        start, end = (np.searchsorted(columns.hash, wanted, side) for side in ("left", "right"))
+        for row in columns.row[start:end].tolist():  # nearly always one
             document = self[row]
             if document.id == document_id:
                 return row, document
         raise InputError(f'{self.path} has no document with id "{document_id}"')
+
+
+def shuffled(count: int, rng: random.Random) -> Iterator[np.ndarray]:
+    """Yield 0 to ``count`` - 1 in an order that ``rng`` decides, in arrays of at most ``SAMPLED_AT_ONCE``.
+
+    A Feistel network over the numbers as two digits (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002),
+    with tables of random numbers as its four round functions: memory, and time to the first number, grow with the
+    square root of ``count``.
+    """
+    side = math.isqrt(count - 1) + 1
+    tables = [np.array([rng.randrange(side) for _ in range(side)]) for _ in range(4)]
+    for start in range(0, side * side, SAMPLED_AT_ONCE):
+        left, right = np.divmod(np.arange(start, min(start + SAMPLED_AT_ONCE, side * side)), side)
+        for table in tables:
+            left, right = right, (left + table[right]) % side
+        numbers = left * side + right
+        yield numbers[numbers < count]
+
+
+def read_ids(ids_file: str) -> list[str]:
+    """Return the different ids of a file, one per line; ``InputError`` if there is none or it is not UTF-8 text."""
+    path = find_input(ids_file, "document ids", "write one with `python -m tools.sample_doc_ids`")
+    try:
+        lines = [line.strip().removeprefix("\ufeff") for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as UTF-8 text ({error}): name a file of ids, one per line") from None
+    if not (ids := list(dict.fromkeys(filter(None, lines)))):
+        raise InputError(f"{path} holds no document id: write one per line")
+    return ids
+
+
+def ids_fingerprint(ids_file: str) -> str:
+    """Return the SHA-256 of the ids that :func:`read_ids` returns."""
+    return hashlib.sha256("\n".join(read_ids(ids_file)).encode()).hexdigest()
+
+
+def count_sources(corpus: Corpus, ids_file: str | None, min_length: int) -> int:
+    """Return how many documents :func:`sources_of` yields, without reading them."""
+    return corpus.count(min_length) if ids_file is None else len(read_ids(ids_file))
+
+
+def sources_of(corpus: Corpus, ids_file: str | None, rng: random.Random, min_length: int) -> Iterator[Document]:
+    """Yield a file's documents in its order (``InputError`` if one is missing), else those of :meth:`Corpus.sample`."""
+    if ids_file is None:
+        return corpus.sample(rng, min_length)
+    try:
+        return iter([corpus.get(document_id) for document_id in read_ids(ids_file)])
+    except InputError as error:
+        remedy = "`python -m tools.sample_doc_ids` writes those of a corpus"
+        raise InputError(f"document ids {ids_file}: {error}; {remedy}") from None

@@ -9,6 +9,7 @@ import os
 import stat
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, NamedTuple
@@ -45,17 +46,6 @@ class Offsets(NamedTuple):
     columns: Columns
     fingerprint: str
 
-    @property
-    def documents(self) -> int:
-        """The number of documents."""
-        return len(self.columns.offset)
-
-    def rows(self, document_id: str) -> list[int]:
-        """Return the rows whose id has the hash of ``document_id``: nearly always one; the caller compares the ids."""
-        wanted = np.uint64(id_hash(document_id))
-        start, end = (np.searchsorted(self.columns.hash, wanted, side) for side in ("left", "right"))
-        return self.columns.row[start:end].tolist()
-
 
 def id_hash(text: str) -> int:
     """Return a 64-bit hash of a text, the same in every process."""
@@ -63,10 +53,9 @@ def id_hash(text: str) -> int:
 
 
 def open_offsets(path: Path) -> Offsets:
-    """Map the table of a corpus file, building it where it is missing or was built from other bytes.
+    """Map a corpus file's table, beside it or in ``CACHE``; ``InputError`` as for :func:`build`.
 
-    The table lies beside the corpus, or in ``CACHE`` where that folder is read-only. Only if the file's size or times
-    have changed is it hashed again, and the table kept if the bytes are the same. ``InputError`` as for :func:`build`.
+    It is built where it is missing or was built from other bytes; the file is hashed only if its size or times changed.
     """
     stamp = _stamp(path)
     for table in _places(path):
@@ -89,10 +78,7 @@ def fingerprint(path: Path) -> str:
 
 
 def build(path: Path) -> Offsets:
-    """Read a whole corpus file.
-
-    ``InputError`` if a line is not a JSON object, lacks ``id`` or ``contents`` or repeats an id, or if there is none.
-    """
+    """Read a whole corpus file; ``InputError`` if it is empty, or a line is wrong or repeats an id."""
     offsets, lengths, ids, articles, texts = (array("Q") for _ in range(5))
     digest = hashlib.sha256()
     for number, start, line in _lines(path):
@@ -124,13 +110,10 @@ def _first_rows(hashes: array[int]) -> tuple[np.ndarray, np.ndarray]:
 
 def read_document(path: Path, line: bytes, row: int) -> Document:
     """Return the document of a line, ignoring what follows; ``InputError`` if it has changed since it was checked."""
-    try:
-        value = loads(line.partition(b"\n")[0])
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} has changed while it was in use: run again")
-    return parse_document(value, f"{path}, row {row}")
+    with suppress(ValueError):
+        if isinstance(value := loads(line.partition(b"\n")[0]), dict):
+            return parse_document(value, f"{path}, row {row}")
+    raise InputError(f"{path} has changed while it was in use: run again")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -210,7 +193,8 @@ def _map(table: Path, header: dict[str, Any]) -> Offsets:
 def _write(path: Path, stamp: list[int]) -> Offsets:
     """Build the table and write it beside the corpus, else into the cache; else it stays in memory."""
     built = build(path)
-    header = {"version": VERSION, "documents": built.documents, "fingerprint": built.fingerprint, "stamp": stamp}
+    count = len(built.columns.offset)
+    header = {"version": VERSION, "documents": count, "fingerprint": built.fingerprint, "stamp": stamp}
     for table in _places(path):
         try:
             with replacing(table, "wb") as out:

@@ -1,7 +1,8 @@
-"""Rows of query, pos and neg: read and checked."""
+"""Rows of query, pos and neg: read, checked, and given the negatives that they lack."""
 
 import itertools
 import os
+import random
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,24 +18,18 @@ LARGEST_SCORE = 3e38  # about the largest number in single precision
 
 
 def parse_example(row: dict[str, Any], where: str) -> ContrastiveExample:
-    """Check one row of a data file; ``neg`` may be missing, other keys are ignored.
-
-    Raises:
-        InputError: ``query``, ``pos``, ``neg`` or their scores are missing or of the wrong type; begins with ``where``.
-    """
+    """Check a row; only ``neg`` and scores may be missing. ``InputError``, beginning with ``where``, if it is wrong."""
     query = row.get("query")
     if not isinstance(query, str) or not query.strip():
         raise InputError(f'{where}: "query" must be a non-empty string')
     texts: dict[str, list[str]] = {}
     for key in ("pos", "neg"):
-        passages = row.get(key, [] if key == "neg" else None)
-        passages = [] if passages is None and key == "neg" else passages
+        passages = [] if key == "neg" and row.get(key) is None else row.get(key)
         if not isinstance(passages, list) or not all(isinstance(p, str) and p.strip() for p in passages):
             raise InputError(f'{where}: "{key}" must be a list of non-empty strings')
         texts[key] = passages
     if not texts["pos"]:
         raise InputError(f'{where}: "pos" must hold at least one string')
-    scores: dict[str, list[float] | None] = {}
     for key in ("pos", "neg"):
         values = row.get(f"{key}_scores")
         if values is not None and (
@@ -43,8 +38,7 @@ def parse_example(row: dict[str, Any], where: str) -> ContrastiveExample:
             or not all(type(v) in (int, float) and abs(v) <= LARGEST_SCORE for v in values)  # NaN is not
         ):
             raise InputError(f'{where}: "{key}_scores" must hold one number for each text of "{key}", all finite')
-        scores[key] = values
-    return ContrastiveExample(query, texts["pos"], texts["neg"], scores["pos"], scores["neg"])
+    return ContrastiveExample(query, texts["pos"], texts["neg"], row.get("pos_scores"), row.get("neg_scores"))
 
 
 def read_examples(
@@ -54,9 +48,7 @@ def read_examples(
 
     A passage that is a positive of the same query in any row is removed from the negatives, and a row left without
     negatives by that is dropped. ``warn`` receives a line about it, and about files in folders that are not read.
-
-    Raises:
-        InputError: a path is not found, a row is malformed (the message names file and line), or there is no row.
+    ``InputError`` if a path is not found, a row is malformed (it names file and line), or there is no row.
     """
     placed: list[tuple[str, ContrastiveExample]] = []
     for path in paths:
@@ -72,11 +64,7 @@ def read_examples(
 
 
 def _data_files(folder: Path, warn: Callable[[str], object]) -> list[Path]:
-    """Return the data files of a folder and its subfolders, following links and skipping hidden ones.
-
-    Raises:
-        InputError: a subfolder cannot be read.
-    """
+    """Return the data files of a folder and its subfolders, following links and skipping hidden ones."""
 
     def refuse(error: OSError) -> NoReturn:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}")
@@ -102,11 +90,7 @@ def _data_files(folder: Path, warn: Callable[[str], object]) -> list[Path]:
 def _without_contradictions(
     placed: Sequence[tuple[str, ContrastiveExample]], named: str, warn: Callable[[str], object]
 ) -> list[ContrastiveExample]:
-    """Remove the negatives that are positives of the same query.
-
-    Raises:
-        InputError: no row is left.
-    """
+    """Remove the negatives that are positives of the same query; ``InputError`` if no row is left."""
     positives = positives_by_query([example for _, example in placed])
     kept, thinned, left_out = [], [], 0
     for where, example in placed:
@@ -150,3 +134,32 @@ def without(example: ContrastiveExample, unwanted: Callable[[str], bool]) -> Con
         kept[key] = [passages[i] for i in places]
         kept[f"{key}_scores"] = None if scores is None else [scores[i] for i in places]
     return example._replace(**kept)
+
+
+def fill_negatives(examples: Sequence[ContrastiveExample], wanted: int, rng: random.Random) -> list[ContrastiveExample]:
+    """Give every example at least ``wanted`` negatives, drawn from other examples' passages.
+
+    Never drawn are the example's own passages, and positives of its query in other rows. FlagEmbedding repeats the
+    row's own negatives instead: a group of four may then show one negative three times, and a row without any fails.
+    ``InputError`` if there are too few passages in all to fill a group.
+    """
+    if all(len(example.neg) >= wanted for example in examples):
+        return list(examples)
+    passages: dict[str, str] = {}
+    for example in examples:
+        for passage in example.passages:
+            passages.setdefault(canonical(passage), passage)
+    texts, positives, filled = list(passages), positives_by_query(examples), []
+    for example in examples:
+        if (missing := wanted - len(example.neg)) <= 0:
+            filled.append(example)
+            continue
+        own = positives[canonical(example.query)] | set(map(canonical, example.neg))
+        # A draw can hit each own passage once at most, so this many draws contain enough others, if they exist.
+        drawn = rng.sample(texts, min(len(texts), missing + len(own)))
+        others = [text for text in drawn if text not in own][:missing]
+        if len(others) < missing:
+            remedy = "give more rows, a smaller --train_group_size, or --negative_fill repeat"
+            raise InputError(f"too few passages to fill groups of {wanted + 1}: {remedy}")
+        filled.append(example._replace(neg=[*example.neg, *(passages[text] for text in others)]))
+    return filled

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import Config, load_config
-from utils.corpus.documents import Corpus
-from utils.corpus.sources import count_sources, ids_fingerprint, sources_of
+from utils.corpus.documents import Corpus, count_sources, ids_fingerprint, sources_of
 from utils.labelling.scheduler import Pipeline
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import open_retrieval
@@ -50,7 +49,7 @@ class Setup:
     @property
     def weights(self) -> Lambdas:
         """The weights of MMR."""
-        return Lambdas.from_config(self.config)
+        return Lambdas.scaled(self.config.lambda1, self.config.lambda2, self.config.lambda3)
 
     @cached_property
     def corpus(self) -> Corpus:

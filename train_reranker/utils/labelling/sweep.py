@@ -98,7 +98,7 @@ async def sweep(settings: Sequence[Setting], pipeline: Pipeline, journal: Journa
     with progress_bar(desc="sweep", total=len(settings), unit="setting") as bar:
         for setting in settings:
             # Also for settings that are done: a score depends in its last bits on what was scored with it.
-            retriever = own.varied(setting.weights, setting.pool_factor, rerankers)
+            retriever = Retriever(own.corpus, own.encoder, own.index, setting.weights, rerankers, setting.pool_factor)
             lists = await asyncio.to_thread(retrieve_all, retriever, setting.arm, sources, pipeline.candidates)
             if setting.name not in journal.notes:
                 await with_pauses(

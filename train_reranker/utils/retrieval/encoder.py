@@ -28,11 +28,6 @@ def weighted_mean(hidden: torch.Tensor, weights: torch.Tensor, power: float = 1)
     return (hidden * weights.unsqueeze(-1)).sum(1) / weights.sum(1, keepdim=True).clamp(min=1) ** power
 
 
-def by_place(mask: torch.Tensor) -> torch.Tensor:
-    """Return the mask in which the n-th token counts n times: SGPT's weights (Muennighoff, arXiv 2202.08904)."""
-    return mask * mask.new_tensor(range(1, mask.shape[1] + 1))
-
-
 # (token vectors (B, T, D) in float32, mask (B, T), padding to the right) to (B, D), by the names for model2pooling
 POOLINGS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "mean": weighted_mean,
@@ -40,7 +35,8 @@ POOLINGS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "max": lambda hidden, mask: hidden.masked_fill(mask.unsqueeze(-1) == 0, -np.inf).amax(1),
     "last": lambda hidden, mask: hidden[range(len(hidden)), mask.cumsum(1).argmax(1)],
     "mean_sqrt_len_tokens": lambda hidden, mask: weighted_mean(hidden, mask, 0.5),
-    "weightedmean": lambda hidden, mask: weighted_mean(hidden, by_place(mask)),
+    # The n-th token counts n times: SGPT (Muennighoff, arXiv 2202.08904).
+    "weightedmean": lambda hidden, mask: weighted_mean(hidden, mask * mask.new_tensor(range(1, mask.shape[1] + 1))),
 }
 POOLER = "pooler"  # the model's own, which is no function of the token vectors
 
@@ -51,12 +47,14 @@ class Encoder:
     def __init__(self, path: Path, options: EncoderOptions | None = None, devices: Sequence[str] | None = None) -> None:
         """Load the model of a folder; one that cannot be used, or not with these options, is an ``InputError``.
 
-        All ``devices``, as torch names them, encode a corpus; the first one encodes queries. Default: all visible GPUs,
-        else the CPU.
+        All ``devices`` (torch's names; default: the visible GPUs, else the CPU) encode a corpus, the first one queries.
         """
         self.path, self.options = path, (options := options or EncoderOptions())
         self.conventions = read_conventions(path, options)
-        self._poolings = self._checked_poolings()
+        self._poolings = self.conventions.pooling.split("+")
+        if self._poolings != [POOLER] and (unknown := [name for name in self._poolings if name not in POOLINGS]):
+            problem = f"pooling of {options.method or path}: {unknown[0]!r} is unknown"
+            raise InputError(f"{problem}; let model2pooling name {' or '.join([*POOLINGS, POOLER])}")
         self.devices = list(devices or visible_devices())
         check_devices(self.devices, "retrieval_devices")
         self.device = self.devices[0]
@@ -72,42 +70,30 @@ class Encoder:
         self.prefixes = {QUERY: self.conventions.query, PASSAGE: self.conventions.passage}
         self.max_length = self._usable_length()
         # Tokens of the prompt that are not pooled; the model's own last one comes behind the text.
-        self._unpooled = {
-            kind: self._count(text, last=False) if text and not folder.pools_prompt else 0
-            for kind, text in self.prefixes.items()
-        }
+        self._unpooled = dict.fromkeys(self.prefixes, 0)
+        if not folder.pools_prompt:
+            self._unpooled |= {kind: self._count(text, last=False) for kind, text in self.prefixes.items() if text}
         self.fingerprint = self._fingerprint()
-
-    def _checked_poolings(self) -> list[str]:
-        poolings = self.conventions.pooling.split("+")
-        if poolings != [POOLER] and (unknown := [name for name in poolings if name not in POOLINGS]):
-            raise InputError(
-                f"pooling of {self.options.method or self.path}: {unknown[0]!r} is unknown; let model2pooling name "
-                f"{' or '.join([*POOLINGS, POOLER])}"
-            )
-        return poolings
 
     def _final_dimension(self, dimension: int) -> int:
         """Return the length of the vectors after all steps, of which each must fit the one before."""
         for dense in (step[0] for step in self._steps if step is not unit_length):
             if dense.in_features != dimension:
-                raise InputError(
-                    f"{self.path}: a dense layer takes {dense.in_features} numbers, but {self.conventions.pooling} "
-                    f"pooling gives {dimension}: let model2pooling name another, or download the model again"
-                )
+                takes = f"{self.path}: a dense layer takes {dense.in_features} numbers"
+                gives = f"{self.conventions.pooling} pooling gives {dimension}"
+                raise InputError(f"{takes}, but {gives}: let model2pooling name another, or download the model again")
             dimension = dense.out_features
         return dimension
 
     def _usable_length(self) -> int:
         """Return how many tokens a text has at most, prompt included; some must be left for the text itself."""
-        wanted = self.options.max_length
         limits = (self.conventions.folder.max_length, length_limit(self.model.config, self.tokenizer))
-        length = min([wanted, *filter(None, limits)])
+        length = min([self.options.max_length, *filter(None, limits)])
         taken = max(map(self._count, self.prefixes.values()))
         if length <= taken:
             raise InputError(
-                f"retrieval_query_max_length {wanted}: of the {length} tokens that {self.path} then takes, its own and "
-                f"the instruction's fill {taken}: raise it, or shorten the instruction"
+                f"retrieval_query_max_length {self.options.max_length}: of the {length} tokens that {self.path} then "
+                f"takes, its own and the instruction's fill {taken}: raise it, or shorten the instruction"
             )
         return length
 
@@ -149,11 +135,9 @@ class Encoder:
                 if done:
                     done(len(batch))
         if (wrong := np.flatnonzero(off_unit_length(vectors))).size:
-            raise RunError(
-                f"retrieval model {self.path} gives no vector for {len(wrong)} of {len(texts)} texts, such as "
-                f"{texts[wrong[0]][:30]!r}: set retrieval_use_fp16: False; if that does not help, the weights are "
-                "damaged: download the model again"
-            )
+            problem = f"gives no vector for {len(wrong)} of {len(texts)} texts, such as {texts[wrong[0]][:30]!r}"
+            remedy = "set retrieval_use_fp16: False; if that does not help, download the damaged model again"
+            raise RunError(f"retrieval model {self.path} {problem}: {remedy}")
         return vectors
 
     def _pool(self, output: Any, mask: torch.Tensor, unpooled: int) -> torch.Tensor:

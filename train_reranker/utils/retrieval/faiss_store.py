@@ -16,16 +16,17 @@ from utils.errors import InputError
 from utils.files import write_json
 from utils.progress import log
 from utils.retrieval.encoder import Encoder
-from utils.retrieval.faiss_build import (
+from utils.retrieval.faiss_files import (
     FLAT,
     build_index,
+    check_vectors,
     depends_on_seed,
     inverted_file,
     inverted_lists,
     keeps_vectors,
     make_empty,
-)
-from utils.retrieval.faiss_check import check_vectors, read_index
+    read_index,
+)  # fmt: skip
 from utils.retrieval.vectors import Rows, VectorFile, encode_rows
 
 LISTS_PER_PROBE = 32
@@ -48,34 +49,30 @@ class FaissIndex:
     def __init__(
         self, index: Any, encode: Callable[[Rows], np.ndarray], *, search_params: str | None = None, gpu: bool = False
     ) -> None:
-        """Wrap a loaded FAISS index; search parameters that it does not know are an ``InputError``.
+        """Wrap a loaded FAISS index, with options as in :class:`FaissOptions`; ``InputError`` if it does not know them.
 
-        ``encode`` returns the vectors of rows, for an index that keeps only approximations. The options are those of
-        :class:`FaissOptions`; by default one in ``LISTS_PER_PROBE`` lists of an inverted file is searched.
+        ``encode`` returns the vectors of rows, for an index that keeps only approximations.
         """
+        import faiss
+
         self.index, self._encode, self.exact = index, encode, keeps_vectors(index)
         lists = inverted_lists(index)  # FAISS's own default searches one of them, which misses most neighbours
         self.search_params = search_params or (f"nprobe={max(1, lists // LISTS_PER_PROBE)}" if lists else None)
         if not self.exact:
             log.info("the index keeps approximations: the vectors of candidates are encoded, a batch at a time")
         self._searched = on_gpus(index) if gpu else index
-        if self.search_params:
-            self._set_search_params(self.search_params)
-
-    def _set_search_params(self, params: str) -> None:
-        import faiss
-
-        space: Any = faiss.ParameterSpace() if self._searched is self.index else faiss.GpuParameterSpace()
+        if not (params := self.search_params):
+            return
+        space: Any = faiss.ParameterSpace() if self._searched is index else faiss.GpuParameterSpace()
         try:
             # FAISS takes nprobe=0 and nprobe=4;5, and finds nothing, or anything.
             if not all(SEARCH_PARAMETER.fullmatch(part) for part in re.split("[ ,]+", params)):
                 raise RuntimeError("not a list of name=number")
             space.set_index_parameters(self._searched, params)
         except RuntimeError:
-            raise InputError(
-                f"faiss_search_params: {params!r} does not suit an {type(self.index).__name__}; write nprobe=64 for "
-                "an IVF, efSearch=128 for an HNSW, and leave it out for Flat"
-            ) from None
+            remedy = "write nprobe=64 for an IVF, efSearch=128 for an HNSW, and leave it out for Flat"
+            problem = f"{params!r} does not suit an {type(index).__name__}"
+            raise InputError(f"faiss_search_params: {problem}; {remedy}") from None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -119,23 +116,19 @@ def open_index(corpus: Corpus, encoder: Encoder, path: Path, options: FaissOptio
     """Map the index of a corpus, building it where it is missing or was built from something else.
 
     A file beside it, its stamp, says what it was built from. An index without one, as FlashRAG leaves it, is never
-    overwritten: it is used as it is if its size and dimension fit and its vectors are those of the corpus's documents,
-    else it is an ``InputError``. That is checked once and noted in another file beside it.
+    overwritten, but checked once, which is noted in another file: ``InputError`` if it is not this corpus's.
     """
     options = options or FaissOptions()
     made_from = {
-        "corpus": corpus.fingerprint,
-        "encoder": encoder.fingerprint,
-        "documents": len(corpus),
-        "dimension": encoder.dimension,
-    }
+        "corpus": corpus.fingerprint, "encoder": encoder.fingerprint,
+        "documents": len(corpus), "dimension": encoder.dimension,
+    }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path):
-        foreign = path.exists() and not _stamp_of(path).exists()
+        foreign = path.exists() and not path.with_name(f"{path.name}.json").exists()
         if not foreign:
             _build_unless_current(corpus, encoder, path, options, made_from)
-    encode = partial(encode_rows, corpus, encoder)
-    loaded = read_index(path, corpus, encoder)
+    encode, loaded = partial(encode_rows, corpus, encoder), read_index(path, corpus, encoder)
     index = FaissIndex(loaded, encode, search_params=options.search_params, gpu=options.gpu)
     if foreign:
         note = path.with_name(path.name + ".checked.json")
@@ -150,7 +143,7 @@ def open_index(corpus: Corpus, encoder: Encoder, path: Path, options: FaissOptio
 def _build_unless_current(
     corpus: Corpus, encoder: Encoder, path: Path, options: FaissOptions, made_from: dict[str, Any]
 ) -> None:
-    stamp, factory = _stamp_of(path), options.factory
+    stamp, factory = path.with_name(f"{path.name}.json"), options.factory
     wanted = made_from | ({} if factory == FLAT else {"factory": factory, "seed": options.seed})
     if path.exists():
         found = _read_note(stamp)
@@ -178,16 +171,11 @@ def _locked(path: Path) -> Iterator[None]:
         log.info("another run is building %s: waiting for it", path)
         lock.acquire()
     except OSError:  # nobody builds in a read-only folder
-        yield
-        return
+        pass
     try:
         yield
     finally:
-        lock.release()
-
-
-def _stamp_of(path: Path) -> Path:
-    return path.with_name(path.name + ".json")
+        lock.release()  # nothing where it is not held
 
 
 def _read_note(path: Path) -> Any:

@@ -1,10 +1,13 @@
 """The vector index in Milvus: a file (Milvus Lite, in this process) or the address of a server or cluster."""
 
 import hashlib
+import logging
+import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,19 +15,82 @@ import numpy as np
 from utils.corpus.documents import Corpus
 from utils.errors import InputError, RunError
 from utils.retrieval.encoder import Encoder
-from utils.retrieval.milvus_client import LONG_TIMEOUT, ask, connect, first_line
 from utils.retrieval.vectors import Rows, blocks_of, encode_blocks
 
 ROW, VECTOR = "row", "vector"
 # The parameters of each index type when it is built and when it is searched, all whole numbers: Milvus Lite ignores
 # unknown ones. Other types are left to Milvus.
 PARAMETERS: dict[str, tuple[set[str], set[str]]] = {
-    "FLAT": (set(), set()),
-    "HNSW": ({"M", "efConstruction"}, {"ef"}),
-    "IVF_FLAT": ({"nlist"}, {"nprobe"}),
-    "IVF_SQ8": ({"nlist"}, {"nprobe"}),
-}
+    "FLAT": (set(), set()), "HNSW": ({"M", "efConstruction"}, {"ef"}),
+    "IVF_FLAT": ({"nlist"}, {"nprobe"}), "IVF_SQ8": ({"nlist"}, {"nprobe"}),
+}  # fmt: skip
 ROWS_PER_UPSERT = 512  # Milvus refuses messages of more than 64 MB
+TIMEOUT, LONG_TIMEOUT = 60, 3600  # seconds for an answer, and for requests that load or write many vectors
+
+
+def connect(uri: str, token: str | None = None) -> Any:
+    """Return a client of the Milvus at ``uri``, creating the folder that a file is in; else ``InputError``."""
+    os.environ.pop("MILVUS_URI", None)  # pymilvus reads it on import, and fails at a file's name
+    try:
+        from pymilvus import MilvusClient
+        from pymilvus.exceptions import MilvusException
+    except ImportError:
+        raise InputError("vector_store milvus needs pymilvus: pip install -r requirements.txt") from None
+    # They log tracebacks of errors that are raised here anyway, or harmless.
+    for noisy in ("grpc", "milvus_lite", "pymilvus"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    is_file = "://" not in uri and not uri.startswith("unix:")
+    if is_file:
+        _prepare_file(uri)
+    try:
+        return MilvusClient(uri, token=token or "", timeout=10)
+    except (MilvusException, OSError, ValueError) as error:
+        refused = f"cannot be opened ({first_line(error)}); start the server, or correct the address"
+        raise InputError(f"milvus_uri {uri}: {_why_not(uri) if is_file else refused}") from None
+
+
+def _prepare_file(uri: str) -> None:
+    if not uri.endswith(".db") or os.path.isfile(uri):
+        raise InputError(
+            f"milvus_uri {uri}: Milvus Lite keeps its vectors in a folder whose name ends in .db: name one that is not "
+            "a file, such as vectors.db, or a server's address, such as http://localhost:19530"
+        )
+    try:
+        Path(uri).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"milvus_uri {uri}: {error.strerror}; name a folder that can be written") from None
+
+
+def _why_not(file: str) -> str:
+    """Return why Milvus Lite does not open a file, which pymilvus keeps to itself, and the remedy."""
+    try:
+        from milvus_lite import MilvusLite
+        from milvus_lite.exceptions import DataDirLockedError
+    except ImportError:
+        return "a file needs milvus-lite: pip install -r requirements.txt"
+    try:
+        MilvusLite(file).close()
+    except DataDirLockedError:
+        return "another process has it open: wait for it, name another file, or start a server for several"
+    except Exception as error:  # damaged files raise anything
+        return f"Milvus Lite cannot open it ({first_line(error)}); name another, or move it away"
+    return "Milvus Lite does not start; run again"
+
+
+def ask(call: Any, *args: Any, timeout: float = TIMEOUT, **kwargs: Any) -> Any:
+    """Call a method of a client; ``RunError`` if Milvus refuses, or does not answer within ``timeout`` seconds."""
+    from pymilvus.exceptions import MilvusException
+
+    try:
+        return call(*args, timeout=timeout, **kwargs)
+    except (MilvusException, TypeError, ValueError) as error:  # pymilvus checks some values by converting them
+        raise RunError(f"Milvus failed ({first_line(error)}); what is loaded is kept, run again to resume") from error
+
+
+def first_line(error: BaseException | None) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    message = str(getattr(error, "message", "") or error).strip()
+    return message.splitlines()[0] if message else type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -70,19 +136,10 @@ class MilvusIndex:
         return {"index": self._type, "search_params": self._params}
 
     def search(self, queries: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores and rows of the ``n`` nearest to each query, both of shape (queries, n), best first.
-
-        Row -1 fills up where an approximate index finds fewer.
-        """
-        hits = ask(
-            self._client.search,
-            self._name,
-            data=list(queries),
-            limit=n,
-            anns_field=VECTOR,
-            output_fields=[ROW],
-            search_params={"metric_type": "IP", "params": self._params},
-        )
+        """Return scores and rows of the ``n`` nearest to each query, as :meth:`Index.search` does."""
+        params = {"metric_type": "IP", "params": self._params}
+        wanted: dict[str, Any] = {"limit": n, "anns_field": VECTOR, "output_fields": [ROW], "search_params": params}
+        hits = ask(self._client.search, self._name, data=list(queries), **wanted)
         scores, rows = np.full((len(queries), n), -np.inf, np.float32), np.full((len(queries), n), -1)
         for i, found in enumerate(hits):
             scores[i, : len(found)] = [hit["distance"] for hit in found]
@@ -100,11 +157,9 @@ class MilvusIndex:
 def open_milvus(corpus: Corpus, encoder: Encoder, uri: str, options: MilvusOptions | None = None) -> MilvusIndex:
     """Open a corpus's collection, loading the rows that it lacks.
 
-    Its name comes from corpus, encoder and index, so that others never meet its vectors. Rows are loaded block by block
-    in the corpus's order, so that their number shows where to resume.
-
-    ``uri`` is a file, which Milvus Lite keeps, or a server's address, ``http://host:19530``: ``InputError`` if it
-    cannot be opened or refuses the options, ``RunError`` if it fails later.
+    Its name comes from corpus, encoder and index, so that others never meet its vectors. ``uri`` is a file, which
+    Milvus Lite keeps, or a server's address, ``http://host:19530``: ``InputError`` if it cannot be opened or refuses
+    the options, ``RunError`` if it fails later.
     """
     options = options or MilvusOptions()
     client = connect(uri, options.token)
@@ -132,10 +187,7 @@ def _create(client: Any, name: str, dimension: int, index: Mapping[str, Any]) ->
 
 
 def _try(client: Any, name: str, dimension: int, options: MilvusOptions) -> None:
-    """Build and search the index over one vector, before hours of encoding: ``InputError`` if Milvus refuses it.
-
-    Milvus Lite itself only logs errors.
-    """
+    """Build and search the index over one vector, before hours of encoding: ``InputError`` if Milvus refuses it."""
     try:
         ask(client.drop_collection, name)  # a killed run may have left it
         _create(client, name, dimension, options.index)
@@ -144,10 +196,8 @@ def _try(client: Any, name: str, dimension: int, options: MilvusOptions) -> None
         ask(client.release_collection, name)
         _load(client, name)
     except RunError as error:
-        raise InputError(
-            f"milvus_index {dict(options.index)} cannot be built ({first_line(error.__cause__)}): name another, such "
-            "as {index_type: FLAT}"
-        ) from None
+        refused = f"milvus_index {dict(options.index)} cannot be built ({first_line(error.__cause__)})"
+        raise InputError(f"{refused}: name another, such as {{index_type: FLAT}}") from None
     else:
         _check_search(MilvusIndex(client, name, options), dimension)
     finally:
@@ -160,15 +210,13 @@ def _check_search(index: MilvusIndex, dimension: int) -> None:
     try:
         index.search(np.eye(1, dimension, dtype=np.float32), 1)
     except RunError as error:
-        params, kind = index.settings["search_params"], index.settings["index"]
-        raise InputError(
-            f"milvus_search_params {params}: a search of {kind} fails ({first_line(error.__cause__)}): correct them, "
-            "or leave them out"
-        ) from None
+        kind, params = index.settings.values()
+        refused = f"milvus_search_params {params}: a search of {kind} fails ({first_line(error.__cause__)})"
+        raise InputError(f"{refused}: correct them, or leave them out") from None
 
 
 def _fill(client: Any, name: str, corpus: Corpus, encoder: Encoder) -> None:
-    """Encode and upsert the blocks that are incomplete."""
+    """Encode and upsert the blocks that are incomplete, in order: the number of rows shows where to resume."""
     loaded = ask(client.query, name, filter="", output_fields=["count(*)"])[0]["count(*)"]
     left = [rows for rows in blocks_of(len(corpus)) if rows.stop > loaded]
     if not left:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from utils.errors import InputError
-
-if TYPE_CHECKING:
-    from utils.config import Config
 
 LAMBDAS = ("lambda1", "lambda2", "lambda3")
 
@@ -20,11 +17,6 @@ class Lambdas(NamedTuple):
     relevance: float
     source: float
     chosen: float
-
-    @classmethod
-    def from_config(cls, config: Config) -> Lambdas:
-        """Return a configuration's weights, scaled to sum 1."""
-        return cls.scaled(config.lambda1, config.lambda2, config.lambda3)
 
     @classmethod
     def scaled(cls, lambda1: float, lambda2: float, lambda3: float) -> Lambdas:

@@ -31,39 +31,27 @@ class Family(NamedTuple):
 # arXiv 2309.07597; gte: Li et al., arXiv 2308.03281; contriever: Izacard et al., arXiv 2112.09118; arctic: Merrick et
 # al., arXiv 2405.05374 and 2412.04506.
 FAMILIES = (
-    Family("e5 mistral", "last", E5_TASK),
-    Family("e5 instruct", "mean", E5_TASK),
+    Family("e5 mistral", "last", E5_TASK), Family("e5 instruct", "mean", E5_TASK),
     Family("e5", "mean", "query: ", "passage: "),
-    Family("bge m3", "cls"),
-    Family("bge gemma2", "last", BGE_TASK),
-    Family("bge icl", "last", BGE_TASK),
-    Family("bge zh", "cls", BGE_CHINESE),
-    Family("bge", "cls", BGE_ENGLISH),
-    Family("gte instruct", "last", E5_TASK),
-    Family("gte multilingual", "cls"),
-    Family("gte v1", "cls"),
-    Family("gte", "mean"),
-    Family("contriever", "mean"),
+    Family("bge m3", "cls"), Family("bge gemma2", "last", BGE_TASK), Family("bge icl", "last", BGE_TASK),
+    Family("bge zh", "cls", BGE_CHINESE), Family("bge", "cls", BGE_ENGLISH),
+    Family("gte instruct", "last", E5_TASK), Family("gte multilingual", "cls"), Family("gte v1", "cls"),
+    Family("gte", "mean"), Family("contriever", "mean"),
     Family("nomic", "mean", "search_query: ", "search_document: "),
-    Family("arctic embed v2", "cls", "query: "),
-    Family("arctic embed", "cls", BGE_ENGLISH),
+    Family("arctic embed v2", "cls", "query: "), Family("arctic embed", "cls", BGE_ENGLISH),
     Family("mxbai embed", "cls", BGE_ENGLISH),
-)
+)  # fmt: skip
 UNKNOWN = Family("", "mean")
 
 # sentence-transformers' names for poolings, in its order, and ours where they differ.
 FLAGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max", "pooling_mode_mean_tokens": "mean",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
+    "pooling_mode_weightedmean_tokens": "weightedmean", "pooling_mode_lasttoken": "lasttoken",
+}  # fmt: skip
 ALIASES = {"lasttoken": "last"}
 # Its names for the prompts of either role.
-QUERIES: tuple[str, ...] = ("query",)
-PASSAGES: tuple[str, ...] = ("document", "passage", "corpus")
+QUERIES, PASSAGES = ["query"], ["document", "passage", "corpus"]
 
 
 @dataclass(frozen=True)
@@ -102,11 +90,10 @@ class Conventions(NamedTuple):
 
 
 def read_conventions(path: Path, options: EncoderOptions) -> Conventions:
-    """Return how the model of a folder expects to be used.
+    """Return how a model expects to be used; ``InputError`` if its files are unreadable, or describe what is not done.
 
-    The options, where they are set, override what sentence-transformers' files in the folder say, and these override
-    the family that the model's name, or else the method's, belongs to. Files that cannot be read, or that describe what
-    cannot be applied here, are an ``InputError``.
+    Options that are set override what sentence-transformers' files in the folder say, and these override the family
+    that the model's name, or else the method's, belongs to.
     """
     folder = read_folder(path)
     matches = ((family, name) for name in model_names(path, options.method) if (family := family_of(name)))
@@ -192,18 +179,13 @@ def _read_modules(path: Path) -> tuple[Path, Path, list[Path | None]]:
         elif step in ("Dense", "Normalize") and number > 1:
             steps.append(place if step == "Dense" else None)
         elif step != "Dropout" or number < 2:  # inactive outside training
-            raise InputError(
-                f"{path / 'modules.json'}: module {number}, {kind}, cannot be applied here: name a model of "
-                "Transformer, Pooling, Dense and Normalize"
-            )
+            remedy = "name a model of Transformer, Pooling, Dense and Normalize"
+            raise InputError(f"{path / 'modules.json'}: module {number}, {kind}, cannot be applied here: {remedy}")
     return transformer, pooling, steps
 
 
 def _read_prompts(path: Path) -> dict[str, str]:
-    """Return the prompts of queries and passages, or nothing where there are none.
-
-    An empty prompt says nothing: sentence-transformers writes those of queries and documents unasked.
-    """
+    """Return the prompts of queries and passages, nothing if all are empty: sentence-transformers writes such ones."""
     config = read_json(path)
     named = _value(config, "prompts", dict, path) or {}
     prompts = {name: text for name in named if (text := _value(named, name, str, path))}

@@ -63,14 +63,9 @@ class Retriever:
     """Runs the arms over one corpus and index, many queries at a time."""
 
     def __init__(
-        self,
-        corpus: Corpus,
-        encoder: Encoder,
-        index: Index,
-        weights: Lambdas,
-        rerankers: Mapping[str, Scorer] | None = None,
-        pool_factor: int = 1,
-    ) -> None:
+        self, corpus: Corpus, encoder: Encoder, index: Index, weights: Lambdas,
+        rerankers: Mapping[str, Scorer] | None = None, pool_factor: int = 1,
+    ) -> None:  # fmt: skip
         """Put the parts together; row i of the index is the vector of the corpus's row i.
 
         ``weights`` are those of the diverse first stage, ``rerankers`` are by the arms' names for them, ``BASE`` and
@@ -80,22 +75,15 @@ class Retriever:
         self.rerankers, self.pool_factor = dict(rerankers or {}), pool_factor
         self.clock = Clock()
 
-    def varied(self, weights: Lambdas, pool_factor: int, rerankers: Mapping[str, Scorer]) -> Retriever:
-        """Return a retriever over the same corpus and index with other settings, and a clock of its own."""
-        return Retriever(self.corpus, self.encoder, self.index, weights, rerankers, pool_factor)
-
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that the results depend on, except the rerankers."""
         instruction = self.encoder.prefixes[QUERY]
         return {
-            "corpus": self.corpus.fingerprint,
-            "encoder": self.encoder.fingerprint,
-            **({"instruction": instruction} if instruction else {}),
-            **self.index.settings,
-            **dict(zip(LAMBDAS, self.weights, strict=True)),
-            "rerank_pool_factor": self.pool_factor,
-        }
+            "corpus": self.corpus.fingerprint, "encoder": self.encoder.fingerprint,
+            **({"instruction": instruction} if instruction else {}), **self.index.settings,
+            **dict(zip(LAMBDAS, self.weights, strict=True)), "rerank_pool_factor": self.pool_factor,
+        }  # fmt: skip
 
     def retrieve(
         self, arms: Sequence[str], queries: Sequence[str], sources: Sequence[Document], k: int
@@ -111,7 +99,7 @@ class Retriever:
         pools: dict[Stage, list[list[Candidate]]] = {}
         for stage in dict.fromkeys(self._stage(ARMS[arm], k) for arm in arms):
             with self.clock.over(stage, len(queries)):
-                hits = (self._diverse if stage.diverse else self._nearest)(vectors, origins, stage.depth)
+                hits = self._first_stage(stage, vectors, origins)
             pools[stage] = self._candidates(hits, documents)
         lists = self._rerank(queries, {arm: pools[self._stage(ARMS[arm], k)] for arm in arms})
         return [{arm: lists[arm][i][:k] for arm in arms} for i in range(len(queries))]
@@ -119,8 +107,8 @@ class Retriever:
     def latency(self, arms: Sequence[str], k: int) -> dict[str, dict[str, float]]:
         """Return each arm's mean milliseconds per query, by stage, over all queries so far.
 
-        Queries go in blocks, and arms share work. An arm is charged what it would take alone: its own first stage, and
-        the documents that it reads and the pairs that it reranks, at their mean pace.
+        Arms share work. An arm is charged what it would take alone: its own first stage, and the documents that it
+        reads and the pairs that it reranks, at their mean pace.
         """
         result = {}
         for arm in arms:
@@ -178,13 +166,12 @@ class Retriever:
                 depths[i] = min(4 * depths[i], MAX_DEPTH)
         return [found[i] for i in range(len(origins))]
 
-    def _nearest(self, vectors: np.ndarray, origins: Sequence[int], k: int) -> list[Hits]:
-        """Return the ``k`` nearest that may answer."""
-        return [Hits(rows[:k], scores[:k]) for rows, scores in self._search(vectors, origins, 0, k)]
-
-    def _diverse(self, vectors: np.ndarray, origins: Sequence[int], k: int) -> list[Hits]:
-        """Return the ``k`` that MMR chooses among those of the 3k nearest that may answer."""
-        found = self._search(vectors, origins, 3 * k, k)
+    def _first_stage(self, stage: Stage, vectors: np.ndarray, origins: Sequence[int]) -> list[Hits]:
+        """Return the k nearest that may answer, or the k that MMR chooses among those of the 3k nearest that may."""
+        k = stage.depth
+        found = self._search(vectors, origins, 3 * k if stage.diverse else 0, k)
+        if not stage.diverse:
+            return [Hits(rows[:k], scores[:k]) for rows, scores in found]
         # All vectors at once: an index may have to encode them, or to ask another machine for them.
         needed = np.unique(np.concatenate([origins, *(rows for rows, _ in found)]))
         known = self.index.vectors(needed).astype(np.float64)
@@ -207,14 +194,9 @@ def open_retrieval(
 ) -> Retriever:
     """Open a corpus's encoder and index as a configuration names them; ``InputError`` if one cannot be used."""
     options = EncoderOptions(
-        method=config.retrieval_method,
-        pooling=config.pooling,
-        instruction=config.instruction,
-        passage_instruction=config.passage_instruction,
-        max_length=config.retrieval_query_max_length,
-        batch_size=config.retrieval_batch_size,
-        half=config.retrieval_use_fp16,
-    )
+        config.retrieval_method, config.pooling, config.instruction, config.passage_instruction,
+        config.retrieval_query_max_length, config.retrieval_batch_size, config.retrieval_use_fp16,
+    )  # fmt: skip
     encoder = Encoder(config.encoder_path, options, config.devices("retrieval_devices"))
     index = open_store(config, corpus, encoder)
     return Retriever(corpus, encoder, index, weights, rerankers, config.rerank_pool_factor)

@@ -42,15 +42,12 @@ class Index(Protocol):
 def open_store(config: Config, corpus: Corpus, encoder: Encoder) -> Index:
     """Open a corpus's index in the configuration's ``vector_store``, building what is missing, else ``InputError``."""
     if config.vector_store not in STORES:
-        known = " or ".join(STORES)
-        raise InputError(f"{config.path}: vector_store must be {known}, not {config.vector_store!r}")
+        raise InputError(f"{config.path}: vector_store must be {' or '.join(STORES)}, not {config.vector_store!r}")
     return STORES[config.vector_store](config, corpus, encoder)
 
 
 def _open_faiss(config: Config, corpus: Corpus, encoder: Encoder) -> Index:
-    options = FaissOptions(
-        config.faiss_index_factory, search_params=config.faiss_search_params, gpu=config.faiss_gpu, seed=config.seed
-    )
+    options = FaissOptions(config.faiss_index_factory, config.faiss_search_params, config.faiss_gpu, config.seed)
     return open_index(corpus, encoder, index_file(config, corpus), options)
 
 

@@ -29,10 +29,7 @@ def blocks_of(documents: int) -> list[range]:
 
 
 def encode_blocks(corpus: Corpus, encoder: Encoder, blocks: Sequence[range]) -> Iterator[np.ndarray]:
-    """Yield the vectors of each block of rows, in order, with a progress bar over the whole corpus.
-
-    Where the encoder has several devices, a process on each of them works on its own blocks.
-    """
+    """Yield each block's vectors in order, with a progress bar; several devices work on a block each, in processes."""
     finished = len(corpus) - sum(map(len, blocks))
     with progress_bar(desc="encoding the corpus", unit="doc", total=len(corpus), initial=finished) as bar:
         if len(encoder.devices) == 1:
@@ -54,10 +51,9 @@ def encode_rows(
 def _encode_in_processes(corpus: Corpus, encoder: Encoder, blocks: Sequence[range]) -> Iterator[np.ndarray]:
     """Yield each block's vectors in order, with two blocks waiting for each device."""
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    devices = context.Queue()
+    devices, count = context.Queue(), len(encoder.devices)
     for device in encoder.devices:
         devices.put(device)
-    count = len(encoder.devices)
     opened_with = (corpus.path, encoder.path, encoder.options, devices, count)
     with ProcessPoolExecutor(count, context, _open_worker, opened_with) as pool:
         pending: deque[Future[np.ndarray]] = deque()
@@ -150,7 +146,6 @@ def flat_header(documents: int, dimension: int) -> bytes:
 def _read_log(path: Path) -> list[dict[str, Any]]:
     """Return a log's rows; the last one counts only if it is whole."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     except (OSError, ValueError):
         return []

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.data.negatives import fill_negatives
-from utils.data.rows import canonical, read_examples
+from utils.data.rows import canonical, fill_negatives, read_examples
 from utils.data.split import Split
 from utils.errors import InputError
 from utils.files import dumps, find_input, write_json

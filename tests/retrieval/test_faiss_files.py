@@ -1,4 +1,4 @@
-"""Indexes from elsewhere: those that fit are used as they are, all others refused in one line."""
+"""FAISS indexes: types that can be built; those from elsewhere that fit are used, others refused in one line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from miniature import WORDS
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
 from utils.files import write_jsonl
+from utils.retrieval import faiss_files
 from utils.retrieval.encoder import PASSAGE, Encoder, EncoderOptions
 from utils.retrieval.faiss_store import FaissOptions, open_index
 from utils.retrieval.retriever import Retriever
@@ -194,3 +195,27 @@ def test_cut_index_is_refused(retriever: Retriever, tmp_path: Path, factory: str
     assert open_index(retriever.corpus, retriever.encoder, path, FaissOptions(factory)).index.ntotal == len(
         retriever.corpus
     )
+
+
+@pytest.mark.parametrize("factory", ["Flatt", "IVF91,Flat", "IVF4096,Flat", "PQ7", "", "HNSW8,PQ8x4", "IDMap,Flat"])
+def test_type_that_cannot_be_built_is_refused_before_encoding(
+    retriever: Retriever, tmp_path: Path, encoded: list[int], factory: str
+) -> None:
+    with pytest.raises(InputError, match=f"faiss_index_factory '{factory}' cannot be built") as refused:
+        open_index(retriever.corpus, retriever.encoder, tmp_path / "an.index", FaissOptions(factory))
+    assert "\n" not in str(refused.value)
+    assert not encoded
+
+
+def test_training_sample_is_seeded(retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faiss_files, "TRAINING_VECTORS", 40)
+    monkeypatch.setattr(faiss_files, "TRAINING_VECTORS_PER_LIST", 20)
+    built = [
+        open_index(
+            retriever.corpus, retriever.encoder, tmp_path / f"{number}.index", FaissOptions("IVF2,Flat", seed=seed)
+        )
+        for number, seed in enumerate((1, -1, 2))  # a sign decides nothing, and is no error
+    ]
+    first, same, other = (each.index.quantizer.reconstruct_n(0, 2) for each in built)
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, other)
