@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.corpus.offsets import id_hash, open_offsets, read_document
+from utils.corpus.offsets import open_offsets, read_document
 from utils.errors import InputError
 from utils.files import find_input
 from utils.schema import Document
@@ -94,9 +94,7 @@ class Corpus:
         return (columns.length[rows] >= max(min_length, 0)) & (columns.text[rows] == rows)
 
     def _find(self, document_id: str) -> tuple[int, Document]:
-        columns, wanted = self._offsets.columns, np.uint64(id_hash(document_id))
-        start, end = (np.searchsorted(columns.hash, wanted, side) for side in ("left", "right"))
-        for row in columns.row[start:end].tolist():  # nearly always one
+        for row in self._offsets.rows(document_id):
             document = self[row]
             if document.id == document_id:
                 return row, document
@@ -106,9 +104,8 @@ class Corpus:
 def shuffled(count: int, rng: random.Random) -> Iterator[np.ndarray]:
     """Yield 0 to ``count`` - 1 in an order that ``rng`` decides, in arrays of at most ``SAMPLED_AT_ONCE``.
 
-    A Feistel network over the numbers as two digits (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002),
-    with tables of random numbers as its four round functions: memory, and time to the first number, grow with the
-    square root of ``count``.
+    A Feistel network over the numbers as two digits (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002)
+    with random tables as its four round functions: memory, and time to the first number, grow with sqrt(``count``).
     """
     side = math.isqrt(count - 1) + 1
     tables = [np.array([rng.randrange(side) for _ in range(side)]) for _ in range(4)]

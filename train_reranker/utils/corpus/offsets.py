@@ -21,8 +21,7 @@ from utils.files import loads, parse_line, replacing
 from utils.progress import log, progress_bar
 from utils.schema import Document, parse_document
 
-VERSION = 2
-HEADER_BYTES = 4096
+VERSION, HEADER_BYTES = 2, 4096
 # A user may have no home, as in some containers: the path then stays unexpanded.
 _HOME = os.path.expanduser("~/.cache")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or (_HOME if _HOME[0] != "~" else gettempdir())) / "rerank-forge"
@@ -45,6 +44,12 @@ class Offsets(NamedTuple):
 
     columns: Columns
     fingerprint: str
+
+    def rows(self, document_id: str) -> list[int]:
+        """Return the rows whose id has the hash of ``document_id``: nearly always one; the caller compares the ids."""
+        wanted = np.uint64(id_hash(document_id))
+        start, end = (np.searchsorted(self.columns.hash, wanted, side) for side in ("left", "right"))
+        return self.columns.row[start:end].tolist()
 
 
 def id_hash(text: str) -> int:
@@ -192,14 +197,13 @@ def _map(table: Path, header: dict[str, Any]) -> Offsets:
 
 def _write(path: Path, stamp: list[int]) -> Offsets:
     """Build the table and write it beside the corpus, else into the cache; else it stays in memory."""
-    built = build(path)
-    count = len(built.columns.offset)
-    header = {"version": VERSION, "documents": count, "fingerprint": built.fingerprint, "stamp": stamp}
+    columns, digest = built = build(path)
+    header = {"version": VERSION, "documents": len(columns.offset), "fingerprint": digest, "stamp": stamp}
     for table in _places(path):
         try:
             with replacing(table, "wb") as out:
                 out.write(_header_bytes(header))
-                for column in built.columns:
+                for column in columns:
                     out.write(column.data)
             return _map(table, header)
         except OSError as error:

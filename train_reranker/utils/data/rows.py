@@ -31,12 +31,10 @@ def parse_example(row: dict[str, Any], where: str) -> ContrastiveExample:
     if not texts["pos"]:
         raise InputError(f'{where}: "pos" must hold at least one string')
     for key in ("pos", "neg"):
-        values = row.get(f"{key}_scores")
-        if values is not None and (
-            not isinstance(values, list)
-            or len(values) != len(texts[key])
-            or not all(type(v) in (int, float) and abs(v) <= LARGEST_SCORE for v in values)  # NaN is not
-        ):
+        values: Any = row.get(f"{key}_scores")
+        fits = isinstance(values, list) and len(values) == len(texts[key])
+        finite = fits and all(type(v) in (int, float) and abs(v) <= LARGEST_SCORE for v in values)  # NaN is not
+        if values is not None and not finite:
             raise InputError(f'{where}: "{key}_scores" must hold one number for each text of "{key}", all finite')
     return ContrastiveExample(query, texts["pos"], texts["neg"], row.get("pos_scores"), row.get("neg_scores"))
 

@@ -61,8 +61,7 @@ def split_examples(
         return Links(needed, positives, negatives - needed - positives)
 
     rows = [links(one) for one in labelled]
-    wanted = math.ceil(test_fraction * len(rows))
-    most_lost = max(2, int(MOST_LOST * len(rows)))
+    wanted, most_lost = math.ceil(test_fraction * len(rows)), max(2, int(MOST_LOST * len(rows)))
     found = hold_out(rows, wanted, most_lost, rng, keep_negatives)
     tested = [number for number in sorted(found.pools) if found.pools[number]]
     trained = [number for number in range(len(rows)) if number not in found.pools and number not in found.lost]

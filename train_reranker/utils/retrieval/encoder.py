@@ -91,10 +91,9 @@ class Encoder:
         length = min([self.options.max_length, *filter(None, limits)])
         taken = max(map(self._count, self.prefixes.values()))
         if length <= taken:
-            raise InputError(
-                f"retrieval_query_max_length {self.options.max_length}: of the {length} tokens that {self.path} then "
-                f"takes, its own and the instruction's fill {taken}: raise it, or shorten the instruction"
-            )
+            filled = f"of {self.path}'s {length} tokens then, its own and the instruction's fill {taken}"
+            remedy = "raise it, or shorten the instruction"
+            raise InputError(f"retrieval_query_max_length {self.options.max_length}: {filled}: {remedy}")
         return length
 
     def _fingerprint(self) -> str:
@@ -116,10 +115,9 @@ class Encoder:
         return text.lower() if self._lower else text
 
     def encode(self, texts: Sequence[str], kind: str, done: Callable[[int], object] | None = None) -> np.ndarray:
-        """Return the vectors of texts, float32 of shape (texts, dimension), each of length 1.
+        """Return the vectors of texts, float32 of shape (texts, dimension), of length 1; ``RunError`` where impossible.
 
-        ``kind``, ``QUERY`` or ``PASSAGE``, decides what goes before each text; ``done`` is called after each batch with
-        its size. A vector that is zero or not finite is a ``RunError``.
+        ``kind``, ``QUERY`` or ``PASSAGE``, decides what goes before each text; ``done`` receives each batch's size.
         """
         import torch
 

@@ -14,8 +14,7 @@ from utils.retrieval.encoder import Encoder, off_unit_length
 from utils.retrieval.vectors import Rows, VectorFile, blocks_of
 
 FLAT = "Flat"
-TRAINING_VECTORS = 100_000
-TRAINING_VECTORS_PER_LIST = 64
+TRAINING_VECTORS, TRAINING_VECTORS_PER_LIST = 100_000, 64
 # Rows that are compared with their documents: if a hundredth of an index is misplaced, n rows drawn at random miss all
 # of it with probability 0.99^n, which is 1% for 460.
 PROBED = 460
@@ -65,11 +64,10 @@ def make_empty(factory: str, dimension: int, documents: int) -> Any:
 
 
 def _cannot_be_built(factory: str, documents: int, dimension: int, error: RuntimeError) -> InputError:
+    refused = f"cannot be built over {documents} vectors of {dimension} dimensions"
     problem = str(error).rpartition(": ")[2] or "FAISS refuses it"
-    return InputError(
-        f"faiss_index_factory {factory!r} cannot be built over {documents} vectors of {dimension} dimensions "
-        f"({problem}): name another, such as Flat, HNSW32 or IVF4096,PQ64x4fs"
-    )
+    remedy = "name another, such as Flat, HNSW32 or IVF4096,PQ64x4fs"
+    return InputError(f"faiss_index_factory {factory!r} {refused} ({problem}): {remedy}")
 
 
 def build_index(vectors: VectorFile, path: Path, factory: str, seed: int) -> None:
@@ -115,10 +113,9 @@ def read_index(path: Path, corpus: Corpus, encoder: Encoder) -> Any:
     except RuntimeError:
         raise InputError(f"{path} is not a FAISS index of floats, or is truncated: {REMEDY}") from None
     if (index.ntotal, index.d) != (len(corpus), encoder.dimension):
-        raise InputError(
-            f"{path} holds {index.ntotal} vectors of {index.d} dimensions, but {corpus.path} has {len(corpus)} "
-            f"documents and {encoder.path} gives {encoder.dimension} dimensions: name the index that fits"
-        )
+        wanted = f"{corpus.path} has {len(corpus)} documents and {encoder.path} gives {encoder.dimension} dimensions"
+        found = f"{path} holds {index.ntotal} vectors of {index.d} dimensions"
+        raise InputError(f"{found}, but {wanted}: name the index that fits")
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise InputError(f"{path} compares by distance: name an index that compares by inner product")
     own_ids = InputError(f"{path} numbers its vectors by ids of its own: name an index in the corpus's order")

@@ -80,10 +80,7 @@ class FaissIndex:
         return {"index": type(self.index).__name__, "search_params": self.search_params}
 
     def search(self, queries: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores and rows of the ``n`` nearest to each query, both of shape (queries, n), best first.
-
-        Where the lists of an inverted file that are searched hold fewer than ``n``, all of its lists are searched.
-        """
+        """Search as :meth:`Index.search` does, in all lists of an inverted file where the usual ones hold too few."""
         n = min(n, self.index.ntotal)
         scores, rows = self._searched.search(queries, n)
         short = np.flatnonzero((rows < 0).any(1))
@@ -95,9 +92,7 @@ class FaissIndex:
 
     def vectors(self, rows: Rows) -> np.ndarray:
         """Return the vectors of rows, out of the index or encoded in one batch, shape (rows, dimension)."""
-        if not self.exact:
-            return self._encode(rows)
-        return self.index.reconstruct_batch(np.asarray(rows, dtype=np.int64))
+        return self.index.reconstruct_batch(np.asarray(rows, dtype=np.int64)) if self.exact else self._encode(rows)
 
 
 def on_gpus(index: Any) -> Any:
@@ -119,10 +114,8 @@ def open_index(corpus: Corpus, encoder: Encoder, path: Path, options: FaissOptio
     overwritten, but checked once, which is noted in another file: ``InputError`` if it is not this corpus's.
     """
     options = options or FaissOptions()
-    made_from = {
-        "corpus": corpus.fingerprint, "encoder": encoder.fingerprint,
-        "documents": len(corpus), "dimension": encoder.dimension,
-    }  # fmt: skip
+    made_from: dict[str, Any] = {"corpus": corpus.fingerprint, "encoder": encoder.fingerprint}
+    made_from |= {"documents": len(corpus), "dimension": encoder.dimension}
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path):
         foreign = path.exists() and not path.with_name(f"{path.name}.json").exists()

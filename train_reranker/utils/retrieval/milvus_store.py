@@ -51,10 +51,9 @@ def connect(uri: str, token: str | None = None) -> Any:
 
 def _prepare_file(uri: str) -> None:
     if not uri.endswith(".db") or os.path.isfile(uri):
-        raise InputError(
-            f"milvus_uri {uri}: Milvus Lite keeps its vectors in a folder whose name ends in .db: name one that is not "
-            "a file, such as vectors.db, or a server's address, such as http://localhost:19530"
-        )
+        problem = "Milvus Lite keeps its vectors in a folder whose name ends in .db"
+        remedy = "name one that is not a file, such as vectors.db, or a server's address, http://localhost:19530"
+        raise InputError(f"milvus_uri {uri}: {problem}: {remedy}")
     try:
         Path(uri).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -105,14 +104,11 @@ class MilvusOptions:
         """Raise an ``InputError`` if the index has no type, or a parameter does not suit it."""
         kind, params = self.index.get("index_type"), self.index.get("params") or {}
         if not isinstance(kind, str) or not isinstance(params, Mapping) or "metric_type" in self.index:
-            raise InputError(
-                "milvus_index must name an index_type and its params, such as {index_type: HNSW, params: {M: 32}}, and "
-                "no metric_type: vectors are compared by IP"
-            )
+            needed = "an index_type and its params, such as {index_type: HNSW, params: {M: 32}}"
+            raise InputError(f"milvus_index must name {needed}, and no metric_type: vectors are compared by IP")
         if kind in PARAMETERS:
-            of_index, of_search = PARAMETERS[kind]
-            _check_params("milvus_index: params", kind, params, of_index)
-            _check_params("milvus_search_params", kind, self.search_params, of_search)
+            _check_params("milvus_index: params", kind, params, PARAMETERS[kind][0])
+            _check_params("milvus_search_params", kind, self.search_params, PARAMETERS[kind][1])
 
 
 def _check_params(key: str, kind: str, params: Mapping[str, Any], known: set[str]) -> None:

@@ -103,12 +103,9 @@ def read_conventions(path: Path, options: EncoderOptions) -> Conventions:
     pooling = options.pooling and _translate(str(options.pooling))
     if pooling and folder.pooling and pooling != folder.pooling:
         log.warning("%s: the configuration says %s pooling, the model's folder %s", path, pooling, folder.pooling)
-    conventions = Conventions(
-        pooling or folder.pooling or family.pooling,
-        query if options.instruction is None else options.instruction,
-        passage if options.passage_instruction is None else options.passage_instruction,
-        folder,
-    )
+    query = query if options.instruction is None else options.instruction
+    passage = passage if options.passage_instruction is None else options.passage_instruction
+    conventions = Conventions(pooling or folder.pooling or family.pooling, query, passage, folder)
     reason = ", as its folder says" if folder.query is not None else f", as usual for {name}" if name else ""
     log.info("%s: %s pooling, %r before queries, %r before passages%s", path, *conventions[:3], reason)
     return conventions

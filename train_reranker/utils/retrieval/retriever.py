@@ -105,11 +105,7 @@ class Retriever:
         return [{arm: lists[arm][i][:k] for arm in arms} for i in range(len(queries))]
 
     def latency(self, arms: Sequence[str], k: int) -> dict[str, dict[str, float]]:
-        """Return each arm's mean milliseconds per query, by stage, over all queries so far.
-
-        Arms share work. An arm is charged what it would take alone: its own first stage, and the documents that it
-        reads and the pairs that it reranks, at their mean pace.
-        """
+        """Return each arm's mean milliseconds per query so far, by stage, as if no other arm shared its work."""
         result = {}
         for arm in arms:
             stage, reranker = self._stage(ARMS[arm], k), ARMS[arm].reranker
@@ -134,10 +130,7 @@ class Retriever:
     def _rerank(
         self, queries: Sequence[str], pools: Mapping[str, list[list[Candidate]]]
     ) -> dict[str, list[list[Candidate]]]:
-        """Return each arm's candidates, sorted by its reranker if it has one; equals keep their order.
-
-        A reranker scores each different pair of query and text once, whichever arms ask for it.
-        """
+        """Return each arm's candidates, sorted by its reranker, which scores different pairs once; ties keep order."""
         lists = dict(pools)
         for name in dict.fromkeys(filter(None, (ARMS[arm].reranker for arm in pools))):
             arms = [arm for arm in pools if ARMS[arm].reranker == name]
@@ -146,7 +139,10 @@ class Retriever:
             with self.clock.over(name, len(pairs)):
                 scores = dict(zip(pairs, self.rerankers[name].score(pairs).tolist(), strict=True))
             for arm in arms:
-                lists[arm] = [by_score(*each, scores) for each in zip(queries, pools[arm], strict=True)]
+                lists[arm] = []
+                for query, candidates in zip(queries, pools[arm], strict=True):
+                    scored = [one._replace(score=scores[query, one.document.text]) for one in candidates]
+                    lists[arm].append(sorted(scored, key=lambda one: -one.score))
         return lists
 
     def _search(self, vectors: np.ndarray, origins: Sequence[int], least: int, k: int) -> list[Hits]:
@@ -183,12 +179,6 @@ class Retriever:
         return results
 
 
-def by_score(query: str, candidates: list[Candidate], scores: Mapping[tuple[str, str], float]) -> list[Candidate]:
-    """Return candidates sorted by the scores of (query, text); equals keep their order."""
-    scored = [candidate._replace(score=scores[query, candidate.document.text]) for candidate in candidates]
-    return sorted(scored, key=lambda candidate: -candidate.score)
-
-
 def open_retrieval(
     config: Config, corpus: Corpus, weights: Lambdas, rerankers: Mapping[str, Scorer] | None = None
 ) -> Retriever:
@@ -198,5 +188,5 @@ def open_retrieval(
         config.retrieval_query_max_length, config.retrieval_batch_size, config.retrieval_use_fp16,
     )  # fmt: skip
     encoder = Encoder(config.encoder_path, options, config.devices("retrieval_devices"))
-    index = open_store(config, corpus, encoder)
-    return Retriever(corpus, encoder, index, weights, rerankers, config.rerank_pool_factor)
+    store = open_store(config, corpus, encoder)
+    return Retriever(corpus, encoder, store, weights, rerankers, config.rerank_pool_factor)

@@ -65,15 +65,14 @@ STORES: dict[str, Callable[[Config, Corpus, Encoder], Index]] = {"faiss": _open_
 def index_file(config: Config, corpus: Corpus) -> Path:
     """Return where the FAISS index is, or is to be built: as the configuration says, else beside the corpus.
 
-    Beside the corpus it is named after the retriever. Where that is a path, or not a valid file name on every system,
-    it is named after the model's folder, with a hash that tells folders of the same name apart.
+    It is then named after the retriever; where that is no file name on every system, after the model's folder, hashed.
     """
     if config.index_path is not None:
         return _locate(config.index_path)
     name = config.retrieval_method
     if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", name):
         folder = config.encoder_path
-        digest = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(str(folder).encode()).hexdigest()[:8]  # tells folders of the same name apart
         name = re.sub(r"[^\w.-]+", "-", folder.name)[:64].strip("-.") + f"-{digest}"
     return corpus.path.with_name(f"{corpus.path.stem}.{name}.index")
 

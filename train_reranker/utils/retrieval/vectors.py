@@ -82,8 +82,7 @@ def _work(rows: range) -> np.ndarray:
 class VectorFile:
     """The vectors of a corpus in a file that survives a kill, in the layout of FAISS's flat inner-product index.
 
-    A block is written in its place, then noted in a log beside the file. A file that was started for another corpus or
-    encoder is started from scratch.
+    A block is written in its place, then noted in a log beside the file; for another corpus or encoder it starts anew.
     """
 
     def __init__(self, path: Path, made_from: dict[str, Any], documents: int, dimension: int) -> None:
