@@ -131,11 +131,6 @@ class HeldOut:
         self._shown: list[int] = []  # keys that have just become part of held-out rows
         self._pruned: set[int] = set()
 
-    @property
-    def wasted(self) -> int:
-        """How many rows neither train nor rank anything."""
-        return len(self.lost) + len(self.order) - self.ranking
-
     def cost(self, number: int) -> tuple[int, int]:
         """Return how many other rows need what this one needs (-1: it is lost), and how many negatives pools lose."""
         row = self.rows[number]
@@ -245,8 +240,9 @@ def _grow(
                 # A lost row goes first, whatever its component.
                 at = -1 if other in found.lost else place[other]
                 heapq.heappush(heap, (at, *found.cost(other), rng.random(), other))
-        value = (found.ranking - found.wasted, found.ranking)
-        if found.wasted <= most_lost and value > best and len(found.order) + len(found.lost) < len(rows):
+        wasted = len(found.lost) + len(found.order) - found.ranking  # rows that neither train nor rank anything
+        value = (found.ranking - wasted, found.ranking)
+        if wasted <= most_lost and value > best and len(found.order) + len(found.lost) < len(rows):
             best, length = value, len(found.order)
     return best, found.order[:length]
 

@@ -15,18 +15,8 @@ from utils.corpus.documents import Corpus
 from utils.errors import InputError
 from utils.files import write_json
 from utils.progress import log
+from utils.retrieval import faiss_files
 from utils.retrieval.encoder import Encoder
-from utils.retrieval.faiss_files import (
-    FLAT,
-    build_index,
-    check_vectors,
-    depends_on_seed,
-    inverted_file,
-    inverted_lists,
-    keeps_vectors,
-    make_empty,
-    read_index,
-)  # fmt: skip
 from utils.retrieval.vectors import Rows, VectorFile, encode_rows
 
 LISTS_PER_PROBE = 32
@@ -37,7 +27,7 @@ SEARCH_PARAMETER = re.compile(r"\w+=0*[1-9]\d*(\.\d+)?")
 class FaissOptions:
     """How to build and search a FAISS index."""
 
-    factory: str = FLAT  # FAISS's name of the type to build
+    factory: str = faiss_files.FLAT  # FAISS's name of the type to build
     search_params: str | None = None  # as FAISS writes them, "nprobe=64" or "efSearch=128"
     gpu: bool = False  # search on the visible GPUs
     seed: int = 0  # decides which vectors the index is trained on
@@ -55,8 +45,8 @@ class FaissIndex:
         """
         import faiss
 
-        self.index, self._encode, self.exact = index, encode, keeps_vectors(index)
-        lists = inverted_lists(index)  # FAISS's own default searches one of them, which misses most neighbours
+        self.index, self._encode, self.exact = index, encode, faiss_files.keeps_vectors(index)
+        lists = faiss_files.inverted_lists(index)  # FAISS itself searches one of them, and misses most neighbours
         self.search_params = search_params or (f"nprobe={max(1, lists // LISTS_PER_PROBE)}" if lists else None)
         if not self.exact:
             log.info("the index keeps approximations: the vectors of candidates are encoded, a batch at a time")
@@ -84,7 +74,7 @@ class FaissIndex:
         n = min(n, self.index.ntotal)
         scores, rows = self._searched.search(queries, n)
         short = np.flatnonzero((rows < 0).any(1))
-        if short.size and (ivf := inverted_file(self.index)):
+        if short.size and (ivf := faiss_files.inverted_file(self.index)):
             nprobe, ivf.nprobe = ivf.nprobe, ivf.nlist
             scores[short], rows[short] = self.index.search(queries[short], n)
             ivf.nprobe = nprobe
@@ -121,13 +111,13 @@ def open_index(corpus: Corpus, encoder: Encoder, path: Path, options: FaissOptio
         foreign = path.exists() and not path.with_name(f"{path.name}.json").exists()
         if not foreign:
             _build_unless_current(corpus, encoder, path, options, made_from)
-    encode, loaded = partial(encode_rows, corpus, encoder), read_index(path, corpus, encoder)
+    encode, loaded = partial(encode_rows, corpus, encoder), faiss_files.read_index(path, corpus, encoder)
     index = FaissIndex(loaded, encode, search_params=options.search_params, gpu=options.gpu)
     if foreign:
         note = path.with_name(path.name + ".checked.json")
         checked = made_from | {"size": path.stat().st_size, "changed": path.stat().st_mtime_ns}
         if _read_note(note) != checked:
-            check_vectors(loaded, encode, path)
+            faiss_files.check_vectors(loaded, encode, path)
             with suppress(OSError):  # in a read-only folder it is checked each time
                 write_json(note, checked)
     return index
@@ -137,19 +127,19 @@ def _build_unless_current(
     corpus: Corpus, encoder: Encoder, path: Path, options: FaissOptions, made_from: dict[str, Any]
 ) -> None:
     stamp, factory = path.with_name(f"{path.name}.json"), options.factory
-    wanted = made_from | ({} if factory == FLAT else {"factory": factory, "seed": options.seed})
+    wanted = made_from | ({} if factory == faiss_files.FLAT else {"factory": factory, "seed": options.seed})
     if path.exists():
         found = _read_note(stamp)
         same = isinstance(found, dict) and found | {"seed": options.seed} == wanted  # but for the seed
-        if found == wanted or (same and not depends_on_seed(factory, encoder.dimension, len(corpus))):
+        if found == wanted or (same and not faiss_files.depends_on_seed(factory, encoder.dimension, len(corpus))):
             return
         log.info("%s was built from another corpus, encoder or seed, or is of another type: building it again", path)
-    make_empty(factory, encoder.dimension, len(corpus))  # fails before hours of encoding
+    faiss_files.make_empty(factory, encoder.dimension, len(corpus))  # fails before hours of encoding
     vectors = VectorFile(path.with_name(path.name + ".part"), made_from, len(corpus), encoder.dimension)
     vectors.fill(corpus, encoder)
     path.unlink(missing_ok=True)  # or a kill would leave the old index under the new stamp
     write_json(stamp, wanted)
-    build_index(vectors, path, factory, options.seed)
+    faiss_files.build_index(vectors, path, factory, options.seed)
 
 
 @contextmanager

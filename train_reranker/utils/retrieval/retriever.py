@@ -188,5 +188,6 @@ def open_retrieval(
         config.retrieval_query_max_length, config.retrieval_batch_size, config.retrieval_use_fp16,
     )  # fmt: skip
     encoder = Encoder(config.encoder_path, options, config.devices("retrieval_devices"))
-    store = open_store(config, corpus, encoder)
-    return Retriever(corpus, encoder, store, weights, rerankers, config.rerank_pool_factor)
+    return Retriever(
+        corpus, encoder, open_store(config, corpus, encoder), weights, rerankers, config.rerank_pool_factor
+    )
