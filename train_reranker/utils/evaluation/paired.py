@@ -30,24 +30,17 @@ class PairedDifference:
 
     def __post_init__(self) -> None:
         """Derive the outcome; it is a field so that result files hold it."""
-        if not self.difference or self.p_corrected >= ALPHA:
-            outcome = NO_DIFFERENCE
-        else:
-            outcome = BETTER if (self.difference < 0) == self.lower_is_better else WORSE
+        differs, better = self.p_corrected < ALPHA, ((self.difference or 0) < 0) == self.lower_is_better
+        outcome = (BETTER if better else WORSE) if self.difference and differs else NO_DIFFERENCE
         object.__setattr__(self, "outcome", outcome)
 
 
 def paired(
     ours: ArrayLike, theirs: ArrayLike, *, tests: int = 1, lower_is_better: bool = False, confidence: float = CONFIDENCE
 ) -> PairedDifference:
-    """Compare two methods by their values on the same pairs.
+    """Compare two methods by their values on the same pairs, both of shape (N,).
 
-    Args:
-        ours: shape (N,), in any unit.
-        theirs: the values that they are paired with, shape (N,).
-        tests: how many comparisons are made together: p is corrected by Bonferroni, or by :func:`correct`.
-        lower_is_better: as for costs.
-        confidence: of the interval, above 0, below 1.
+    Of ``tests`` comparisons made together, p is corrected by Bonferroni, or afterwards by :func:`correct`.
     """
     differences = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
     p = paired_permutation(differences, np.zeros(len(differences)))
@@ -69,11 +62,9 @@ def correct(found: Sequence[PairedDifference]) -> list[PairedDifference]:
 
 
 def gate(differences: Sequence[PairedDifference], *, unless_better: bool) -> bool:
-    """Return whether a script that was asked to must exit 3: a loss that is significant after correction.
+    """Return whether a script that was asked to must exit 3: on a significant loss to any baseline, after correction.
 
-    Args:
-        differences: from each baseline, p-values corrected over all of them.
-        unless_better: be stricter: anything but a significant gain over every baseline fails, no baseline included.
+    With ``unless_better``, on anything but a significant gain over every baseline, and without a baseline.
     """
     if unless_better:
         return not differences or any(one.outcome != BETTER for one in differences)

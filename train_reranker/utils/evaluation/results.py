@@ -3,10 +3,12 @@
 What cannot be computed, for too few or all-equal values, is None. Intervals are 95% confidence intervals.
 """
 
+import platform
 import types
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from utils.evaluation.paired import NO_DIFFERENCE, PairedDifference
@@ -20,9 +22,6 @@ PACKAGES = ("torch", "transformers", "FlagEmbedding", "faiss-cpu", "numpy", "sci
 
 def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that figures depend on."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -41,35 +40,25 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as its file holds it."""
-        return _to_json(self)
+        return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the result that a file of this or an earlier version holds.
 
-        Raises:
-            KeyError, TypeError, ValueError, AttributeError: it holds none.
+        KeyError, TypeError, ValueError or AttributeError if it holds none.
         """
         if values.get("version", 1) > VERSION:
             raise ValueError(f"version {values['version']} is newer than {VERSION}, which this program reads")
         if "version" not in values:
-            values = cls._upgraded({**values, "summary": values["verdict"]})
+            rows = [cls._upgraded(row, values) for row in values["comparisons"]]
+            values = {**values, "summary": values["verdict"], "comparisons": rows}
         return _from_json(cls, {"versions": {}, **values, "version": VERSION})
 
     @classmethod
-    def _upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the values of a version 1 file as version 2 has them."""
-        return values
-
-
-def _to_json(value: Any) -> Any:
-    if isinstance(value, JudgedSource):
-        return value.to_json()
-    if is_dataclass(value):
-        return {each.name: _to_json(getattr(value, each.name)) for each in fields(value)}
-    if isinstance(value, dict):
-        return {key: _to_json(item) for key, item in value.items()}
-    return [_to_json(item) for item in value] if isinstance(value, list | tuple) else value
+    def _upgraded(cls, row: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a comparison of a version 1 file, which holds ``values``, as version 2 has it."""
+        raise NotImplementedError
 
 
 def _from_json(kind: Any, value: Any) -> Any:
@@ -78,12 +67,12 @@ def _from_json(kind: Any, value: Any) -> Any:
         hints = get_type_hints(kind)
         names = [each.name for each in fields(kind) if each.init and each.name in value]
         return kind(**{name: _from_json(hints[name], value[name]) for name in names})  # type: ignore[operator]
-    arguments = get_args(kind)
-    if get_origin(kind) is types.UnionType:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is types.UnionType:
         return None if value is None else _from_json(arguments[0], value)
-    if get_origin(kind) is list:
+    if origin is list:
         return [_from_json(arguments[0], item) for item in value]
-    if get_origin(kind) is dict:
+    if origin is dict:
         return {key: _from_json(arguments[1], item) for key, item in value.items()}
     if kind is Interval:
         return Interval(*value)
@@ -179,14 +168,15 @@ class AblationResult(Result):
     ledger: dict[str, Any] = field(default_factory=dict)
     other_queries: int = 0  # of runs side by side: sources that some run asked another query for
 
-    @classmethod
-    def _upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
-        def upgraded(row: dict[str, Any]) -> dict[str, Any]:
-            outcome = NO_DIFFERENCE if row["outcome"] == "undecided" else row["outcome"]
-            money = row["money_saved_interval"] if row["money_saved_per_thousand"] is not None else None
-            return row | {"outcome": outcome, "money_saved_interval": money}
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as its file holds it."""
+        return asdict(replace(self, sources=[])) | {"sources": [source.to_json() for source in self.sources]}
 
-        return values | {"comparisons": [upgraded(row) for row in values["comparisons"]]}
+    @classmethod
+    def _upgraded(cls, row: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        outcome = NO_DIFFERENCE if row["outcome"] == "undecided" else row["outcome"]
+        money = row["money_saved_interval"] if row["money_saved_per_thousand"] is not None else None
+        return row | {"outcome": outcome, "money_saved_interval": money}
 
 
 @dataclass(frozen=True)
@@ -253,8 +243,5 @@ class RerankerTestResult(Result):
     separation: dict[str, Separation]  # by the model's name
 
     @classmethod
-    def _upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
-        def upgraded(row: dict[str, Any]) -> dict[str, Any]:
-            return row | {"pairs": values["queries"], "pairs_needed": row["queries_needed"]}
-
-        return values | {"comparisons": [upgraded(row) for row in values["comparisons"]]}
+    def _upgraded(cls, row: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        return row | {"pairs": values["queries"], "pairs_needed": row["queries_needed"]}

@@ -1,8 +1,7 @@
 """What a sample can say: intervals, paired tests, their correction, and how large a sample would have to be.
 
 What cannot be computed, for too few or all-equal values, is None, never a number that looks like one. Samples are
-arrays of shape (N,), paired ones in the same order; ``confidence``, ``alpha`` and ``power`` are above 0 and below 1;
-``seed`` is that of the resampling.
+arrays of shape (N,), paired ones in the same order; ``confidence`` and ``alpha`` are above 0 and below 1.
 """
 
 import math
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy  # which loads its packages when they are used
 from numpy.typing import ArrayLike
 
 CONFIDENCE = 0.95
@@ -35,34 +35,30 @@ class Discordant(NamedTuple):
 
 def wilson(successes: int, trials: int, confidence: float = CONFIDENCE) -> Interval | None:
     """Return the score interval of a proportion (Wilson, 1927), within 0 to 1; None without a trial."""
-    from scipy.stats import binomtest
-
     if not trials:
         return None
-    interval = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    interval = scipy.stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     return Interval(float(interval.low), float(interval.high))
 
 
-def bootstrap_mean(values: ArrayLike, confidence: float = CONFIDENCE, seed: int = SEED) -> Interval | None:
+def bootstrap_mean(values: ArrayLike, confidence: float = CONFIDENCE) -> Interval | None:
     """Return the expanded percentile bootstrap interval of a mean (Hesterberg, The American Statistician 69, 2015).
 
     For few values the percentile interval (Efron, 1979) is too narrow, by what a t interval is wider than a normal one
     and by the factor √(n/(n−1)); its quantiles are moved out by both. None for fewer than two values, or equal ones.
     """
-    from scipy.stats import bootstrap, norm, t
-
     sample = np.asarray(values, dtype=float)
     n = len(sample)
     if n < 2 or np.ptp(sample) == 0:
         return None
-    tail = norm.sf(math.sqrt(n / (n - 1)) * t.isf((1 - confidence) / 2, n - 1))
-    result = bootstrap((sample,), np.mean, confidence_level=1 - 2 * tail, method="percentile", **_resampling(n, seed))
-    return Interval(float(result.confidence_interval.low), float(result.confidence_interval.high))
+    tail = scipy.stats.norm.sf(math.sqrt(n / (n - 1)) * scipy.stats.t.isf((1 - confidence) / 2, n - 1))
+    options = {"confidence_level": 1 - 2 * tail, "method": "percentile"} | _resampling(n)
+    return Interval(*map(float, scipy.stats.bootstrap((sample,), np.mean, **options).confidence_interval))
 
 
-def _resampling(values: int, seed: int) -> dict[str, Any]:
+def _resampling(values: int) -> dict[str, Any]:
     batch = max(1, min(RESAMPLES, VALUES_AT_ONCE // values))
-    return {"n_resamples": RESAMPLES, "batch": batch, "rng": np.random.default_rng(seed)}
+    return {"n_resamples": RESAMPLES, "batch": batch, "rng": np.random.default_rng(SEED)}
 
 
 def discordant(first: ArrayLike, second: ArrayLike) -> Discordant:
@@ -73,10 +69,8 @@ def discordant(first: ArrayLike, second: ArrayLike) -> Discordant:
 
 def mcnemar(pairs: Discordant) -> float:
     """Return the two-sided p of the exact McNemar test (McNemar, 1947): the discordant pairs are a fair coin's."""
-    from scipy.stats import binomtest
-
     differing = sum(pairs)
-    return float(binomtest(pairs.first, differing).pvalue) if differing else 1.0
+    return float(scipy.stats.binomtest(pairs.first, differing).pvalue) if differing else 1.0
 
 
 def tango(first: ArrayLike, second: ArrayLike, confidence: float = CONFIDENCE) -> Interval | None:
@@ -85,13 +79,10 @@ def tango(first: ArrayLike, second: ArrayLike, confidence: float = CONFIDENCE) -
     It holds all differences that a score test of the discordant pairs does not reject (Tango, Statistics in Medicine
     17, 1998, 891-908). None without a pair.
     """
-    from scipy.optimize import brentq
-    from scipy.stats import norm
-
     n, (b, c) = len(np.asarray(first)), discordant(first, second)
     if not n:
         return None
-    observed, critical = (b - c) / n, float(norm.isf((1 - confidence) / 2))
+    observed, critical = (b - c) / n, float(scipy.stats.norm.isf((1 - confidence) / 2))
 
     def rejected(difference: float) -> float:
         """Above 0 where the test rejects; q is the most likely share of the second's pairs, given the difference."""
@@ -103,27 +94,24 @@ def tango(first: ArrayLike, second: ArrayLike, confidence: float = CONFIDENCE) -
 
     def end(limit: float) -> float:
         near = observed + 1e-9 * (limit - observed)
-        return limit if rejected(near) >= 0 or rejected(limit) <= 0 else float(brentq(rejected, near, limit))
+        inside = rejected(near) < 0 < rejected(limit)
+        return float(scipy.optimize.brentq(rejected, near, limit)) if inside else limit
 
     return Interval(end(-1.0), end(1.0))
 
 
-def paired_permutation(first: ArrayLike, second: ArrayLike, seed: int = SEED) -> float:
+def paired_permutation(first: ArrayLike, second: ArrayLike) -> float:
     """Return the two-sided p of the permutation test for paired values: each difference's sign is a coin's.
 
     The statistic is the mean difference (Pitman, 1937). Exact for few differing pairs, else from ``RESAMPLES`` draws,
     the observed signs counted among them (Phipson and Smyth, 2010).
     """
-    from scipy.stats import permutation_test
-
     differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     differences = differences[differences != 0]  # equal pairs have no sign to draw
     if len(differences) < 2:
         return 1.0
-    options = _resampling(len(differences), seed)
-    return float(
-        permutation_test((differences,), np.mean, permutation_type="samples", vectorized=True, **options).pvalue
-    )
+    options = {"permutation_type": "samples", "vectorized": True} | _resampling(len(differences))
+    return float(scipy.stats.permutation_test((differences,), np.mean, **options).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -136,35 +124,31 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def pairs_for_mean(differences: ArrayLike, alpha: float = 1 - CONFIDENCE, power: float = POWER) -> int | None:
+def pairs_for_mean(differences: ArrayLike, alpha: float = 1 - CONFIDENCE) -> int | None:
     """Return how many pairs a two-sided test needs to detect a mean difference as large as the observed one.
 
     By the normal approximation, n = ((z₁₋α/₂ + z_power) · sd / mean)². None without a difference, or without spread.
     """
-    from scipy.stats import norm
-
     sample = np.asarray(differences, dtype=float)
     if len(sample) < 2 or sample.mean() == 0 or sample.std() == 0:
         return None
-    z = norm.isf(alpha / 2) + norm.isf(1 - power)
+    z = scipy.stats.norm.isf([alpha / 2, 1 - POWER]).sum()
     return math.ceil((z * sample.std(ddof=1) / sample.mean()) ** 2)
 
 
-def pairs_for_proportions(
-    pairs: Discordant, trials: int, alpha: float = 1 - CONFIDENCE, power: float = POWER
-) -> int | None:
+def pairs_for_proportions(pairs: Discordant, trials: int, alpha: float = 1 - CONFIDENCE) -> int | None:
     """Return how many pairs McNemar's test needs to detect a difference as large as the observed one.
 
     By Connor (1987, Biometrics 43, 207-211), from the shares of discordant ones among ``trials`` observed pairs. None
     without a difference.
     """
-    from scipy.stats import norm
-
     if not trials or pairs.first == pairs.second:
         return None
     differing, difference = sum(pairs) / trials, abs(pairs.first - pairs.second) / trials
-    z = norm.isf(alpha / 2) * math.sqrt(differing) + norm.isf(1 - power) * math.sqrt(differing - difference**2)
-    return math.ceil((z / difference) ** 2)
+    level, strength = scipy.stats.norm.isf([alpha / 2, 1 - POWER])
+    return math.ceil(
+        ((level * math.sqrt(differing) + strength * math.sqrt(differing - difference**2)) / difference) ** 2
+    )
 
 
 def area_under_curve(positives: ArrayLike, negatives: ArrayLike) -> float | None:
@@ -172,9 +156,7 @@ def area_under_curve(positives: ArrayLike, negatives: ArrayLike) -> float | None
 
     The area under the ROC curve, by way of the rank-sum statistic (Mann and Whitney, 1947). None without one of both.
     """
-    from scipy.stats import mannwhitneyu
-
     above, below = np.asarray(positives, dtype=float), np.asarray(negatives, dtype=float)
     if not len(above) or not len(below):
         return None
-    return float(mannwhitneyu(above, below, method="asymptotic").statistic / (len(above) * len(below)))
+    return float(scipy.stats.mannwhitneyu(above, below, method="asymptotic").statistic / (len(above) * len(below)))
