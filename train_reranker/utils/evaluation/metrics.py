@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.evaluation.results import MetricFigures
-from utils.evaluation.statistics import bootstrap_mean
+from utils.evaluation.statistics import area_under_curve, bootstrap_mean
 from utils.files import replacing
 from utils.schema import ContrastiveExample
 
@@ -32,18 +32,16 @@ class Pool(NamedTuple):
 @functools.cache
 def harmonic(n: int) -> float:
     """Return 1 + 1/2 + … + 1/n."""
-    return sum(1 / i for i in range(1, n + 1))
+    return float(np.sum(1 / np.arange(1, n + 1)))
 
 
 @functools.cache
 def random_reciprocal_rank(positives: int, size: int) -> float:
     """Return the expected 1/rank of the first positive of ``size`` passages in random order."""
-    expected, above = 0.0, 1.0  # above: the chance that no positive is above rank r
-    for rank in range(1, size - positives + 2):
-        left = size - rank + 1
-        expected += above * positives / left / rank
-        above *= (left - positives) / left
-    return expected
+    ranks = np.arange(1, size - positives + 2)  # those that the first positive may have
+    left = size + 1 - ranks  # passages from a rank on
+    none_above = np.cumprod(np.append(1.0, (left - positives)[:-1] / left[:-1]))
+    return float(np.sum(none_above * positives / left / ranks))
 
 
 def random_average_precision(positives: int, size: int) -> float:
@@ -57,11 +55,8 @@ def random_average_precision(positives: int, size: int) -> float:
 
 def random_ndcg(positives: int, size: int, cutoff: int) -> float:
     """Return the expected nDCG at a cutoff of a random order, with gain 1 for positives."""
-
-    def discount(ranks: int) -> float:
-        return sum(1 / math.log2(rank + 1) for rank in range(1, ranks + 1))
-
-    return positives / size * discount(min(cutoff, size)) / discount(min(cutoff, positives))
+    discounts = 1 / np.log2(np.arange(2, cutoff + 2))
+    return float(positives / size * discounts[:size].sum() / discounts[:positives].sum())
 
 
 class Metric(NamedTuple):
@@ -138,12 +133,8 @@ def rankable(pools: Sequence[Pool]) -> list[Pool]:
 
 def pairwise_accuracy(pool: Pool) -> float:
     """Return the share of (positive, negative) pairs whose positive scores higher; a tie counts half."""
-    positives, negatives = pool.scores[: pool.positives], pool.scores[pool.positives :]
-    if not len(negatives):
-        return math.nan
-    negatives = np.sort(negatives)
-    below, up_to = (np.searchsorted(negatives, positives, side) for side in ("left", "right"))
-    return float(np.mean(below + up_to) / 2 / len(negatives))
+    area = area_under_curve(pool.scores[: pool.positives], pool.scores[pool.positives :])
+    return math.nan if area is None else area
 
 
 METRICS = {

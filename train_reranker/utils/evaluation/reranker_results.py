@@ -5,6 +5,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import scipy
 
 from utils.errors import InputError
 from utils.evaluation.metrics import METRICS, Pool, compare, evaluate, rankable
@@ -21,39 +22,33 @@ BINS = 10  # of the calibration error
 def reranker_test_result(
     examples: Sequence[ContrastiveExample], models: Mapping[str, Sequence[Pool]], settings: dict[str, Any]
 ) -> RerankerTestResult:
-    """Return what a test has shown of its models: metrics, differences, slices, separation of the scores.
+    """Return what a test has shown: metrics, differences, slices, separation; InputError if no example has a negative.
 
-    Args:
-        examples: the test data.
-        models: pools in the examples' order, by the model's name; ``MODEL`` is the one that is tested.
-        settings: of the run.
-
-    Raises:
-        InputError: no example has a negative, so that there is nothing to rank.
+    ``models`` are pools in the examples' order, by the model's name; ``MODEL`` is the one that is tested.
     """
     kept = [example for example in examples if example.neg]
     if not kept:
         raise InputError("no row of the test data has a negative: there is nothing to rank; add some to neg")
     ranked = {name: rankable(pools) for name, pools in models.items()}
-    rows, comparisons = compare(models), compare_models(ranked)
+    values = {name: evaluate(pools) for name, pools in ranked.items()}
+    rows, comparisons = compare(models), compare_models(values)
     return RerankerTestResult(
         settings=settings,
         summary=summary(rows[0], comparisons, len(kept)),
         queries=len(kept),
         metrics=rows,
         comparisons=comparisons,
-        slices=slices(kept, ranked),
+        slices=slices(kept, {name: of["MRR"] for name, of in values.items()}),
         separation={name: separation(pools) for name, pools in ranked.items()},
     )
 
 
-def compare_models(models: Mapping[str, Sequence[Pool]]) -> list[ModelComparison]:
-    """Compare the tested model with every baseline on every metric.
+def compare_models(values: Mapping[str, Mapping[str, Sequence[float]]]) -> list[ModelComparison]:
+    """Compare the tested model with every baseline on every metric, by each query's values by model and metric.
 
     P-values are corrected by Holm over the baselines, for each metric by itself.
     """
-    values = {name: evaluate(pools) for name, pools in models.items()}
-    baselines = [name for name in models if name != MODEL]
+    baselines = [name for name in values if name != MODEL]
     found = []
     for metric in METRICS:
         pairs = [paired(values[MODEL][metric], values[name][metric], tests=len(baselines)) for name in baselines]
@@ -63,20 +58,21 @@ def compare_models(models: Mapping[str, Sequence[Pool]]) -> list[ModelComparison
     return found
 
 
-def slices(examples: Sequence[ContrastiveExample], models: Mapping[str, Sequence[Pool]]) -> list[Slice]:
-    """Return every model's MRR over queries with pools of similar size, and with positives of similar length."""
+def slices(examples: Sequence[ContrastiveExample], values: Mapping[str, Sequence[float]]) -> list[Slice]:
+    """Return every model's MRR over queries with pools of similar size, and with positives of similar length.
+
+    ``values`` are each query's reciprocal ranks, by model.
+    """
     sizes = [len(example.pos) + len(example.neg) for example in examples]
     lengths = [round(fmean(len(text.split()) for text in example.pos)) for example in examples]
-    values = {name: evaluate(pools)["MRR"] for name, pools in models.items()}
-    expected = [METRICS["MRR"].expected(pool.positives, pool.size) for pool in models[MODEL]]
+    expected = [METRICS["MRR"].expected(len(one.pos), size) for one, size in zip(examples, sizes, strict=True)]
     found = []
     for kind, measured in (("passages in the pool", sizes), ("words of the positive", lengths)):
         for low, high in ranges(measured):
             chosen = [i for i, value in enumerate(measured) if low <= value <= high]
             mrr = {name: [ranks[i] for i in chosen] for name, ranks in values.items()}
-            means = {name: fmean(ranks) for name, ranks in mrr.items()}
+            means, random = {name: fmean(ranks) for name, ranks in mrr.items()}, fmean(expected[i] for i in chosen)
             intervals = {name: bootstrap_mean(ranks) for name, ranks in mrr.items()}
-            random = fmean(expected[i] for i in chosen)
             found.append(Slice(kind, low, high, len(chosen), means, intervals, random))
     return found
 
@@ -84,35 +80,26 @@ def slices(examples: Sequence[ContrastiveExample], models: Mapping[str, Sequence
 def ranges(values: Sequence[int]) -> list[tuple[int, int]]:
     """Cut whole numbers into at most ``SLICES`` ranges of about equally many, none empty; each is (lowest, highest)."""
     edges = np.unique(np.quantile(values, np.linspace(0, 1, SLICES + 1)[1:], method="inverted_cdf"))
-    found, below = [], min(values) - 1
-    for edge in edges:
-        inside = [value for value in values if below < value <= edge]
-        found.append((min(inside), max(inside)))
-        below = int(edge)
-    return found
+    lows = [min(values), *(min(value for value in values if value > edge) for edge in edges[:-1])]
+    return list(zip(lows, map(int, edges), strict=True))
 
 
 def separation(pools: Sequence[Pool]) -> Separation:
     """Return how well a model's scores separate positives from negatives."""
-    positives = np.concatenate([pool.scores[: pool.positives] for pool in pools]).astype(float)
-    negatives = np.concatenate([pool.scores[pool.positives :] for pool in pools]).astype(float)
-    gaps = [float(pool.scores[: pool.positives].mean() - pool.scores[pool.positives :].mean()) for pool in pools]
+    cut = [np.split(pool.scores.astype(float), [pool.positives]) for pool in pools]
+    positives, negatives = (np.concatenate(kind) for kind in zip(*cut, strict=True))
+    gaps = [float(ours.mean() - others.mean()) for ours, others in cut]
     return Separation(
         auc=area_under_curve(positives, negatives),
-        positive_mean=float(positives.mean()),
-        negative_mean=float(negatives.mean()),
-        gap=fmean(gaps),
-        gap_interval=bootstrap_mean(gaps),
-        calibration_error=calibration_error(positives, negatives),
-        histogram=histogram(positives, negatives),
-    )
+        positive_mean=float(positives.mean()), negative_mean=float(negatives.mean()),
+        gap=fmean(gaps), gap_interval=bootstrap_mean(gaps),
+        calibration_error=calibration_error(positives, negatives), histogram=histogram(positives, negatives),
+    )  # fmt: skip
 
 
 def calibration_error(positives: np.ndarray, negatives: np.ndarray) -> float:
     """Return the mean distance of predicted and observed shares of positives, over bins of the scores' sigmoid."""
-    from scipy.special import expit
-
-    predicted = expit(np.concatenate([positives, negatives]))
+    predicted = scipy.special.expit(np.concatenate([positives, negatives]))
     label = np.repeat([1.0, 0.0], [len(positives), len(negatives)])
     bins = np.minimum((predicted * BINS).astype(int), BINS - 1)
     distances = np.abs([np.sum(predicted[bins == b] - label[bins == b]) for b in range(BINS)])
@@ -129,9 +116,7 @@ def histogram(positives: np.ndarray, negatives: np.ndarray, bins: int = 30) -> H
 def summary(mrr: MetricFigures, comparisons: Sequence[ModelComparison], queries: int) -> str:
     """Say in a sentence or two what the test has shown, and no more than that."""
     sentences = [f"MRR {mrr.values[MODEL]:.3f} over {queries} queries; a random order would have {mrr.random:.3f}."]
-    for found in comparisons:
-        if found.metric != mrr.metric:
-            continue
+    for found in (one for one in comparisons if one.metric == mrr.metric):
         ends = f" (95% interval {found.interval.low:+.3f} to {found.interval.high:+.3f})" if found.interval else ""
         if found.outcome == NO_DIFFERENCE:
             more = f"; detecting it takes about {found.pairs_needed:,} queries" if found.pairs_needed else ""
