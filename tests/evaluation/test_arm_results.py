@@ -15,7 +15,8 @@ from utils.labelling.record import JudgedSource
 
 def differences(results: list[JudgedSource], arm: str) -> list[int]:
     """Of each pair with the baseline: candidates judged by the arm less those by the baseline."""
-    return [ours.attempts - theirs.attempts for ours, theirs in TrialPairs.of(results, arm, "base").trials]
+    pairs = zip(*TrialPairs.of(results, arm, "base").attempts, strict=True)
+    return [ours - theirs for ours, theirs in pairs]
 
 
 def test_error_leaves_a_source_out_of_both_sides_of_its_comparison_alone() -> None:

@@ -10,8 +10,7 @@ import pytest
 from trials import BUDGET, sources
 from utils.errors import InputError
 from utils.evaluation.ablation_results import RunContext, ablation_result
-from utils.evaluation.arm_results import arm_comparisons
-from utils.evaluation.run_comparison import Run, compare_runs, merge
+from utils.evaluation.run_comparison import Run, compare_runs, name_runs
 from utils.files import write_json
 from utils.labelling.record import JudgedSource, Trial
 from utils.schema import BridgeEntity, Outcome, Verdict
@@ -29,19 +28,20 @@ def test_runs_are_paired_by_the_sources_that_they_share(tmp_path: Path) -> None:
     rows = sources(x=[1, 2, 4, "error"], z=[1, 1, 1, 1])
     new = write_run(tmp_path / "new.json", rows[::-1][:3], seed=1, lambda1=0.5)
     assert old.result.sources == sources(x=[4, 4, 4, 4], y=[1, 1, 1, 1])  # what is read is what was written
-    merged = merge([old, new])
-    assert (merged.names, merged.versus) == (["old", "new"], [("new: x", "old: x")])
+    merged = compare_runs([old, new])
+    assert merged.title == "old and new, side by side"
+    assert [(one.arm, one.baseline) for one in merged.comparisons] == [("new: x", "old: x")]
     assert [source.source for source in merged.sources] == ["1", "2", "3"]
-    assert (merged.other_queries, merged.settings) == (0, {"lambda1": {"old": 0.85, "new": 0.5}})
-    (compared,) = arm_comparisons(merged.sources, merged.versus)
+    assert (merged.other_queries, merged.settings["differing"]) == (0, {"lambda1": {"old": 0.85, "new": 0.5}})
+    (compared,) = merged.comparisons
     assert (compared.sources, compared.left_out, compared.judged_difference) == (2, 1, -1)
     same = write_run(tmp_path / "other" / "old.json", sources(x=[1]), seed=1)
-    assert merge([old, same]).names == [f"{tmp_path.name}/old", "other/old"]
+    assert name_runs([old, same]) == [f"{tmp_path.name}/old", "other/old"]
     with pytest.raises(InputError, match="share no arm of y"):
-        merge([old, new], ["y"])
+        compare_runs([old, new], ["y"])
     away = write_run(tmp_path / "away.json", [sources(x=[1])[0]._replace(source="elsewhere")])
     with pytest.raises(InputError, match="share no source"):
-        merge([old, away])
+        compare_runs([old, away])
 
 
 def test_runs_of_other_budgets_are_compared_on_the_smaller(tmp_path: Path) -> None:
@@ -52,8 +52,7 @@ def test_runs_of_other_budgets_are_compared_on_the_smaller(tmp_path: Path) -> No
         context = RunContext({"candidates": candidates})
         return Run(tmp_path / f"{name}.json", ablation_result(sources, [], "", budget=candidates, context=context))
 
-    merged = merge([run("ten", 10), run("five", 5)])
-    (comparison,) = arm_comparisons(merged.sources, merged.versus)
+    (comparison,) = compare_runs([run("ten", 10), run("five", 5)]).comparisons
     assert comparison.judged_difference == 0
 
 

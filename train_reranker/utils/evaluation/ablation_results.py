@@ -36,15 +36,9 @@ def ablation_result(
     context: RunContext,
     sweep: Sweep | None = None,
 ) -> AblationResult:
-    """Return what an ablation has shown.
+    """Return what an ablation has shown, and a sweep on the same sources; arms are in the order of the table.
 
-    Args:
-        sources: with the arms' trials.
-        arms: names in ``ARMS``, in the order of the table.
-        baseline: the arm that the others are compared with; where it did not run, nothing is compared.
-        budget: candidates that an arm retrieved at most.
-        context: the run.
-        sweep: settings that were tried on the same sources.
+    ``budget`` is how many candidates an arm retrieved at most. Where the baseline did not run, nothing is compared.
     """
     figures = arm_figures(sources, arms, budget)
     comparisons = arm_comparisons(sources, against(arms, baseline), context.cost_per_call)
@@ -68,18 +62,14 @@ def sweep_figures(sweep: Sweep, budget: int) -> list[SweepFigures]:
     comparisons = arm_comparisons(sweep.sources, [(setting.name, setting.arm) for setting in sweep.asked])
     return [
         SweepFigures(
-            **vars(arm)
-            | dict(zip(LAMBDAS, setting.weights, strict=True))
-            | {"arm": setting.arm, "label": setting.name},
-            rerank_pool_factor=setting.pool_factor,
-            verdicts_asked=asked,
-            judged_difference=comparison.judged_difference,
-            difference_interval=comparison.judged_interval,
-            judged_p=comparison.judged_p,
-            judged_p_corrected=comparison.judged_p_corrected,
+            **vars(arm) | {"arm": setting.arm, "label": setting.name},
+            **dict(zip(LAMBDAS, setting.weights, strict=True)),
+            rerank_pool_factor=setting.pool_factor, verdicts_asked=asked,
+            judged_difference=comparison.judged_difference, difference_interval=comparison.judged_interval,
+            judged_p=comparison.judged_p, judged_p_corrected=comparison.judged_p_corrected,
         )
         for (setting, asked), arm, comparison in zip(sweep.asked.items(), figures, comparisons, strict=True)
-    ]
+    ]  # fmt: skip
 
 
 def titles(results: Iterable[JudgedSource], corpus: Corpus) -> dict[str, str]:

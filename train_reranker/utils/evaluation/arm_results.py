@@ -12,7 +12,7 @@ from itertools import accumulate
 from statistics import fmean
 from typing import NamedTuple
 
-from utils.evaluation.paired import ALPHA, BETTER, NO_DIFFERENCE, WORSE, PairedDifference, correct, paired
+from utils.evaluation.paired import ALPHA, BETTER, NO_DIFFERENCE, WORSE, correct, paired
 from utils.evaluation.results import ArmComparison, ArmFigures, WithinBudget
 from utils.evaluation.statistics import (
     Interval,
@@ -23,20 +23,17 @@ from utils.evaluation.statistics import (
     pairs_for_proportions,
     tango,
     wilson,
-)
-from utils.labelling.record import JudgedSource, Trial
+)  # fmt: skip
+from utils.labelling.record import JudgedSource
 from utils.retrieval.arms import ARMS
 
 THOUSAND = 1000
 
 
 def arm_figures(results: Sequence[JudgedSource], arms: Sequence[str], budget: int | None = None) -> list[ArmFigures]:
-    """Return each arm's figures.
+    """Return each arm's figures; arms are "<run>: <arm>" where runs are side by side.
 
-    Args:
-        results: sources with the arms' trials.
-        arms: those to report; "<run>: <arm>" where runs are side by side.
-        budget: candidates that an arm retrieved at most; default: the most that any did.
+    ``budget`` is how many candidates an arm retrieved at most; default: the most that any did.
     """
     most = budget or max((len(trial.retrieved) for result in results for trial in result.trials.values()), default=0)
     return [_figures(arm, results, most) for arm in arms]
@@ -44,107 +41,73 @@ def arm_figures(results: Sequence[JudgedSource], arms: Sequence[str], budget: in
 
 def _figures(arm: str, results: Sequence[JudgedSource], budget: int) -> ArmFigures:
     trials = [trial for result in results if (trial := result.decided(arm)) is not None]
-    attempts = [trial.attempts for trial in trials if trial.success]
-    judged = [trial.attempts for trial in trials]
+    judged, attempts = [trial.attempts for trial in trials], [trial.attempts for trial in trials if trial.success]
     sources, successes, at = len(trials), len(attempts), Counter(attempts)
     distribution = [at[rank] for rank in range(1, budget + 1)]
+    within = [
+        WithinBudget(rank, found / sources if sources else None, wilson(found, sources))
+        for rank, found in enumerate(accumulate(distribution), 1)
+    ]
     known = ARMS.get(arm.rpartition(": ")[2])
     return ArmFigures(
-        arm=arm,
-        label=known.label if known else arm,
-        sources=sources,
-        successes=successes,
+        arm=arm, label=known.label if known else arm,
+        sources=sources, successes=successes,
         errors=sum(result.trials[arm].failed for result in results if arm in result.trials),
-        success_rate=successes / sources if sources else None,
-        success_interval=wilson(successes, sources),
-        mean_attempts=fmean(attempts) if attempts else None,
-        attempts_interval=bootstrap_mean(attempts),
-        mean_judged=fmean(judged) if judged else None,
-        judged_interval=bootstrap_mean(judged),
-        within=[
-            WithinBudget(rank, found / sources if sources else None, wilson(found, sources))
-            for rank, found in enumerate(accumulate(distribution), 1)
-        ],
-        distribution=distribution,
-        without=sources - successes,
-    )
+        success_rate=successes / sources if sources else None, success_interval=wilson(successes, sources),
+        mean_attempts=fmean(attempts) if attempts else None, attempts_interval=bootstrap_mean(attempts),
+        mean_judged=fmean(judged) if judged else None, judged_interval=bootstrap_mean(judged),
+        within=within, distribution=distribution, without=sources - successes,
+    )  # fmt: skip
 
 
 class TrialPairs(NamedTuple):
-    """Two arms' trials on the sources on which both completed."""
+    """Two arms, by the arm and by its baseline, on the sources on which the trials of both completed."""
 
-    arm: str
-    baseline: str
-    trials: list[tuple[Trial, Trial]]
+    attempts: tuple[list[int], list[int]]  # candidates judged
+    successes: tuple[list[bool], list[bool]]  # whether a usable one was found
     left_out: int  # sources that an error of either left undecided
 
     @classmethod
     def of(cls, results: Sequence[JudgedSource], arm: str, baseline: str) -> TrialPairs:
         """Pair two arms by source."""
-        shared = [result for result in results if {arm, baseline} <= result.trials.keys()]
-        both = [(result.decided(arm), result.decided(baseline)) for result in shared]
-        trials = [(ours, theirs) for ours, theirs in both if ours is not None and theirs is not None]
-        return cls(arm, baseline, trials, len(shared) - len(trials))
-
-    @property
-    def attempts(self) -> tuple[list[int], list[int]]:
-        """Candidates judged, by the arm and by the baseline."""
-        return [ours.attempts for ours, _ in self.trials], [theirs.attempts for _, theirs in self.trials]
-
-    @property
-    def successes(self) -> tuple[list[bool], list[bool]]:
-        """Whether a usable candidate was found, by the arm and by the baseline."""
-        return [ours.success for ours, _ in self.trials], [theirs.success for _, theirs in self.trials]
+        shared = [result.trials for result in results if {arm, baseline} <= result.trials.keys()]
+        both = [trials for trials in shared if not (trials[arm].failed or trials[baseline].failed)]
+        ours, theirs = [trials[arm] for trials in both], [trials[baseline] for trials in both]
+        attempts = [one.attempts for one in ours], [one.attempts for one in theirs]
+        successes = [one.success for one in ours], [one.success for one in theirs]
+        return cls(attempts, successes, len(shared) - len(both))
 
 
 def arm_comparisons(
     results: Sequence[JudgedSource], versus: Sequence[tuple[str, str]], cost_per_call: float | None = None
 ) -> list[ArmComparison]:
-    """Compare pairs of arms; p-values are corrected over all of them, by Holm, for each of the two measures.
+    """Compare pairs of arms, (arm, baseline) by name.
 
-    Args:
-        results: sources with the arms' trials.
-        versus: (arm, baseline) by name.
-        cost_per_call: of a teacher's judgement, in the currency of the prices; None without prices.
+    P-values are corrected over all of them, by Holm, for each of the two measures. ``cost_per_call`` is of a teacher's
+    judgement, in the currency of the prices; None without prices.
     """
     pairs = [TrialPairs.of(results, *names) for names in versus]
     judged = correct([paired(*one.attempts, tests=len(pairs), lower_is_better=True) for one in pairs])
     success_p = holm([mcnemar(discordant(*one.successes)) for one in pairs])
-    return [
-        _comparison(one, difference, p, ALPHA / len(pairs), cost_per_call)
-        for one, difference, p in zip(pairs, judged, success_p, strict=True)
-    ]
-
-
-def _comparison(
-    pairs: TrialPairs, judged: PairedDifference, success_p: float, alpha: float, cost_per_call: float | None
-) -> ArmComparison:
-    only = discordant(*pairs.successes)
-    saved, interval = _scaled(judged.difference, judged.interval, -THOUSAND)
-    money, money_interval = _scaled(saved, interval, cost_per_call)
-    return ArmComparison(
-        arm=pairs.arm,
-        baseline=pairs.baseline,
-        sources=judged.pairs,
-        left_out=pairs.left_out,
-        success_difference=(only.first - only.second) / judged.pairs if judged.pairs else None,
-        success_interval=tango(*pairs.successes),
-        only_arm=only.first,
-        only_baseline=only.second,
-        success_p=mcnemar(only),
-        success_p_corrected=success_p,
-        judged_difference=judged.difference,
-        judged_interval=judged.interval,
-        judged_p=judged.p,
-        judged_p_corrected=judged.p_corrected,
-        outcome=judged.outcome,
-        sources_needed_success=pairs_for_proportions(only, judged.pairs, alpha),
-        sources_needed_judged=judged.pairs_needed,
-        calls_saved_per_thousand=saved,
-        calls_saved_interval=interval,
-        money_saved_per_thousand=money,
-        money_saved_interval=money_interval,
-    )
+    found = []
+    for (arm, baseline), one, difference, p in zip(versus, pairs, judged, success_p, strict=True):
+        only, count = discordant(*one.successes), difference.pairs
+        saved, interval = _scaled(difference.difference, difference.interval, -THOUSAND)
+        money, money_interval = _scaled(saved, interval, cost_per_call)
+        comparison = ArmComparison(
+            arm=arm, baseline=baseline, sources=count, left_out=one.left_out,
+            success_difference=(only.first - only.second) / count if count else None,
+            success_interval=tango(*one.successes), only_arm=only.first, only_baseline=only.second,
+            success_p=mcnemar(only), success_p_corrected=p,
+            judged_difference=difference.difference, judged_interval=difference.interval,
+            judged_p=difference.p, judged_p_corrected=difference.p_corrected, outcome=difference.outcome,
+            sources_needed_success=pairs_for_proportions(only, count, ALPHA / len(pairs)),
+            sources_needed_judged=difference.pairs_needed,
+            calls_saved_per_thousand=saved, calls_saved_interval=interval,
+            money_saved_per_thousand=money, money_saved_interval=money_interval,
+        )  # fmt: skip
+        found.append(comparison)
+    return found
 
 
 def _scaled(
@@ -173,9 +136,7 @@ def summary(figures: Sequence[ArmFigures], comparisons: Sequence[ArmComparison])
     better, worse, same = ([c for c in ordered if c.outcome == outcome] for outcome in (BETTER, WORSE, NO_DIFFERENCE))
     baselines = {comparison.baseline for comparison in comparisons}
     baseline = baselines.pop() if len(baselines) == 1 else "its baseline"
-    sentences = []
-    if better:
-        sentences.append(_gain(better[0]))
+    sentences = [_gain(best) for best in better[:1]]
     if better[1:]:
         sentences.append(f"{_list_arms(better[1:])} also better.")
     if worse:
@@ -188,10 +149,8 @@ def summary(figures: Sequence[ArmFigures], comparisons: Sequence[ArmComparison])
 
 
 def _alone(arm: ArmFigures) -> str:
-    found = f"{arm.arm} finds a usable candidate for {arm.successes} of {arm.sources} sources"
-    return (
-        f"{found}." if arm.mean_attempts is None else f"{found}, after {arm.mean_attempts:.2f} candidates on average."
-    )
+    after = "" if arm.mean_attempts is None else f", after {arm.mean_attempts:.2f} candidates on average"
+    return f"{arm.arm} finds a usable candidate for {arm.successes} of {arm.sources} sources{after}."
 
 
 def _gain(comparison: ArmComparison) -> str:
