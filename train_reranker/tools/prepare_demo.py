@@ -63,11 +63,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def packaged(package: str, name: str) -> Path:
-    """Return a file or folder of an installed package, without importing the package.
-
-    Raises:
-        utils.errors.InputError: the package is not installed.
-    """
+    """Return a file or folder of a package, without importing it; InputError if it is not installed."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise InputError(f"package {package} is not installed: pip install --no-deps -r requirements-demo.txt")

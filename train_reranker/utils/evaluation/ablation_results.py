@@ -62,8 +62,8 @@ def sweep_figures(sweep: Sweep, budget: int) -> list[SweepFigures]:
     comparisons = arm_comparisons(sweep.sources, [(setting.name, setting.arm) for setting in sweep.asked])
     return [
         SweepFigures(
-            **vars(arm) | {"arm": setting.arm, "label": setting.name},
-            **dict(zip(LAMBDAS, setting.weights, strict=True)),
+            **vars(arm) | dict(zip(LAMBDAS, setting.weights, strict=True))
+            | {"arm": setting.arm, "label": setting.name},
             rerank_pool_factor=setting.pool_factor, verdicts_asked=asked,
             judged_difference=comparison.judged_difference, difference_interval=comparison.judged_interval,
             judged_p=comparison.judged_p, judged_p_corrected=comparison.judged_p_corrected,

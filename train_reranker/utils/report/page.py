@@ -23,29 +23,19 @@ MARKS = {Outcome.USABLE: "✓ usable", Outcome.UNUSABLE: "✗ unusable", Outcome
 
 
 def write_ablation_page(result: AblationResult, output: Path) -> Path:
-    """Write the report of an ablation, or of a comparison of runs, beside its JSON file.
+    """Write the report of an ablation, or of runs side by side, beside its JSON file ``output``; return its path.
 
-    Args:
-        result: what the JSON file holds.
-        output: the JSON file; the page takes its name, the plots go to ``<name>_plots/``.
-
-    Returns:
-        The page's path.
+    The page takes the file's name; the plots go to ``<name>_plots/``.
     """
     choices = _choices(result)
     return _write(
-        "ablation.html",
-        output,
-        result,
-        (ablation_tables(result), ablation_plots(result)),
-        title=result.title,
+        "ablation.html", output, result, (ablation_tables(result), ablation_plots(result)), title=result.title,
         choices=[f"{arm} against {baseline}" if baseline else arm for arm, baseline in choices],
         kinds=KINDS if result.comparisons else SINGLE_KINDS,
         cases=cases(result, choices),
         title_of=lambda document_id: result.documents.get(document_id) or document_id,
-        conclusion=conclusion,
-        marks=MARKS,
-    )
+        conclusion=conclusion, marks=MARKS,
+    )  # fmt: skip
 
 
 def write_test_page(result: RerankerTestResult, output: Path) -> Path:
@@ -63,10 +53,10 @@ def _write(
 
     tables, plots = parts
     # All that comes from documents, models and file names is escaped; only the page's own parts are markup.
-    loader = FileSystemLoader(TEMPLATES)
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     name = output.name.removesuffix(".json")
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -76,12 +66,9 @@ def _write(
         script_hash=Markup(f"sha256-{digest}"),
         tables=tables,
         plots=[plot._asdict() | {"svg": Markup(plot.inline())} for plot in plots],
-        summary=result.summary,
-        settings=_texts(result.settings),
-        versions=_texts(result.versions),
-        file=output.name,
-        **values,
-    )
+        summary=result.summary, settings=_texts(result.settings), versions=_texts(result.versions),
+        file=output.name, **values,
+    )  # fmt: skip
     for plot in plots:
         plot.save(output.with_name(f"{name}_plots"))
     path = output.with_name(f"{name}.html")
@@ -126,7 +113,7 @@ class Case(NamedTuple):
         return {
             (arm.rpartition(": ")[0], document_id): verdict
             for arm, trial in self.source.trials.items()
-            for document_id, verdict in zip(trial.retrieved, trial.verdicts, strict=False)
+            for document_id, verdict in trial.judged
         }
 
 

@@ -128,9 +128,8 @@ def forest(values: Mapping[str, tuple[float, Interval | None]], measure: str, be
             axes.plot(interval, [place, place], color=SERIES[0], linewidth=2)
         axes.plot(value, place, "o", color=SERIES[0], markersize=7)
     axes.set_yticks(range(len(values)), list(values))
-    axes.set_ylim(len(values) - 0.5, -0.5)
+    axes.set(ylim=(len(values) - 0.5, -0.5), xlabel=measure)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(measure)
     listed = "; ".join(f"{name} {value:+.3g}" for name, (value, _) in values.items())
     description = f"{measure[0].upper()}{measure[1:]}, with 95% intervals; {better} is better. {listed}."
     return Plot("differences", "Difference from the baseline", description, figure)
@@ -138,23 +137,18 @@ def forest(values: Mapping[str, tuple[float, Interval | None]], measure: str, be
 
 def within_budget(arms: Sequence[ArmFigures]) -> Plot:
     """Plot the share of sources with a usable candidate among the first 1, 2, … of them."""
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator
 
     figure, axes = new_figure(3.8)
     for number, arm in enumerate(arms):
-        colour, dash, marker = (
-            SERIES[number % len(SERIES)],
-            DASHES[number % len(DASHES)],
-            MARKERS[number % len(MARKERS)],
-        )
+        colour, dash, marker = (cycle[number % len(cycle)] for cycle in (SERIES, DASHES, MARKERS))
         budgets = [point.budget for point in arm.within]
         low, high = zip(*(point.interval or (0.0, 1.0) for point in arm.within), strict=True)
         axes.fill_between(budgets, low, high, color=colour, alpha=0.1, linewidth=0)
         rates = [point.rate for point in arm.within]
         axes.plot(budgets, rates, color=colour, linestyle=dash, marker=marker, markersize=4, label=arm.arm)
-    axes.set(xlabel="candidates judged at most", ylabel="sources with a usable one")
-    axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set(xlabel="candidates judged at most", ylabel="sources with a usable one", ylim=(0, 1.02))
+    axes.yaxis.set_major_formatter("{x:.0%}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="lower right")
     listed = "; ".join(f"{arm.arm} {arm.within[0].rate:.0%} with one candidate" for arm in arms)
@@ -164,8 +158,6 @@ def within_budget(arms: Sequence[ArmFigures]) -> Plot:
 
 def distribution(arms: Sequence[ArmFigures]) -> Plot:
     """Plot, for each arm, the share of sources by the rank of the first usable candidate, and those without one."""
-    from matplotlib.ticker import PercentFormatter
-
     figure, axes = new_figure(0.7 + 0.95 * len(arms), len(arms), sharex=True, sharey=True, squeeze=False)
     most = max(len(arm.distribution) for arm in arms)
     for number, (arm, one) in enumerate(zip(arms, axes[:, 0], strict=True)):
@@ -173,7 +165,7 @@ def distribution(arms: Sequence[ArmFigures]) -> Plot:
         one.bar(range(1, len(shares) + 1), shares, color=SERIES[number % len(SERIES)])
         one.bar(most + 1.5, arm.without / arm.sources, color=FAINT)
         one.set_title(arm.arm, loc="right", y=0.62, fontsize=10)
-        one.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        one.yaxis.set_major_formatter("{x:.0%}")
         one.grid(axis="x", visible=False)
     ranks = range(1, most + 1, max(1, most // 10))
     axes[-1, 0].set_xticks([*ranks, most + 1.5], [*map(str, ranks), "none"])
@@ -222,8 +214,7 @@ def _lattice(axes: Axes, rows: Sequence[SweepFigures], norm: Any) -> None:
         # By the square's own shade: legible whatever the page's colours are.
         ink = "#ffffff" if shade > 0.55 else "#101418"
         axes.text(x, y, f"{row.mean_judged:.2f}", ha="center", va="center", fontsize=8, color=ink)
-    axes.set_xlim(-0.5, len(xs) - 0.5)
-    axes.set_ylim(-0.5, len(ys) - 0.5)
+    axes.set(xlim=(-0.5, len(xs) - 0.5), ylim=(-0.5, len(ys) - 0.5))
     axes.set_xticks(range(len(xs)), [f"{x:.2g}" for x in xs], fontsize=8)
     axes.set_yticks(range(len(ys)), [f"{y:.2g}" for y in ys], fontsize=8)
     axes.grid(visible=False)
@@ -269,8 +260,7 @@ def metrics(rows: Sequence[MetricFigures]) -> Plot:
         axes.plot(values, places, MARKERS[number % len(MARKERS)], color=colour, label=name)
     axes.plot([row.random for row in rows], range(len(rows)), "|", color=INK, markersize=14, label="random order")
     axes.set_yticks(range(len(rows)), [row.metric for row in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(0, 1.02)
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(0, 1.02))
     axes.grid(axis="y", visible=False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     listed = "; ".join(f"{name} {rows[0].values[name]:.3f}" for name in names)
@@ -280,8 +270,6 @@ def metrics(rows: Sequence[MetricFigures]) -> Plot:
 
 def scores(models: Mapping[str, Separation]) -> Plot:
     """Plot how the scores of positives and negatives are distributed, a panel for each model."""
-    from matplotlib.ticker import PercentFormatter
-
     figure, axes = new_figure(0.9 + 1.5 * len(models), len(models), squeeze=False)
     for one, (name, separation) in zip(axes[:, 0], models.items(), strict=True):
         shares = separation.histogram
@@ -289,7 +277,7 @@ def scores(models: Mapping[str, Separation]) -> Plot:
             one.stairs(heights, shares.edges, color=SERIES[number], fill=True, alpha=0.35)
             one.stairs(heights, shares.edges, color=SERIES[number], label=kind, linestyle=DASHES[number])
         one.set_title(name, loc="left", fontsize=10)
-        one.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        one.yaxis.set_major_formatter("{x:.0%}")
     axes[0, 0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     axes[-1, 0].set_xlabel("score")
     listed = "; ".join(f"{name}: AUC {separation.auc:.3f}" for name, separation in models.items())
