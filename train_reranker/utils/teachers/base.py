@@ -30,10 +30,7 @@ class Teacher(Protocol):
         return
 
     async def extract(self, document: Document) -> BridgeEntity | None:
-        """Return one bridge entity of the document, or None if it has none.
-
-        TeacherError if this question could not be answered; RunError if none will be (a wrong key, an unknown model).
-        """
+        """Return one bridge entity, or None; TeacherError if unanswered, RunError if no question will be answered."""
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
         """Return whether the candidate makes the second hop; ERROR if unanswered, RunError if none will be answered."""

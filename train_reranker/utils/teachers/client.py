@@ -31,11 +31,7 @@ class Client:
         self._models: dict[tuple[str, str], ModelState] = {}
 
     async def ask(self, settings: EndpointSettings, question: Question) -> Reply:
-        """Return the model's reply, valid or not.
-
-        TeacherError if the endpoint did not answer this question, RunError with the remedy if it will answer none,
-        BudgetSpent if the ledger does not allow the call.
-        """
+        """Return the model's reply, valid or not; raise as a teacher does, and BudgetSpent at a limit."""
         model = self._model(settings)
         async with model.first:
             if not model.answered:

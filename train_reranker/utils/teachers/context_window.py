@@ -1,8 +1,4 @@
-"""What fits into a model's context window: long documents window by window, and how to detect a truncated prompt.
-
-An endpoint may truncate a prompt silently: Ollama drops its beginning and answers the rest. The only trace is the
-number of prompt tokens that it reports, which is compared with what was sent.
-"""
+"""What fits into a model's context window: long documents window by window, and how to detect a truncated prompt."""
 
 import math
 import random
@@ -18,8 +14,8 @@ from utils.teachers.text import UNSPACED, content_words
 CHARS_PER_TOKEN = 4  # in scripts with spaces between words; in others a letter is about one token
 OVERLAP = 0.1  # share of a window, so that few passages are only seen in two halves
 SMALLEST_WINDOW = 1024  # of any model: fewer tokens, reported for a longer prompt, do not count all of it
-PROBE_FROM = 1600  # tokens of the longest prompt: shorter ones, with their reply, fit into every window in use
 ROOM = 1024  # tokens needed beside the longest prompt: the reply, and the error of the estimate
+PROBE_FROM = 1600 + ROOM  # tokens of the longest prompt and its reply: fewer fit into every window in use
 REMEDY = "Ollama: OLLAMA_CONTEXT_LENGTH or num_ctx; vLLM: --max-model-len"
 # In every tokenizer, each of these with its space is at least one token.
 SHORT_WORDS = ("the", "and", "for", "but", "not", "you", "all", "any", "can", "her", "was", "one", "our", "out", "day")
@@ -76,7 +72,7 @@ def windows_anywhere(document: Document, seed: int, max_tokens: int, most: int) 
 
 
 def is_truncated(question: prompts.Question, reply: Reply) -> bool:
-    """Return whether a reply reports fewer prompt tokens than the prompt has words, each at least one token."""
+    """Return whether a reply reports fewer prompt tokens than the prompt has words: some truncate it silently."""
     texts = [message["content"] for message in question.messages]
     text, estimated = " ".join(texts), sum(map(len, texts)) // CHARS_PER_TOKEN
     if reply.tokens_in < SMALLEST_WINDOW or reply.tokens_in == estimated:  # the endpoint reported none
@@ -88,11 +84,6 @@ def is_truncated(question: prompts.Question, reply: Reply) -> bool:
 def rules_tokens() -> int:
     """Return an estimate of a prompt's tokens without the document."""
     return estimate_tokens(prompts.extraction(Document("", "", "")).messages[0]["content"])
-
-
-def longest_prompt(longest_document: int, max_tokens: int) -> int:
-    """Estimate the longest prompt's tokens; ``longest_document`` is in bytes, four per token, for Chinese as well."""
-    return rules_tokens() + min(max_tokens, longest_document // CHARS_PER_TOKEN)
 
 
 def probe_question(tokens: int) -> prompts.Question:

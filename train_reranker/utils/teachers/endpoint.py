@@ -17,31 +17,26 @@ RESPONSE_FORMATS = ("json_schema", "json_object", None)  # from the strictest do
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointSettings:
-    """How to reach and ask one model.
+    """How to reach and ask one model; its request format applies until the endpoint refuses it."""
 
-    ``provider`` (of ``<provider>_setting``) and ``model_key`` are named in errors. In ``params``, ``do_sample`` and
-    ``max_new_tokens``, known only to local generation, are translated. ``model_revision`` distinguishes models of one
-    name. ``response_format`` (of ``RESPONSE_FORMATS``) and ``system_message`` apply until the endpoint refuses them.
-    """
-
-    provider: str
+    provider: str  # of the section ``<provider>_setting``
     base_url: str
     model: str
     api_keys: tuple[str, ...] = field(default=(), repr=False)
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)  # ``generation_params``
     timeout: float = TIMEOUT
     price: Price | None = None
     api_type: str = "openai"
     api_version: str | None = None
-    model_key: str = "generator_model"
-    model_revision: str | None = None
+    model_key: str = "generator_model"  # the key that the model came from, for messages
+    model_revision: str | None = None  # distinguishes models that are served under one name
     response_format: str | None = RESPONSE_FORMATS[0]
     system_message: bool = True
 
     def __post_init__(self) -> None:
         """Normalise keys, address and parameters; raise InputError for what no request can carry."""
         params = {name: value for name, value in self.params.items() if name != "do_sample" and value is not None}
-        if "max_new_tokens" in params:
+        if "max_new_tokens" in params:  # like do_sample, it is known to local generation only
             params.setdefault("max_tokens", params.pop("max_new_tokens"))
         object.__setattr__(self, "params", params)
         if "response_format" in params:

@@ -34,7 +34,7 @@ MAY_BE_BILLED = (
     Kind.TIMEOUT,
     Kind.CONNECTION,
     Kind.INVALID_RESPONSE,
-)  # the endpoint may have worked on it
+)  # it may have been worked on
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,14 @@ _DAILY = re.compile(r"per[- ]day|daily", re.I)
 _NO_MODEL = re.compile(r"model[^.]{0,80}(?:not exist|not found|unknown|is invalid)|(?:unknown|invalid) model", re.I)
 _NO_KEY = re.compile(r"api[ _-]?key[^.]{0,40}(?:not valid|invalid|missing|incorrect|required)|invalid_api_key", re.I)
 _NO_ACCESS = re.compile(
-    r"\bkey\b|api_key|token|credential|\bauth|permission|access|project|account|organi[sz]ation|subscri|\bplan\b|billing"
-    r"|region|countr|territor|location|\bmodel",
-    re.I,
+    r"(?i)\bkey\b|api_key|token|credential|\bauth|permission|access|project|account|organi[sz]ation|subscri|\bplan\b|billing"
+    r"|region|countr|territor|location|\bmodel"
 )
 _MODERATION = re.compile(r"flagged|moderat|content[ _]filter|safety", re.I)
 _TRANSIENT = re.compile(r"json_validate_failed|tool_use_failed|failed_generation|failed to generate json", re.I)
 _RETRY_AFTER = re.compile(
-    r'(?:retryDelay"\s*:\s*"|(?:try again|retry) (?:in|after) )'
-    r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?) ?s(?:ec\w*)?)?(?:(\d+(?:\.\d+)?)ms)?(?!\w)",
-    re.I,
+    r'(?i)(?:retryDelay"\s*:\s*"|(?:try again|retry) (?:in|after) )'
+    r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?) ?s(?:ec\w*)?)?(?:(\d+(?:\.\d+)?)ms)?(?!\w)"
 )
 _NEVER_CONNECTED = {
     "ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol", "LocalProtocolError", "TooManyRedirects",

@@ -36,11 +36,6 @@ class PromptLimits:
     longest_document: int = 0  # of the corpus, in bytes: it bounds the length of prompts
     seed: int = 0  # of the order in which windows are searched for an entity
 
-    @property
-    def windows(self) -> tuple[int, int]:
-        """Tokens per window, and windows per document, at most."""
-        return self.max_document_tokens, self.max_document_windows
-
 
 class _History:
     """How the questions of one kind went."""
@@ -54,10 +49,7 @@ class _History:
 
 
 class LLMTeacher(Teacher):
-    """One model extracts, one judges; every reply is kept on disk.
-
-    A question whose reply is invalid is asked again with a note of what was wrong, up to ``MAX_ATTEMPTS`` times.
-    """
+    """One model extracts, one judges; an invalid reply is asked for again, with a note of what was wrong."""
 
     def __init__(
         self,
@@ -75,7 +67,8 @@ class LLMTeacher(Teacher):
         self.ledger = ledger
         self.cache = ReplyCache(cache_path)
         self._extractor, self._judge, self._retry = extractor, judge, retry
-        self._limits = limits or PromptLimits()
+        self._limits = limits = limits or PromptLimits()
+        self._windows = limits.max_document_tokens, limits.max_document_windows
         self._probes: dict[str, asyncio.Task[None]] = {}  # of the context window, by model
         self._clients: dict[tuple[object, ...], Client] = {}
         self._history = {kind: _History() for kind in prompts.SCHEMAS}
@@ -107,7 +100,7 @@ class LLMTeacher(Teacher):
     async def extract(self, document: Document) -> BridgeEntity | None:
         """Return a bridge entity, or None if no window has one; BudgetSpent if the ledger allows no further call."""
         min_words = self._limits.min_segment_words
-        for window in context_window.windows_anywhere(document, self._limits.seed, *self._limits.windows):
+        for window in context_window.windows_anywhere(document, self._limits.seed, *self._windows):
             question = prompts.extraction(window, min_segment_words=min_words)
             read = partial(read_extraction, document=window, min_segment_words=min_words)
             if entity := await self._ask(self._extractor, question, read):
@@ -117,7 +110,7 @@ class LLMTeacher(Teacher):
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
         """Return whether one window of the candidate makes the second hop, ERROR if unanswered; raises as above."""
         verdicts: list[Verdict] = []
-        for window in context_window.windows_about(candidate, entity, *self._limits.windows):
+        for window in context_window.windows_about(candidate, entity, *self._windows):
             try:
                 verdicts.append(await self._ask(self._judge, prompts.judgement(entity, window), read_verdict))
             except TeacherError as error:
@@ -206,10 +199,11 @@ class LLMTeacher(Teacher):
     async def _probe(self, settings: EndpointSettings, client: Client) -> None:
         """Raise RunError unless the model's context window holds the longest prompt and its reply."""
         max_tokens = self._limits.max_document_tokens
-        longest_prompt = context_window.longest_prompt(self._limits.longest_document, max_tokens)
-        if longest_prompt < context_window.PROBE_FROM:
+        # Four bytes per token are right for Chinese, too, whose letters have three bytes.
+        longest_document = min(max_tokens, self._limits.longest_document // context_window.CHARS_PER_TOKEN)
+        tokens = context_window.rules_tokens() + longest_document + context_window.ROOM
+        if tokens < context_window.PROBE_FROM:
             return
-        tokens = longest_prompt + context_window.ROOM
         question = context_window.probe_question(tokens)
         key = request_key(settings.base_url, settings.model, question, settings.params)
         enlarge = f"give the model a context window of {tokens:,} tokens ({context_window.REMEDY})"

@@ -46,6 +46,7 @@ class Ledger:
         """Start at zero; None is no limit. ``max_cost`` is in the currency of the prices."""
         self.max_calls, self.max_cost = max_calls, max_cost
         self.calls = self.cache_hits = self.without_usage = 0
+        self.tokens_in = self.tokens_out = 0  # of all paid replies
         self.retries: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self.by_model: dict[str, Spent] = {}  # replies that were paid for
@@ -54,28 +55,16 @@ class Ledger:
         self._open, self._open_cost = 0, 0.0
 
     @property
-    def tokens_in(self) -> int:
-        """Prompt tokens of all paid replies."""
-        return sum(spent.tokens_in for spent in self.by_model.values())
-
-    @property
-    def tokens_out(self) -> int:
-        """Completion tokens of all paid replies."""
-        return sum(spent.tokens_out for spent in self.by_model.values())
-
-    @property
     def cost(self) -> float | None:
         """The cost of all replies; None if a model that replied has no price."""
         costs = [spent.cost for spent in self.by_model.values()]
         return None if None in costs else sum(cost for cost in costs if cost is not None)
 
     def expected_cost(self, model: str, price: Price | None, prompt_chars: int, max_tokens: int | None = None) -> float:
-        """Estimate the cost of one more call: four characters per token, and a reply like the model's longest so far.
-
-        Not the mean, as many calls may be in flight near the limit; ``max_tokens`` or 300 before the first reply.
-        """
+        """Estimate the cost of a call: four characters per token, and a reply like the model's longest so far."""
         if price is None:
             return 0.0
+        # Not like the mean, as many calls may be in flight near the limit.
         longest_reply = self.by_model[model].longest_reply if model in self.by_model else max_tokens or 300
         return price.of(prompt_chars // 4, longest_reply)
 
@@ -102,6 +91,8 @@ class Ledger:
         """Close an admitted request that was answered."""
         self.release(expected_cost, billed=False)
         self.calls += 1
+        self.tokens_in += tokens_in
+        self.tokens_out += tokens_out
         self.by_model[model] = self.by_model.get(model, Spent()).plus(price, tokens_in, tokens_out)
 
     def release(self, expected_cost: float, *, billed: bool) -> None:

@@ -76,8 +76,7 @@ class OfflineTeacher(Teacher):
     @property
     def settings(self) -> dict[str, Any]:
         """The two thresholds."""
-        thresholds = {"min_segment_words": self.min_segment_words, "min_new_words": self.min_new_words}
-        return {"teacher": "offline", **thresholds}
+        return {"teacher": "offline", "min_segment_words": self.min_segment_words, "min_new_words": self.min_new_words}
 
     async def extract(self, document: Document) -> BridgeEntity | None:
         """Return the first mention of another title that comes with a long enough segment, or None."""

@@ -27,8 +27,7 @@ class Question(NamedTuple):
 
 def _strict(properties: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of an object with exactly these keys, as strict mode requires."""
-    keys = {"properties": properties, "required": list(properties), "additionalProperties": False}
-    return {"type": "object", **keys}
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 _TEXT = {"type": "string"}

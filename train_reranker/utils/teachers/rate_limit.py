@@ -26,10 +26,7 @@ class RetryPolicy(NamedTuple):
 
 
 class RateLimiter:
-    """Limits how many requests are in flight, and holds all of them back while the endpoint is rate limited.
-
-    Each rate limit lowers the concurrency by a quarter, every reply raises it a little. Use it with ``async with``.
-    """
+    """Limits the requests in flight (``async with``), and holds all of them back while the endpoint is rate limited."""
 
     def __init__(self, retry: RetryPolicy, rng: random.Random) -> None:
         """Start at the maximum; ``rng`` adds jitter to the waits."""
@@ -65,7 +62,7 @@ class RateLimiter:
         return min(self._retry.longest_wait, wait) * (0.5 + self._rng.random() / 2)
 
     def speed_up(self) -> None:
-        """Note a reply."""
+        """Note a reply: raise the concurrency a little."""
         self._strikes = 0
         self._limit = min(self._max, self._limit + 0.25)
 

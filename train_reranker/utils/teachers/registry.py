@@ -69,11 +69,11 @@ def configured_endpoint(config: Config, role: str) -> EndpointSettings:
         raise InputError(f"{where}.api_key is missing; set an environment variable to the key and name it here")
     # As text, since YAML reads some versions as dates or numbers.
     versions = {name: str(setting[name]) for name in ("api_version", "model_revision") if setting.get(name) is not None}
+    given: dict[str, Any] = versions | _request_format(setting, where)
     return EndpointSettings(
         provider=provider, base_url=str(base_url), model=model, api_keys=keys, params=config.generation_params,
         timeout=_timeout(setting, where), price=_price(config, model), api_type=setting.get("api_type") or "openai",
-        model_key=key, response_format=_response_format(setting, where),
-        system_message=_system_message(setting, where), **versions,
+        model_key=key, **given,
     )  # fmt: skip
 
 
@@ -87,22 +87,15 @@ def _timeout(setting: Mapping[str, Any], where: str) -> float:
     return seconds
 
 
-def _response_format(setting: Mapping[str, Any], where: str) -> str | None:
-    given = setting.get("response_format")
-    if given is None or given is True:
-        return RESPONSE_FORMATS[0]
-    if given is False:
-        return None
-    if given not in RESPONSE_FORMATS:
+def _request_format(setting: Mapping[str, Any], where: str) -> dict[str, Any]:
+    response_format, system = setting.get("response_format"), setting.get("system_message")
+    if response_format is None or isinstance(response_format, bool):
+        response_format = None if response_format is False else RESPONSE_FORMATS[0]
+    if response_format not in RESPONSE_FORMATS:
         raise InputError(f"{where}.response_format must be json_schema, json_object or false")
-    return str(given)
-
-
-def _system_message(setting: Mapping[str, Any], where: str) -> bool:
-    given = setting.get("system_message")
-    if not (given is None or isinstance(given, bool)):
+    if not (system is None or isinstance(system, bool)):
         raise InputError(f"{where}.system_message must be true or false")
-    return given is not False
+    return {"response_format": response_format, "system_message": system is not False}
 
 
 def _api_keys(setting: Mapping[str, Any]) -> tuple[str, ...]:

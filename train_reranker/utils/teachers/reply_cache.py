@@ -71,9 +71,8 @@ def _digest(request: list[Any]) -> str:
 class ReplyCache:
     """One SQLite file of replies, which several processes may share.
 
-    Invalid replies are kept, too, so a resumed run goes through the same attempts for free. Replies to a question that
-    stayed unanswered are marked; :meth:`forget_failed` drops them. A killed process loses no reply that :meth:`once`
-    has returned; a power cut may lose the last few.
+    Invalid ones are kept, too, so a resumed run goes through the same attempts for free. Those to questions that stayed
+    unanswered are marked as failed. A killed process loses none that :meth:`once` returned; a power cut may lose a few.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,21 +81,18 @@ class ReplyCache:
         self._in_flight: dict[str, asyncio.Task[Reply]] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._open()
+            self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # another program may have written it
+            self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            foreign = version == 0 and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if foreign or version not in (0, _VERSION):
+                raise InputError(f"{path} is not a reply cache, or one of another version: move it away")
+            self._db.execute(_TABLE)
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
         except (sqlite3.Error, OSError) as error:
             hint = "stop the process that holds it, or move it away"
             raise InputError(f"{path} cannot be used as a reply cache ({error}): {hint}") from None
-
-    def _open(self) -> None:
-        self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-        self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # another program may have written it
-        self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        foreign = version == 0 and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if foreign or version not in (0, _VERSION):
-            raise InputError(f"{self.path} is not a reply cache, or one of another version: move it away")
-        self._db.execute(_TABLE)
-        self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def get(self, *keys: str) -> Reply | None:
         """Return the reply under the first of ``keys`` that has one, or None."""
@@ -120,18 +116,17 @@ class ReplyCache:
         if request := self._in_flight.get(keys.whole):
             return await asyncio.shield(request), True
         request = self._in_flight[keys.whole] = asyncio.create_task(self._fetch(keys, model, fetch))
-        request.add_done_callback(lambda done: self._finish(keys.whole, done))
+        # Retrieves the exception, so that asyncio does not warn if all callers are gone.
+        request.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(request), False
 
     async def _fetch(self, keys: CacheKeys, model: str, fetch: Callable[[], Awaitable[Reply]]) -> Reply:
-        reply = Reply(*encodable([*await fetch()]))
-        self.put(keys.truncated if reply.finish_reason == "length" else keys.whole, model, reply)
-        return reply
-
-    def _finish(self, key: str, request: asyncio.Task[Reply]) -> None:
-        del self._in_flight[key]
-        if not request.cancelled():
-            request.exception()  # retrieved, so that asyncio does not warn if all callers are gone
+        try:
+            reply = Reply(*encodable([*await fetch()]))
+            self.put(keys.truncated if reply.finish_reason == "length" else keys.whole, model, reply)
+            return reply
+        finally:
+            del self._in_flight[keys.whole]
 
     def mark_failed(self, keys: Iterable[str]) -> None:
         """Mark the replies to a question that stayed unanswered."""

@@ -138,10 +138,9 @@ def _with_key(value: Any, key: str, depth: int = 4) -> Iterator[dict[str, Any]]:
 
 # Tags around reasoning: <think>, </thinking>, [THINK], ◁/think▷, <seed:think>, <|END_THINKING|>, &lt;think&gt; etc.
 _REASONING = re.compile(
-    r"(?:[<\[◁]|&lt;)\s?[|｜]?(?P<end>/\s?|end_(?:of_)?)?(?:start_|begin_(?:of_)?)?(?:\w+[:_])?"
+    r"(?i)(?:[<\[◁]|&lt;)\s?[|｜]?(?P<end>/\s?|end_(?:of_)?)?(?:start_|begin_(?:of_)?)?(?:\w+[:_])?"
     r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad|monologue|cot)"
-    r"(?:\s[^<>\[\]]{0,80})?[|｜]?(?:[>\]▷]|&gt;)",
-    re.IGNORECASE,
+    r"(?:\s[^<>\[\]]{0,80})?[|｜]?(?:[>\]▷]|&gt;)"
 )
 # gpt-oss has one channel for its reasoning and another for its answer; some servers drop the marks around the names.
 _CHANNELS = re.compile(r"<\|channel\|>|\A\s*analysis(?=[A-Z])")

@@ -56,10 +56,9 @@ _DROPPED_LAST = {"temperature": 1, "max_completion_tokens": 2, "max_tokens": 3} 
 
 
 class RequestAdapter:
-    """Finds the format in which one model accepts requests: the configured one, less what the endpoint rejects.
+    """Finds the format in which a model accepts requests: the configured one, less what the endpoint rejects.
 
-    A refusal's wording is not reliable, so one thing after the other is left out. Once a format has brought a reply it
-    is settled: from then on, a refusal is about a question's text.
+    Once a format has brought a reply it is settled: from then on, a refusal is about a question's text.
     """
 
     _FORMAT = r"response_?format|json_schema|json_object|schema|strict|structured|guided|grammar"
@@ -81,8 +80,8 @@ class RequestAdapter:
     def trials(self, error: EndpointError) -> Generator[RequestFormat, EndpointError, None]:
         """Yield formats to try after an error of the current one, the likeliest first; send in the error of each.
 
-        What does not help is put back; what changes the error stays out, as things may be rejected one by one. In the
-        end all are left out at once, as they may be rejected in the same words.
+        What does not help is put back; what changes the error stays out. In the end all are left out at once, as they
+        may be rejected in the same words.
         """
         first, format_, tried = error, self.format, 0
         candidates = self._reduced(format_, error)
