@@ -73,5 +73,6 @@ def test_corners_give_a_table_and_a_page_without_a_crash(corner: str, tmp_path: 
 def test_an_unfinished_run_says_so() -> None:
     results = sources(base=[4, 3, 4], a=[1, 1, 2])
     unfinished, finished = (result_of(results, ["base", "a"], finished=done) for done in (False, True))
-    assert unfinished.summary == f"The run is unfinished, and its figures are preliminary. {finished.summary}"
-    assert "preliminary" in ablation_text(unfinished)
+    assert unfinished.headline == f"The run is unfinished, and its figures are preliminary. {finished.headline}"
+    assert ablation_text(unfinished).startswith(unfinished.headline)
+    assert ablation_text(finished).startswith(finished.summary)

@@ -56,6 +56,18 @@ def test_runs_of_other_budgets_are_compared_on_the_smaller(tmp_path: Path) -> No
     assert comparison.judged_difference == 0
 
 
+@pytest.mark.parametrize(("done", "finished"), [((True, True), True), ((True, False), False), ((False, True), False)])
+def test_a_comparison_is_as_finished_as_its_runs(tmp_path: Path, done: tuple[bool, bool], finished: bool) -> None:
+    rows = sources(x=[1, 2, 3])
+    runs = [
+        Run(tmp_path / f"{i}.json", ablation_result(rows, ["x"], "", budget=BUDGET, context=RunContext({}, one)))
+        for i, one in enumerate(done)
+    ]
+    compared = compare_runs(runs)
+    assert compared.finished is finished
+    assert ("preliminary" in compared.headline) is not finished
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"settings": {}, "sources": [{}]}', '{"settings": 1, "sources": 2}'])
 def test_file_that_is_not_a_run_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)

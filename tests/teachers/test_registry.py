@@ -84,7 +84,7 @@ def test_request_format_is_configured(tmp_path: Path, given: dict[str, Any], mea
     [
         *(("response_format", value) for value in ("yaml", 1, ["json_object"], {"type": "json_object"})),
         *(("system_message", value) for value in ("no", 0, [])),
-        *(("timeout", value) for value in (-1, "soon", float("nan"), float("inf"), [5])),
+        *(("timeout", value) for value in (0, -1, "soon", float("nan"), float("inf"), [5])),
         *(("base_url", value) for value in (8000, ["http://localhost:8000/v1"], "http://localhost:eighty/v1")),
     ],
 )
@@ -92,6 +92,17 @@ def test_unusable_value_is_an_input_error_that_names_its_key(tmp_path: Path, key
     with pytest.raises(InputError, match=rf"openai_setting\b.*{key}") as caught:
         configured(tmp_path, **{key: value})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "price", ["{input: .nan, output: 1}", "{input: 1, output: -3}", "{input: 1, output: .inf}", "{input: 1}"]
+)
+def test_a_price_that_would_defeat_the_cost_limit_is_refused(tmp_path: Path, price: str) -> None:
+    path = tmp_path / "c.yaml"
+    setting = "openai_setting: {api_key: k, base_url: http://localhost}"
+    path.write_text(f"generator_model: small\n{setting}\nprice_per_million_tokens: {price}\n")
+    with pytest.raises(InputError, match="two numbers of at least 0"):
+        configured_endpoint(load_config(path), "generator_model")
 
 
 def test_an_api_version_may_look_like_a_date(tmp_path: Path) -> None:

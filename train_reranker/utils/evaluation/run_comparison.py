@@ -58,7 +58,7 @@ def compare_runs(runs: Sequence[Run], arms: Sequence[str] | None = None) -> Abla
         other_queries += len({one.query for one in its.values()}) > 1
     figures, comparisons = arm_figures(sources, compared), arm_comparisons(sources, versus)
     return AblationResult(
-        title=f"{' and '.join(names)}, side by side",
+        title=f"{' and '.join(names)}, side by side", finished=all(run.result.finished for run in runs),
         settings={"runs": [str(run.path) for run in runs], "differing": differing(runs, names)},
         summary=summary(figures, comparisons), table=figures, comparisons=comparisons, sources=sources,
         extraction_errors=sum(source.error is not None for source in sources), other_queries=other_queries,

@@ -66,7 +66,7 @@ def _write(
         script_hash=Markup(f"sha256-{digest}"),
         tables=tables,
         plots=[plot._asdict() | {"svg": Markup(plot.inline())} for plot in plots],
-        summary=result.summary, settings=_texts(result.settings), versions=_texts(result.versions),
+        summary=result.headline, settings=_texts(result.settings), versions=_texts(result.versions),
         file=output.name, **values,
     )  # fmt: skip
     for plot in plots:

@@ -198,7 +198,7 @@ def reranker_test_tables(result: RerankerTestResult) -> list[Table]:
 
 def ablation_text(result: AblationResult) -> str:
     """Return what an ablation or a comparison of runs prints: the summary, then the tables."""
-    return result.summary + "\n" + "\n\n".join(one.text(SHOWN) for one in ablation_tables(result))
+    return result.headline + "\n" + "\n\n".join(one.text(SHOWN) for one in ablation_tables(result))
 
 
 def reranker_test_text(result: RerankerTestResult) -> str:

@@ -76,8 +76,10 @@ class FaissIndex:
         short = np.flatnonzero((rows < 0).any(1))
         if short.size and (ivf := faiss_files.inverted_file(self.index)):
             nprobe, ivf.nprobe = ivf.nprobe, ivf.nlist
-            scores[short], rows[short] = self.index.search(queries[short], n)
-            ivf.nprobe = nprobe
+            try:
+                scores[short], rows[short] = self.index.search(queries[short], n)
+            finally:
+                ivf.nprobe = nprobe
         return scores, rows
 
     def vectors(self, rows: Rows) -> np.ndarray:

@@ -79,7 +79,7 @@ def configured_endpoint(config: Config, role: str) -> EndpointSettings:
 
 def _timeout(setting: Mapping[str, Any], where: str) -> float:
     try:
-        seconds = float(setting.get("timeout") or TIMEOUT)
+        seconds = float(TIMEOUT if setting.get("timeout") is None else setting["timeout"])
     except (TypeError, ValueError):
         seconds = 0.0
     if not 0 < seconds < math.inf:
@@ -112,7 +112,10 @@ def _price(config: Config, model: str) -> Price | None:
     if entry is None:
         return None
     try:
-        return Price(float(entry["input"]), float(entry["output"]))
+        price = Price(float(entry["input"]), float(entry["output"]))
     except (KeyError, TypeError, ValueError):
+        price = Price(math.nan, math.nan)
+    if not all(0 <= side < math.inf for side in price):  # with NaN, no limit on cost would ever be reached
         key = f"price_per_million_tokens of {model}"
-        raise InputError(f"{config.path}: {key} must be two numbers, input and output") from None
+        raise InputError(f"{config.path}: {key} must be two numbers of at least 0, input and output")
+    return price
