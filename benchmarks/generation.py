@@ -40,7 +40,7 @@ from miniature import save_tiny_bert, write_corpus
 from utils.config import Config
 from utils.corpus.documents import Corpus
 from utils.files import write_json
-from utils.labelling.generation import Target, generate
+from utils.labelling.example_generation import Target, generate
 from utils.labelling.journal import open_journal
 from utils.labelling.record import ARM
 from utils.labelling.scheduler import Pipeline

@@ -191,7 +191,7 @@ def peak_memory() -> int:
 
 
 class RandomVectors:
-    """Random unit vectors around random centres, with the interface of :class:`utils.retrieval.vectors.VectorFile`."""
+    """Random unit vectors around random centres, with the interface of :class:`VectorFile`."""
 
     def __init__(self, size: int, seed: int) -> None:
         """Draw them."""

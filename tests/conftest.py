@@ -15,7 +15,6 @@ import yaml
 
 from miniature import CORPUS, FACTS, TOWNS, WORDS, LengthReranker, save_tiny_bert
 from utils.corpus.documents import Corpus
-from utils.retrieval import vectors
 from utils.retrieval.arms import BASE, FINE_TUNED
 from utils.retrieval.encoder import PASSAGE, Encoder, EncoderOptions
 from utils.retrieval.faiss_store import open_index
@@ -123,7 +122,7 @@ def retriever(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> R
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks even in a small corpus."""
-    monkeypatch.setattr(vectors, "DOCUMENTS_PER_BLOCK", 16)
+    monkeypatch.setattr(corpus_vectors, "DOCUMENTS_PER_BLOCK", 16)
 
 
 @pytest.fixture

@@ -19,13 +19,13 @@ KILLED = """
 import time
 from pathlib import Path
 
-from utils.retrieval import vectors
+from utils.retrieval import corpus_vectors
 from utils.corpus.documents import Corpus
 from utils.retrieval.encoder import PASSAGE, Encoder, EncoderOptions
 from utils.retrieval.faiss_store import open_index
 from utils.retrieval.milvus_store import open_milvus
 
-vectors.DOCUMENTS_PER_BLOCK, encode, blocks = 16, Encoder.encode, 0
+corpus_vectors.DOCUMENTS_PER_BLOCK, encode, blocks = 16, Encoder.encode, 0
 
 def encode_three(*args):
     global blocks

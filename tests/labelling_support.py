@@ -10,10 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from utils.labelling.ablation import compare_arms, compared
-from utils.labelling.generation import Target, generate
+from utils.labelling.example_generation import Target, generate
 from utils.labelling.journal import Journal, open_journal
 from utils.labelling.record import JudgedSource
+from utils.labelling.retrieval_ablation import compare_arms, compared
 from utils.labelling.scheduler import Pipeline
 from utils.retrieval.arms import ARMS
 from utils.retrieval.retriever import Retriever

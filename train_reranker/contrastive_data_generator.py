@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import cli
-from utils.labelling.generation import GenerationRun, Outputs, Target
+from utils.labelling.example_generation import GenerationRun, Outputs, Target
 from utils.labelling.judging import run_to_stop
 from utils.labelling.setup import Setup
 

@@ -18,9 +18,9 @@ from utils.errors import InputError
 from utils.evaluation.ablation_results import RunContext, ablation_result, titles
 from utils.evaluation.results import AblationResult
 from utils.files import check_output, write_json
-from utils.labelling.ablation import AblationRun, ArmSet, Excluded, choose_output, compared, journal_of
 from utils.labelling.journal import Journal, open_journal
 from utils.labelling.judging import run_to_stop
+from utils.labelling.retrieval_ablation import AblationRun, ArmSet, Excluded, choose_output, compared, journal_of
 from utils.labelling.setup import Setup
 from utils.labelling.sweep import Sweep, settings_to_try
 from utils.report.page import write_ablation_page

@@ -20,7 +20,7 @@ from utils import cli
 from utils.errors import EXIT_REGRESSION
 from utils.evaluation.paired import WORSE, PairedDifference, gate
 from utils.progress import log
-from utils.training import dry_run, launch
+from utils.training import dry_run_report, launch
 from utils.training.job import prepare
 from utils.training.run import run
 from utils.training.settings import TrainingSettings
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     job = prepare(settings)
     processes = launch.count_processes(settings.num_gpus)
     if options.dry_run:
-        print(dry_run.render(job, argv, processes))
+        print(dry_run_report.render(job, argv, processes))
         return 0
     if processes > 1:
         return launch.launch(__file__, argv, processes)

@@ -14,7 +14,7 @@ import pytest
 from labelling_support import SlowTeacher, pipeline_of, run
 from utils.errors import InputError
 from utils.files import dumps
-from utils.labelling.generation import Target, generate
+from utils.labelling.example_generation import Target, generate
 from utils.labelling.journal import open_journal, read_journal
 from utils.labelling.record import JudgedSource
 from utils.labelling.scheduler import BLOCK

@@ -37,7 +37,7 @@ from utils.retrieval.arms import ARMS
 from utils.schema import Outcome, Verdict
 from utils.teachers.language_model import LLMTeacher
 from utils.teachers.rate_limit import RetryPolicy
-from utils.teachers.text import content_words, sentences
+from utils.teachers.words import content_words, sentences
 
 KEY = "sk-proj-Wm4tRb7YzQe9LkNs"
 SOURCES = 200

@@ -12,8 +12,8 @@ from labelling_support import asking, pipeline_of
 from utils.errors import InputError, RunError
 from utils.evaluation.ablation_results import sweep_figures
 from utils.labelling import judging
-from utils.labelling.ablation import compare_arms
 from utils.labelling.journal import open_journal
+from utils.labelling.retrieval_ablation import compare_arms
 from utils.labelling.sweep import GRID, Setting, Sweep, settings_to_try, sweep
 from utils.retrieval.arms import ARMS
 from utils.retrieval.mmr import Lambdas

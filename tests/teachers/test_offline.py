@@ -10,7 +10,7 @@ from miniature import CORPUS
 from utils.corpus.documents import Corpus
 from utils.schema import BridgeEntity, Document, Outcome
 from utils.teachers.offline import OfflineTeacher, TitleFinder, name_of
-from utils.teachers.text import words
+from utils.teachers.words import words
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import numpy as np
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
 from utils.progress import progress_bar
+from utils.retrieval.corpus_vectors import Rows, VectorFile, blocks_of
 from utils.retrieval.encoder import Encoder, off_unit_length
-from utils.retrieval.vectors import Rows, VectorFile, blocks_of
 
 FLAT = "Flat"
 TRAINING_VECTORS, TRAINING_VECTORS_PER_LIST = 100_000, 64

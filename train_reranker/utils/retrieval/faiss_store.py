@@ -16,8 +16,8 @@ from utils.errors import InputError
 from utils.files import write_json
 from utils.progress import log
 from utils.retrieval import faiss_files
+from utils.retrieval.corpus_vectors import Rows, VectorFile, encode_rows
 from utils.retrieval.encoder import Encoder
-from utils.retrieval.vectors import Rows, VectorFile, encode_rows
 
 LISTS_PER_PROBE = 32
 SEARCH_PARAMETER = re.compile(r"\w+=0*[1-9]\d*(\.\d+)?")

@@ -14,8 +14,8 @@ import numpy as np
 
 from utils.corpus.documents import Corpus
 from utils.errors import InputError, RunError
+from utils.retrieval.corpus_vectors import Rows, blocks_of, encode_blocks
 from utils.retrieval.encoder import Encoder
-from utils.retrieval.vectors import Rows, blocks_of, encode_blocks
 
 ROW, VECTOR = "row", "vector"
 # The parameters of each index type when it is built and when it is searched, all whole numbers: Milvus Lite ignores

@@ -13,10 +13,10 @@ import numpy as np
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
 from utils.files import find
+from utils.retrieval.corpus_vectors import Rows
 from utils.retrieval.encoder import Encoder
 from utils.retrieval.faiss_store import FaissOptions, open_index
 from utils.retrieval.milvus_store import MilvusOptions, open_milvus
-from utils.retrieval.vectors import Rows
 
 if TYPE_CHECKING:
     from utils.config import Config

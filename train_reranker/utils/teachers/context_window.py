@@ -9,7 +9,7 @@ from itertools import accumulate
 from utils.schema import BridgeEntity, Document
 from utils.teachers import prompts
 from utils.teachers.reply_cache import Reply
-from utils.teachers.text import UNSPACED, content_words
+from utils.teachers.words import UNSPACED, content_words
 
 CHARS_PER_TOKEN = 4  # in scripts with spaces between words; in others a letter is about one token
 OVERLAP = 0.1  # share of a window, so that few passages are only seen in two halves

@@ -7,7 +7,7 @@ from typing import Any
 
 from utils.schema import BridgeEntity, Document, Outcome, SubQuestion, Verdict
 from utils.teachers.base import Teacher
-from utils.teachers.text import STOPWORDS, WORD, content_words, sentences, words
+from utils.teachers.words import STOPWORDS, WORD, content_words, sentences, words
 
 DISAMBIGUATION = re.compile(r"\s+\([^()]*\)$|,\s.*$")
 

@@ -7,7 +7,7 @@ from typing import Any
 from utils.schema import BridgeEntity, Document, Outcome, SubQuestion, Verdict
 from utils.teachers.reply_cache import Reply
 from utils.teachers.reply_json import Ambiguous, InvalidReply, find_objects, parse_json, reply_text
-from utils.teachers.text import count_words
+from utils.teachers.words import count_words
 
 QUERY_WORDS = range(5, 41)  # 10 to 20 are asked for; a good query that is a little off is not worth another call
 

@@ -6,7 +6,7 @@ from typing import Any
 from utils.errors import InputError, RunError
 from utils.models.devices import is_out_of_memory
 from utils.progress import log
-from utils.training import dry_run, launch, model_card
+from utils.training import dry_run_report, launch, model_card
 from utils.training.held_out import EvaluationHistory
 from utils.training.job import open_output
 from utils.training.settings import TrainingJob
@@ -74,7 +74,7 @@ def _log_start(job: TrainingJob, arguments: Any) -> None:
         )  # fmt: skip
     for note in facts.notes:
         log.warning("%s", note)
-    steps = dry_run.count_steps(job, arguments.world_size)
+    steps = dry_run_report.count_steps(job, arguments.world_size)
     if steps.warmup >= steps.total:
         log.warning("the only steps are warm-up, the first at a learning rate of 0: give more rows or --warmup_ratio 0")
     if job.resume:

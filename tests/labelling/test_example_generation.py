@@ -10,7 +10,7 @@ import pytest
 from labelling_support import run
 from utils.config import load_config
 from utils.errors import InputError, RunError
-from utils.labelling.generation import (
+from utils.labelling.example_generation import (
     GenerationRun,
     Outputs,
     Target,

@@ -14,7 +14,7 @@ from utils.config import Config
 from utils.data.rows import parse_example
 from utils.errors import InputError, RunError
 from utils.files import check_output, dumps, find, find_input, read_jsonl
-from utils.labelling.generation import REMEDIES
+from utils.labelling.example_generation import REMEDIES
 from utils.labelling.journal import Journal, differences, name_run, read_journal
 from utils.labelling.judging import Goal, judge_sources
 from utils.labelling.record import JudgedSource

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from utils.teachers.text import content_words, count_words, sentences
+from utils.teachers.words import content_words, count_words, sentences
 
 
 def test_words_are_counted_where_there_are_no_spaces() -> None:

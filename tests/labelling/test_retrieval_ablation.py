@@ -14,10 +14,18 @@ import pytest
 from endpoint import JUDGEMENT, ScriptedEndpoint, canned
 from labelling_support import SlowTeacher, asking, compare, pipeline_of, run
 from utils.files import write_jsonl
-from utils.labelling.ablation import NOTHING, RESULTS, Excluded, choose_output, compare_arms, explain_none, journal_of
-from utils.labelling.generation import Target, generate, labelled_examples
+from utils.labelling.example_generation import Target, generate, labelled_examples
 from utils.labelling.journal import open_journal
 from utils.labelling.record import JudgedSource
+from utils.labelling.retrieval_ablation import (
+    NOTHING,
+    RESULTS,
+    Excluded,
+    choose_output,
+    compare_arms,
+    explain_none,
+    journal_of,
+)
 from utils.labelling.scheduler import Pipeline
 from utils.retrieval.arms import ARMS
 from utils.retrieval.retriever import Retriever

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kills import kill_after_three_blocks
-from utils.retrieval import vectors
+from utils.retrieval import corpus_vectors
 from utils.retrieval.encoder import Encoder, EncoderOptions
 from utils.retrieval.faiss_store import open_index
 from utils.retrieval.retriever import Retriever
@@ -36,7 +36,7 @@ def test_vectors_of_another_encoder_are_not_resumed(
     retriever: Retriever, tiny_encoder: Path, tmp_path: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(vectors, "append_jsonl", lambda out, row: 1 / (2 - row["block"]))  # fails at block 2
+        patched.setattr(corpus_vectors, "append_jsonl", lambda out, row: 1 / (2 - row["block"]))  # fails at block 2
         with pytest.raises(ZeroDivisionError):
             open_index(retriever.corpus, retriever.encoder, tmp_path / "an.index")
     encoded.clear()
@@ -49,7 +49,7 @@ def test_flat_file_has_the_layout_of_faiss(retriever: Retriever, tmp_path: Path)
     flat.add(retriever.index.vectors(range(len(retriever.corpus))))
     faiss.write_index(flat, str(tmp_path / "faiss.index"))
     open_index(retriever.corpus, retriever.encoder, tmp_path / "ours.index")
-    header = len(vectors.flat_header(1, 1))
+    header = len(corpus_vectors.flat_header(1, 1))
     ours, theirs = ((tmp_path / name).read_bytes() for name in ("ours.index", "faiss.index"))
     assert ours[:header] == theirs[:header]
     assert len(ours) == len(theirs)
