@@ -15,6 +15,7 @@ import yaml
 
 from miniature import CORPUS, FACTS, TOWNS, WORDS, LengthReranker, save_tiny_bert
 from utils.corpus.documents import Corpus
+from utils.retrieval import corpus_vectors
 from utils.retrieval.arms import BASE, FINE_TUNED
 from utils.retrieval.encoder import PASSAGE, Encoder, EncoderOptions
 from utils.retrieval.faiss_store import open_index
