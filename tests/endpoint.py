@@ -439,7 +439,8 @@ def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 def free_port() -> int:
     """Return a free port below those that systems hand out, which nobody else is given before it is used."""
-    for port in random.sample(range(10_000, 30_000), 100):
+    # Trainings seed the global generator: two suites side by side would draw the same port.
+    for port in random.SystemRandom().sample(range(10_000, 30_000), 100):
         with socket.socket() as trial, suppress(OSError):
             trial.bind(("127.0.0.1", port))
             return port
