@@ -67,11 +67,12 @@ def _training(job: TrainingJob) -> str:
 
 
 def _snippets(job: TrainingJob) -> str:
-    name, length = job.output.name, job.lengths.pair
+    name, lengths = job.output.name, job.lengths
     return f'''```python
 from FlagEmbedding import FlagReranker
 
-reranker = FlagReranker("{name}", max_length={length})  # it reads no length from the folder
+# It reads no length from the folder.
+reranker = FlagReranker("{name}", max_length={lengths.pair}, query_max_length={lengths.query})
 print(reranker.compute_score([("query", "passage")]))
 ```
 
