@@ -109,7 +109,7 @@ def test_a_teacher_is_one_entry(example: None, retriever: Retriever, config_file
 
 @pytest.mark.parametrize("example", ["a metric"], indirect=True)
 def test_a_metric_is_one_entry(example: None) -> None:
-    assert evaluate([Pool(1, np.array([0.5, 0.9, 0.8, 0.7])), Pool(1, np.array([1.0, 0.2]))])["R@3"] == [0.0, 1.0]
+    assert evaluate([Pool.of(1, np.array([0.5, 0.9, 0.8, 0.7])), Pool.of(1, np.array([1.0, 0.2]))])["R@3"] == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("example", ["a store"], indirect=True)

@@ -51,7 +51,7 @@ def reranker_test(shift: float = 1.0, queries: int = 30) -> RerankerTestResult:
     examples = [ContrastiveExample(f"q{i}", ["p " * (1 + i % 7)], ["n"] * (2 + i % 3)) for i in range(queries)]
     noise = [rng.normal(size=1 + len(example.neg)) for example in examples]
     pools = {
-        name: [Pool(1, scores + by * (np.arange(len(scores)) == 0)) for scores in noise]
+        name: [Pool.of(1, scores + by * (np.arange(len(scores)) == 0)) for scores in noise]
         for name, by in ((MODEL, shift), ("baseline", 0.0))
     }
     return reranker_test_result(examples, pools, {"test_data": "test.jsonl"})

@@ -21,6 +21,7 @@ from utils.evaluation.metrics import (
     harmonic,
     pools_of,
     random_reciprocal_rank,
+    rankable,
     write_trec,
 )
 from utils.schema import ContrastiveExample
@@ -28,7 +29,7 @@ from utils.schema import ContrastiveExample
 
 def test_values_by_hand() -> None:
     # Ranking: negative (3), positive (2), negative (1), positive (0).
-    values = {metric: value[0] for metric, value in evaluate([Pool(2, np.array([2.0, 0.0, 3.0, 1.0]))]).items()}
+    values = {metric: value[0] for metric, value in evaluate([Pool.of(2, np.array([2.0, 0.0, 3.0, 1.0]))]).items()}
     assert values["MRR"] == 1 / 2
     assert values["P@1"] == 0
     assert values["MAP"] == pytest.approx((1 / 2 + 2 / 4) / 2)
@@ -44,8 +45,8 @@ def test_random_order_is_the_mean_over_all_orders(metric: str, positives: int, s
     pools = []
     for ranks in itertools.combinations(range(size), positives):
         others = [rank for rank in range(size) if rank not in ranks]
-        pools.append(Pool(positives, -np.array([*ranks, *others], dtype=float)))
-    assert np.mean(evaluate(pools)[metric]) == pytest.approx(METRICS[metric].expected(positives, size), abs=1e-9)
+        pools.append(Pool.of(positives, -np.array([*ranks, *others], dtype=float)))
+    assert np.mean(evaluate(pools)[metric]) == pytest.approx(METRICS[metric].expected(pools[0]), abs=1e-9)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 40])
@@ -68,14 +69,14 @@ def test_random_reciprocal_rank_of_large_pools() -> None:
 
 def test_a_pool_of_many_positives_is_ranked() -> None:
     scores = np.concatenate([np.arange(1.0, 6001), np.arange(0.5, 6000)])  # each positive above its own negative
-    rows = {row.metric: row for row in compare({"model": [Pool(6000, scores)]})}
+    rows = {row.metric: row for row in compare({"model": [Pool.of(6000, scores)]})}
     assert rows["pairwise accuracy"].values["model"] == pytest.approx((6000 * 6001 / 2) / 6000**2)
     assert rows["MRR"].values["model"] == 1
     assert rows["MRR"].random == pytest.approx(math.log(2), abs=1e-4)
 
 
 def test_one_score_for_all_is_no_better_than_random() -> None:
-    pools = [Pool(1, np.zeros(4))] * 4000
+    pools = [Pool.of(1, np.zeros(4))] * 4000
     rows = {row.metric: row for row in compare({"model": pools})}
     for metric, row in rows.items():
         assert row.values["model"] == pytest.approx(row.random, abs=0.03), metric
@@ -92,24 +93,25 @@ def drawn_pools(count: int = 60) -> list[Pool]:
     """Pools of unequal size with drawn scores, some of them equal."""
     rng = np.random.default_rng(3)
     shapes = [(int(rng.integers(1, 3)), int(rng.integers(3, 9))) for _ in range(count)]
-    return [Pool(positives, np.round(rng.normal(size=size), 1)) for positives, size in shapes]
+    return [Pool.of(positives, np.round(rng.normal(size=size), 1)) for positives, size in shapes]
 
 
 def test_random_order_is_ten_thousand_shuffles_to_three_decimals() -> None:
     # The mean over pools of unequal size, as a table has it; MRR and P@1 are worked out here, without ir-measures.
     rng = np.random.default_rng(0)
-    shapes = [(pool.positives, pool.size) for pool in drawn_pools(150)]
+    pools = drawn_pools(150)
+    shapes = [(pool.relevant, pool.size) for pool in pools]
     first = np.empty((10_000, len(shapes)))
     for column, (positives, size) in enumerate(shapes):
         ranks = rng.random((10_000, size)).argsort(axis=1).argsort(axis=1)[:, :positives]
         first[:, column] = ranks.min(axis=1) + 1
-    expected = {metric: np.mean([METRICS[metric].expected(*shape) for shape in shapes]) for metric in ("MRR", "P@1")}
+    expected = {metric: np.mean([METRICS[metric].expected(pool) for pool in pools]) for metric in ("MRR", "P@1")}
     assert np.mean(1 / first) == pytest.approx(expected["MRR"], abs=1e-3)
     assert np.mean(first == 1) == pytest.approx(expected["P@1"], abs=1e-3)
 
 
 def test_trec_files_give_the_same_figures_on_irmeasures_command_line(tmp_path: Path) -> None:
-    pools = [*drawn_pools(), Pool(1, np.zeros(1))]  # the last ranks nothing and is left out
+    pools = [*drawn_pools(), Pool.of(1, np.zeros(1))]  # the last ranks nothing and is left out
     write_trec(tmp_path, {"model": pools, "other": [pool._replace(scores=-pool.scores) for pool in pools]})
     ours = {row.metric: row.values["model"] for row in compare({"model": pools})}
     measures = {name: metric.measure for name, metric in METRICS.items() if isinstance(metric.measure, str)}
@@ -123,6 +125,24 @@ def test_trec_files_give_the_same_figures_on_irmeasures_command_line(tmp_path: P
     assert (tmp_path / "other.run").read_text().startswith("0 Q0 ")
 
 
+def test_grades_and_missed_documents_count() -> None:
+    pool = Pool(np.array([0, 2, 1]), np.array([3.0, 2.0, 1.0]), missed=(3,))
+    (ndcg,) = evaluate([pool])["nDCG@10"]
+    assert ndcg == pytest.approx((2 / math.log2(3) + 1 / 2) / (3 + 2 / math.log2(3) + 1 / 2))
+    orders = [pool._replace(scores=np.array(order, dtype=float)) for order in itertools.permutations(range(3))]
+    for metric, values in evaluate(orders).items():
+        assert np.mean(values) == pytest.approx(METRICS[metric].expected(pool), abs=1e-9), metric
+
+
+def test_a_pool_without_anything_relevant_is_all_zeros() -> None:
+    pool = Pool(np.array([0, 0]), np.array([2.0, 1.0]), missed=(1,))
+    assert rankable([pool]) == [pool]
+    values = {metric: value for metric, (value,) in evaluate([pool]).items()}
+    assert values.pop("pairwise accuracy") == 0.5
+    assert set(values.values()) == {0.0}
+    assert all(METRICS[metric].expected(pool) == 0 for metric in values)
+
+
 def test_metrics_are_those_of_sentence_transformers() -> None:
     from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
 
@@ -131,8 +151,8 @@ def test_metrics_are_those_of_sentence_transformers() -> None:
     samples = [
         {
             "query": str(i),
-            "positive": [str(j) for j in range(pool.positives)],
-            "negative": [str(j) for j in range(pool.positives, pool.size)],
+            "positive": [str(j) for j in range(pool.relevant)],
+            "negative": [str(j) for j in range(pool.relevant, pool.size)],
         }
         for i, pool in enumerate(pools)
     ]

@@ -15,7 +15,7 @@ from utils.schema import ContrastiveExample
 def test_comparisons_are_corrected_over_the_baselines_of_a_metric() -> None:
     rng = np.random.default_rng(2)
     examples = [ContrastiveExample(f"q{i}", ["p"], ["n"] * 4) for i in range(40)]
-    drawn = {name: [Pool(1, rng.normal(size=5)) for _ in examples] for name in ("model", "a", "b")}
+    drawn = {name: [Pool.of(1, rng.normal(size=5)) for _ in examples] for name in ("model", "a", "b")}
     result = reranker_test_result(examples, drawn, {})
     for metric in ("MRR", "MAP"):
         one, other = (row for row in result.comparisons if row.metric == metric)
@@ -34,7 +34,7 @@ def test_slices_cover_all_queries_once_for_each_kind() -> None:
 
 
 def test_separation_by_hand() -> None:
-    found = separation([Pool(1, np.array([3.0, 1.0])), Pool(1, np.array([0.0, 1.0]))])
+    found = separation([Pool.of(1, np.array([3.0, 1.0])), Pool.of(1, np.array([0.0, 1.0]))])
     assert (found.auc, found.positive_mean, found.negative_mean) == (0.5, 1.5, 1.0)
     assert found.gap == (2 - 1) / 2
     assert calibration_error(np.full(10, 40.0), np.full(10, -40.0)) == pytest.approx(0)
@@ -45,4 +45,4 @@ def test_separation_by_hand() -> None:
 
 def test_nothing_to_rank_is_refused() -> None:
     with pytest.raises(InputError, match="nothing to rank"):
-        reranker_test_result([ContrastiveExample("q", ["p"], [])], {"model": [Pool(1, np.zeros(1))]}, {})
+        reranker_test_result([ContrastiveExample("q", ["p"], [])], {"model": [Pool.of(1, np.zeros(1))]}, {})

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -18,15 +18,32 @@ from utils.schema import ContrastiveExample
 
 
 class Pool(NamedTuple):
-    """One query's passages: how many are positive, and a score for each, positives first."""
+    """One query's passages: a grade and a score for each, and what no order of them can bring back."""
 
-    positives: int
-    scores: np.ndarray
+    grades: np.ndarray  # whole numbers, (N,); above 0 is relevant, 0 also where nothing was judged
+    scores: np.ndarray  # higher is better, (N,)
+    missed: tuple[int, ...] = ()  # grades of the relevant documents that are not in the pool
+
+    @classmethod
+    def of(cls, positives: int, scores: np.ndarray) -> Self:
+        """Return a pool whose first ``positives`` passages are relevant, with grade 1, and the others are not."""
+        return cls(np.repeat([1, 0], [positives, len(scores) - positives]), scores)
 
     @property
     def size(self) -> int:
         """How many passages there are."""
         return len(self.scores)
+
+    @property
+    def relevant(self) -> int:
+        """How many of the passages are relevant."""
+        return int(np.sum(self.grades > 0))
+
+    @property
+    def ideal(self) -> np.ndarray:
+        """The grades of all relevant documents, also of those that are missed, best first."""
+        grades = np.append(self.grades[self.grades > 0], self.missed)
+        return np.sort(grades)[::-1]
 
 
 @functools.cache
@@ -36,34 +53,43 @@ def harmonic(n: int) -> float:
 
 
 @functools.cache
-def random_reciprocal_rank(positives: int, size: int) -> float:
-    """Return the expected 1/rank of the first positive of ``size`` passages in random order."""
-    ranks = np.arange(1, size - positives + 2)  # those that the first positive may have
+def random_reciprocal_rank(relevant: int, size: int) -> float:
+    """Return the expected 1/rank of the first relevant of ``size`` passages in random order, 0 if none is."""
+    if not relevant:
+        return 0.0
+    ranks = np.arange(1, size - relevant + 2)  # those that the first relevant one may have
     left = size + 1 - ranks  # passages from a rank on
-    none_above = np.cumprod(np.append(1.0, (left - positives)[:-1] / left[:-1]))
-    return float(np.sum(none_above * positives / left / ranks))
+    none_above = np.cumprod(np.append(1.0, (left - relevant)[:-1] / left[:-1]))
+    return float(np.sum(none_above * relevant / left / ranks))
 
 
-def random_average_precision(positives: int, size: int) -> float:
+def random_average_precision(pool: Pool) -> float:
     """Return the expected average precision of a random order.
 
-    A positive at rank r has, on average, (r − 1)(R − 1)/(n − 1) other positives above it.
+    A relevant passage at rank r has, on average, (r − 1)(R − 1)/(n − 1) other relevant ones above it.
     """
-    above = (positives - 1) / max(1, size - 1)
-    return harmonic(size) / size + above * (1 - harmonic(size) / size)
+    above = (pool.relevant - 1) / max(1, pool.size - 1)
+    found = harmonic(pool.size) / pool.size
+    return (found + above * (1 - found)) * pool.relevant / len(pool.ideal)
 
 
-def random_ndcg(positives: int, size: int, cutoff: int) -> float:
-    """Return the expected nDCG at a cutoff of a random order, with gain 1 for positives."""
-    discounts = 1 / np.log2(np.arange(2, cutoff + 2))
-    return float(positives / size * discounts[:size].sum() / discounts[:positives].sum())
+def random_ndcg(pool: Pool, cutoff: int) -> float:
+    """Return the expected nDCG at a cutoff of a random order; a passage's gain is its grade."""
+    expected = dcg(np.full(pool.size, np.maximum(pool.grades, 0).mean()), cutoff)
+    return expected / dcg(pool.ideal, cutoff)
+
+
+def dcg(grades: np.ndarray, cutoff: int) -> float:
+    """Return the discounted cumulative gain of grades in rank order (Järvelin and Kekäläinen, 2002), linear gains."""
+    top = np.maximum(grades[:cutoff], 0)
+    return float((top / np.log2(np.arange(2, len(top) + 2))).sum())
 
 
 class Metric(NamedTuple):
-    """How a metric is computed, and its expected value for R positives among n passages in random order."""
+    """How a metric is computed, and its expected value for a pool in random order."""
 
     measure: str | Callable[[Pool], float]  # in ir-measures' notation, or a function
-    expected: Callable[[int, int], float]
+    expected: Callable[[Pool], float]
 
 
 def pairs_of(examples: Sequence[ContrastiveExample]) -> list[tuple[str, str]]:
@@ -75,7 +101,7 @@ def pools_of(examples: Sequence[ContrastiveExample], scores: np.ndarray) -> list
     """Cut scores, of shape (pairs,) in the order of :func:`pairs_of`, into the examples' pools."""
     ends = np.cumsum([len(example.pos) + len(example.neg) for example in examples])
     cut = np.split(scores, ends[:-1])
-    return [Pool(len(example.pos), pool) for example, pool in zip(examples, cut, strict=True)]
+    return [Pool.of(len(example.pos), pool) for example, pool in zip(examples, cut, strict=True)]
 
 
 def evaluate(pools: Sequence[Pool], seed: int = 0) -> dict[str, list[float]]:
@@ -105,8 +131,9 @@ def trec(pools: Sequence[Pool], seed: int = 0) -> tuple[list[Any], list[Any]]:
         names = [f"{i:06d}" for i in range(pool.size)]
         rng.shuffle(names)
         for i, (name, score) in enumerate(zip(names, pool.scores, strict=True)):
-            qrels.append(Qrel(str(query), name, int(i < pool.positives)))
+            qrels.append(Qrel(str(query), name, int(pool.grades[i])))
             run.append(ScoredDoc(str(query), name, float(score)))
+        qrels += [Qrel(str(query), f"missed-{i}", grade) for i, grade in enumerate(pool.missed)]
     return qrels, run
 
 
@@ -127,33 +154,36 @@ def write_trec(folder: Path, models: Mapping[str, Sequence[Pool]]) -> None:
 
 
 def rankable(pools: Sequence[Pool]) -> list[Pool]:
-    """Return the pools that have a negative; there is nothing to rank in the others."""
-    return [pool for pool in pools if pool.size > pool.positives]
+    """Return the pools that an order can be right or wrong about: not all of the same grade, or some are missed."""
+    return [pool for pool in pools if pool.missed or np.ptp(pool.grades) > 0]
 
 
 def pairwise_accuracy(pool: Pool) -> float:
-    """Return the share of (positive, negative) pairs whose positive scores higher; a tie counts half."""
-    area = area_under_curve(pool.scores[: pool.positives], pool.scores[pool.positives :])
-    return math.nan if area is None else area
+    """Return the share of (relevant, other) pairs whose relevant passage scores higher.
+
+    A tie counts half; without any pair it is 0.5.
+    """
+    area = area_under_curve(pool.scores[pool.grades > 0], pool.scores[pool.grades <= 0])
+    return 0.5 if area is None else area
 
 
 METRICS = {
-    "MRR": Metric("RR", random_reciprocal_rank),
-    "nDCG@5": Metric("nDCG@5", lambda positives, size: random_ndcg(positives, size, 5)),
-    "nDCG@10": Metric("nDCG@10", lambda positives, size: random_ndcg(positives, size, 10)),
+    "MRR": Metric("RR", lambda pool: random_reciprocal_rank(pool.relevant, pool.size)),
+    "nDCG@5": Metric("nDCG@5", lambda pool: random_ndcg(pool, 5)),
+    "nDCG@10": Metric("nDCG@10", lambda pool: random_ndcg(pool, 10)),
     "MAP": Metric("AP", random_average_precision),
-    "P@1": Metric("P@1", lambda positives, size: positives / size),
-    "pairwise accuracy": Metric(pairwise_accuracy, lambda positives, size: 0.5),
+    "P@1": Metric("P@1", lambda pool: pool.relevant / pool.size),
+    "pairwise accuracy": Metric(pairwise_accuracy, lambda pool: 0.5),
 }
 
 
 def compare(models: Mapping[str, Sequence[Pool]]) -> list[MetricFigures]:
-    """Return each metric's figures over the pools that have a negative; all models, by name, have the same pools."""
+    """Return each metric's figures over the pools that can be ranked; all models, by name, have the same pools."""
     values = {name: evaluate(rankable(pools)) for name, pools in models.items()}
-    shapes = [(pool.positives, pool.size) for pool in rankable(next(iter(models.values())))]
+    pools = rankable(next(iter(models.values())))
     rows = []
     for metric, (_, expected) in METRICS.items():
         means = {name: fmean(found[metric]) for name, found in values.items()}
         intervals = {name: bootstrap_mean(found[metric]) for name, found in values.items()}
-        rows.append(MetricFigures(metric, means, intervals, fmean(expected(*shape) for shape in shapes)))
+        rows.append(MetricFigures(metric, means, intervals, fmean(expected(pool) for pool in pools)))
     return rows

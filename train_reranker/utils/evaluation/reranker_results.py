@@ -8,7 +8,7 @@ import numpy as np
 import scipy
 
 from utils.errors import InputError
-from utils.evaluation.metrics import METRICS, Pool, compare, evaluate, rankable
+from utils.evaluation.metrics import METRICS, Pool, compare, evaluate, random_reciprocal_rank, rankable
 from utils.evaluation.paired import NO_DIFFERENCE, correct, paired
 from utils.evaluation.results import Histogram, MetricFigures, ModelComparison, RerankerTestResult, Separation, Slice
 from utils.evaluation.statistics import area_under_curve, bootstrap_mean
@@ -65,7 +65,7 @@ def slices(examples: Sequence[ContrastiveExample], values: Mapping[str, Sequence
     """
     sizes = [len(example.pos) + len(example.neg) for example in examples]
     lengths = [round(fmean(len(text.split()) for text in example.pos)) for example in examples]
-    expected = [METRICS["MRR"].expected(len(one.pos), size) for one, size in zip(examples, sizes, strict=True)]
+    expected = [random_reciprocal_rank(len(one.pos), size) for one, size in zip(examples, sizes, strict=True)]
     found = []
     for kind, measured in (("passages in the pool", sizes), ("words of the positive", lengths)):
         for low, high in ranges(measured):
@@ -86,7 +86,8 @@ def ranges(values: Sequence[int]) -> list[tuple[int, int]]:
 
 def separation(pools: Sequence[Pool]) -> Separation:
     """Return how well a model's scores separate positives from negatives."""
-    cut = [np.split(pool.scores.astype(float), [pool.positives]) for pool in pools]
+    both = [pool for pool in pools if 0 < pool.relevant < pool.size]
+    cut = [[pool.scores[kind].astype(float) for kind in (pool.grades > 0, pool.grades <= 0)] for pool in both]
     positives, negatives = (np.concatenate(kind) for kind in zip(*cut, strict=True))
     gaps = [float(ours.mean() - others.mean()) for ours, others in cut]
     return Separation(
