@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "train_reranker"))
 
 
+from utils.data.judged import pools_of_rows
 from utils.data.rows import read_examples
 from utils.evaluation.metrics import evaluate, pairs_of, pools_of
 from utils.evaluation.paired import paired
@@ -80,8 +81,8 @@ def train_and_rank(settings: TrainingSettings, test: list[ContrastiveExample]) -
     with tempfile.TemporaryDirectory() as folder:
         job = prepare(replace(settings, output_dir=folder))
         run(job)
-        scores = open_reranker(folder).score(pairs_of(test), desc="held-out pools")
-    return evaluate(pools_of(test, scores))["MRR"], job.facts
+        scores = open_reranker(folder).score(pairs_of(pools_of_rows(test)), desc="held-out pools")
+    return evaluate(pools_of(pools_of_rows(test), scores))["MRR"], job.facts
 
 
 if __name__ == "__main__":

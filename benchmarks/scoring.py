@@ -25,6 +25,7 @@ from scipy.special import expit
 
 import shapes
 from shapes import BGE_M3, SMALL
+from utils.data.judged import pools_of_rows
 from utils.data.rows import parse_example, read_examples
 from utils.evaluation.metrics import pairs_of, pools_of
 from utils.report.text import percent, table
@@ -45,7 +46,7 @@ def main() -> None:
         shape = BGE_M3 if cuda else SMALL
         model = Path(args.model) if args.model else shapes.make_model(Path(folder), shape, dropout=0.1)
         examples = read_examples([args.data]) if args.data else drawn(args.queries, args.pool)
-        pairs = pairs_of(examples)
+        pairs = pairs_of(pools_of_rows(examples))
         scorers = open_scorers(model, args, cuda)
         times: dict[str, list[float]] = {name: [] for name in scorers}
         scores: dict[str, np.ndarray] = {}
@@ -112,7 +113,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Return a scorer's median time, its ratio to FlagReranker's in each turn, and how far its scores are apart."""
     orders = [
-        [np.argsort(-pool.scores, kind="stable").tolist() for pool in pools_of(examples, scores[who])]
+        [np.argsort(-pool.scores, kind="stable").tolist() for pool in pools_of(pools_of_rows(examples), scores[who])]
         for who in (name, FLAG)
     ]
     seconds = statistics.median(times[name])

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from utils import cli
+from utils.data.judged import pools_of_rows
 from utils.data.rows import read_examples
 from utils.errors import EXIT_REGRESSION
 from utils.evaluation.metrics import Pool, pairs_of, pools_of, rankable, write_trec
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     output = check_output(args.output_file)
     examples = read_examples([args.test_data], "test data")
     models = {MODEL: args.model_path} | name_baselines(args.baseline_model)
-    pools = {name: pools_of(examples, score(args, path, examples)) for name, path in models.items()}
+    pools = {name: pools_of(pools_of_rows(examples), score(args, path, examples)) for name, path in models.items()}
     warn_of_ties(models, pools)
     settings = models | {"test_data": args.test_data, "queries": len(examples), "max_length": args.max_length}
     result = reranker_test_result(examples, pools, settings)
@@ -82,7 +83,7 @@ def name_baselines(paths: Sequence[str]) -> dict[str, str]:
 def score(args: argparse.Namespace, path: str, examples: list[ContrastiveExample]) -> np.ndarray:
     """Return the scores of one model for all pairs."""
     reranker = open_reranker(path, max_length=args.max_length, batch_size=args.batch_size)
-    return reranker.score(pairs_of(examples), desc=f"scoring with {Path(path).name}")
+    return reranker.score(pairs_of(pools_of_rows(examples)), desc=f"scoring with {Path(path).name}")
 
 
 def warn_of_ties(models: Mapping[str, str], pools: Mapping[str, Sequence[Pool]]) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import train_reranker
 from trainings import evaluations, train_evaluated, write_rows
+from utils.data.judged import pools_of_rows
 from utils.errors import EXIT_REGRESSION
 from utils.evaluation.paired import BETTER, NO_DIFFERENCE, WORSE, PairedDifference
 from utils.schema import ContrastiveExample
@@ -123,8 +124,8 @@ def test_folder_holds_the_best_model(trained: Path, data: Path) -> None:
 
     found = evaluations(trained)
     rows = held_out.hold_out(read_examples([data]), 0.1, 42).test
-    scores = open_reranker(trained, max_length=32, half=False).score(metrics.pairs_of(rows))
-    (row, *_) = metrics.compare({"model": metrics.pools_of(rows, scores)})
+    scores = open_reranker(trained, max_length=32, half=False).score(metrics.pairs_of(pools_of_rows(rows)))
+    (row, *_) = metrics.compare({"model": metrics.pools_of(pools_of_rows(rows), scores)})
     assert row.values["model"] == pytest.approx(found["best"]["MRR"], abs=1e-3)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from utils.errors import InputError
 from utils.files import find_input, read_jsonl
 from utils.progress import log
-from utils.schema import Document
+from utils.schema import ContrastiveExample, Document
 
 SPLITS = ("test", "dev", "validation", "train")  # which qrels of a folder are read, first match
 
@@ -128,6 +130,34 @@ def _fields(path: Path) -> Iterator[tuple[int, list[str]]]:
                     yield number, line.split()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
+
+
+class JudgedPool(NamedTuple):
+    """One query with the passages that are to be ranked, in the first stage's order where there is one."""
+
+    query: str
+    passages: list[str]
+    grades: np.ndarray  # whole numbers, (N,); above 0 is relevant, 0 also where nothing was judged
+    missed: tuple[int, ...] = ()  # grades of the relevant documents that are not among the passages
+    first: np.ndarray | None = None  # the first stage's scores, (N,)
+
+
+def pools_of_rows(rows: Iterable[ContrastiveExample]) -> list[JudgedPool]:
+    """Return each row's pool: its positives with grade 1, then its negatives with grade 0."""
+    return [JudgedPool(row.query, row.passages, np.repeat([1, 0], [len(row.pos), len(row.neg)])) for row in rows]
+
+
+def pools_of_run(judged: JudgedSet, run: Run) -> list[JudgedPool]:
+    """Return the pool of each query of a judged set, best first as its run has it; empty where the run has nothing."""
+    pools = []
+    for query, text in judged.queries.items():
+        grades, found = judged.grades[query], run.get(query, {})
+        ranked = sorted(found, key=lambda document: -found[document])
+        lost = tuple(grade for document, grade in grades.items() if grade > 0 and document not in found)
+        known = np.array([grades.get(document, 0) for document in ranked], dtype=int)
+        scores = np.array([found[document] for document in ranked], dtype=float)
+        pools.append(JudgedPool(text, [judged.documents[document] for document in ranked], known, lost, scores))
+    return pools
 
 
 def missed(judged: JudgedSet, run: Mapping[str, Mapping[str, Any]]) -> float:

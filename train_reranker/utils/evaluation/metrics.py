@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from utils.data.judged import JudgedPool
 from utils.evaluation.results import MetricFigures
 from utils.evaluation.statistics import area_under_curve, bootstrap_mean
 from utils.files import replacing
-from utils.schema import ContrastiveExample
 
 
 class Pool(NamedTuple):
@@ -92,16 +92,16 @@ class Metric(NamedTuple):
     expected: Callable[[Pool], float]
 
 
-def pairs_of(examples: Sequence[ContrastiveExample]) -> list[tuple[str, str]]:
-    """Return all (query, passage) pairs in order: each example's positives, then its negatives."""
-    return [(example.query, passage) for example in examples for passage in (*example.pos, *example.neg)]
+def pairs_of(judged: Sequence[JudgedPool]) -> list[tuple[str, str]]:
+    """Return all (query, passage) pairs, pool by pool."""
+    return [(pool.query, passage) for pool in judged for passage in pool.passages]
 
 
-def pools_of(examples: Sequence[ContrastiveExample], scores: np.ndarray) -> list[Pool]:
-    """Cut scores, of shape (pairs,) in the order of :func:`pairs_of`, into the examples' pools."""
-    ends = np.cumsum([len(example.pos) + len(example.neg) for example in examples])
+def pools_of(judged: Sequence[JudgedPool], scores: np.ndarray) -> list[Pool]:
+    """Return the pools with their scores, of shape (pairs,) in the order of :func:`pairs_of`."""
+    ends = np.cumsum([len(pool.passages) for pool in judged])
     cut = np.split(scores, ends[:-1])
-    return [Pool.of(len(example.pos), pool) for example, pool in zip(examples, cut, strict=True)]
+    return [Pool(one.grades, each, one.missed) for one, each in zip(judged, cut, strict=True)]
 
 
 def evaluate(pools: Sequence[Pool], seed: int = 0) -> dict[str, list[float]]:

@@ -1,10 +1,8 @@
-"""BM25 over a list of texts, and the fusion of rankings: first stages that need no model."""
+"""BM25 over a list of texts: a first stage that needs no model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
 
@@ -30,25 +28,8 @@ class BM25:
         return np.asarray(self._index.get_scores(_tokens([query])[0]))
 
 
-def _tokens(texts: Sequence[str]) -> Any:
+def _tokens(texts: Sequence[str]) -> list[list[str]]:
     import bm25s
 
-    return bm25s.tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
-
-
-def reciprocal_rank_fusion(*scores: np.ndarray, k: int = 60) -> np.ndarray:
-    """Return the fused scores of several rankings of the same documents (Cormack et al., SIGIR 2009).
-
-    Args:
-        scores: each ranking's scores, higher is better, (N,); ties keep their order.
-        k: dampens the weight of the top ranks.
-
-    Returns:
-        The sum of 1 / (k + rank) over the rankings, (N,), ranks from 1.
-    """
-    fused = np.zeros(len(scores[0]))
-    for one in scores:
-        ranks = np.empty(len(one))
-        ranks[np.argsort(-one, kind="stable")] = np.arange(1, len(one) + 1)
-        fused += 1 / (k + ranks)
-    return fused
+    found = bm25s.tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
+    return [words or [""] for words in found]  # bm25s fails on texts without a word

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.data.judged import pools_of_rows
 from utils.data.split import Labelled, Split, split_examples
 from utils.errors import InputError
 from utils.evaluation import metrics
@@ -70,7 +71,7 @@ class EvaluationHistory:
 
         Step 0 is the base model, with which the best of the others is compared.
         """
-        values = metrics.evaluate(metrics.pools_of(self.examples, scores))
+        values = metrics.evaluate(metrics.pools_of(pools_of_rows(self.examples), scores))
         mrr, ndcg = (float(np.mean(values[metric])) for metric in METRICS)
         new = Evaluation(step, mrr, ndcg, values["MRR"])
         self.evaluations = [*(earlier for earlier in self.evaluations if earlier.step < step), new]
