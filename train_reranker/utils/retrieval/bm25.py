@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -32,4 +33,4 @@ def _tokens(texts: Sequence[str]) -> list[list[str]]:
     import bm25s
 
     found = bm25s.tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
-    return [words or [""] for words in found]  # bm25s fails on texts without a word
+    return [words or [" "] for words in found]  # bm25s fails on texts without a word, and "" is its own
