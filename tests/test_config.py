@@ -27,7 +27,7 @@ def test_demo_is_offline_and_documented_defaults_hold() -> None:
     config = load_config()
     assert config.generator_model == "offline"
     assert (config.lambda1, config.lambda2, config.lambda3) == (0.85, 0.05, 0.1)
-    assert config.rerank_pool_factor == 1
+    assert (config.rerank_pool_factor, config.rerank_weight) == (1, 1)
 
 
 def test_example_documents_every_key() -> None:
@@ -91,6 +91,9 @@ def test_key_never_shows(tmp_path: Path) -> None:
         ("lamda1: 1\nsed: 3", "did you mean 'seed'?"),
         ("seed: many", "seed must be of type int, not 'many'"),
         ("lambda1: .nan", "lambda1 must be a finite number, not nan"),
+        ("rerank_weight: 1.5", "rerank_weight must be from 0 to 1, not 1.5"),
+        ("rerank_weight: -1", "rerank_weight must be from 0 to 1, not -1"),
+        ("rerank_weight: .nan", "rerank_weight must be a finite number, not nan"),
         ("max_document_windows: 0", "max_document_windows must be at least 1, not 0"),
         ("retrieval_batch_size: -1", "retrieval_batch_size must be at least 1, not -1"),
         ("[" * 3000, "nested too deeply"),

@@ -2,7 +2,7 @@
 
     python rerank_ablation_test.py --num 50 --ft_model ./output_new --exclude_data ./data/train_data.jsonl
     python rerank_ablation_test.py --config my.yaml --single diverse --doc_ids ./sampled_doc_ids.txt
-    python rerank_ablation_test.py --num 200 --sweep_lambdas --sweep_pool_factor 1 2 4
+    python rerank_ablation_test.py --num 200 --sweep_lambdas --sweep_pool_factor 1 2 4 --sweep_rerank_weight
 
 The five arms are the nearest documents (standard), the MMR-diverse ones (diverse), and both sorted by a base reranker
 (zs, diverse_zs) or by the fine-tuned one (diverse_ft). All arms see the same sources, entities and queries, and a
@@ -45,6 +45,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="also try these MMR weights on the same sources; none: a grid of 16 (default: no sweep)")  # fmt: skip
     add("--sweep_pool_factor", nargs="+", type=cli.positive, metavar="N",
         help="also try fetching this many times --candidates for reranking (default: no sweep)")  # fmt: skip
+    add("--sweep_rerank_weight", nargs="*", type=cli.weight, metavar="W",
+        help="also try these weights of the reranker; none: 0, 0.25, 0.5, 0.75, 1 (default: no sweep)")  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -78,9 +80,11 @@ def open_run(args: argparse.Namespace) -> AblationRun:
     """Return the run that the flags describe, with its rerankers loaded."""
     setup = Setup.from_flags(args, args.candidates, Path("./data"))
     cli.use_gpus(setup.config.gpu_id)
-    own, excluded = (setup.weights, setup.config.rerank_pool_factor), Excluded.read(args.exclude_data)
+    own = (setup.weights, setup.config.rerank_pool_factor, setup.config.rerank_weight)
+    excluded = Excluded.read(args.exclude_data)
     arm_set = ArmSet.open(setup.config, args.single, args.ft_model)
-    sweep = settings_to_try(arm_set.arms, own, args.sweep_lambdas, args.sweep_pool_factor)
+    tried = args.sweep_lambdas, args.sweep_pool_factor, args.sweep_rerank_weight
+    sweep = settings_to_try(arm_set.arms, own, *tried)
     return AblationRun(setup, arm_set, args.num, args.baseline, excluded, sweep)
 
 

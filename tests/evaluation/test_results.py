@@ -42,7 +42,8 @@ def test_ablation_of_an_earlier_version_is_read() -> None:
         assert {arm: trial.attempts for arm, trial in source.trials.items()} == {
             arm: t["attempts"] for arm, t in row["arms"].items()
         }
-    assert [(row.arm, row.lambda1) for row in result.sweep] == [("diverse", 1.0), ("diverse_zs", 1.0)]
+    swept = [("diverse", 1.0, 1.0), ("diverse_zs", 1.0, 1.0)]
+    assert [(row.arm, row.lambda1, row.rerank_weight) for row in result.sweep] == swept
     assert list(result.left_out) == ["diverse_ft"]
 
 

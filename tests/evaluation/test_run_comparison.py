@@ -83,3 +83,11 @@ def test_file_of_an_earlier_version_is_compared(tmp_path: Path) -> None:
     assert result.table[0].label == "nearest"
     assert result.title == "ablation_v1 and now, side by side"
     assert result.documents == earlier.result.documents
+
+
+@pytest.mark.parametrize(("weight", "differs"), [(1.0, False), (0.5, True)])
+def test_file_without_a_rerank_weight_is_of_weight_1(tmp_path: Path, weight: float, differs: bool) -> None:
+    old = write_run(tmp_path / "old.json", sources(x=[1]))
+    new = write_run(tmp_path / "new.json", sources(x=[1]), rerank_weight=weight)
+    told = {"rerank_weight": {"old": 1.0, "new": weight}} if differs else {}
+    assert compare_runs([old, new]).settings["differing"] == told

@@ -54,6 +54,18 @@ def test_other_settings_are_refused_with_the_difference(retriever: Retriever, tm
         assert journal.rows == []
 
 
+def test_a_journal_of_before_fusion_is_of_weight_1(retriever: Retriever, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    run(retriever, OfflineTeacher(retriever.corpus), path)
+    told = "rerank_weight: 1.0 then, 0.5 now"
+    with pytest.raises(InputError, match=told), open_journal(path, {"seed": 1, "rerank_weight": 0.5}):
+        pass
+    with open_journal(path, {"seed": 1, "rerank_weight": 1.0}) as journal:
+        assert journal.rows
+    with pytest.raises(InputError, match=told), open_journal(path, {"seed": 1, "rerank_weight": 0.5}):
+        pass
+
+
 def test_a_journal_is_held_by_one_run(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     with open_journal(path, {}), pytest.raises(InputError, match="another run is writing"), open_journal(path, {}):

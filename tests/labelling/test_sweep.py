@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from endpoint import ScriptedEndpoint, canned
@@ -15,16 +18,18 @@ from utils.labelling import judging
 from utils.labelling.journal import open_journal
 from utils.labelling.retrieval_ablation import compare_arms
 from utils.labelling.sweep import GRID, Setting, Sweep, settings_to_try, sweep
-from utils.retrieval.arms import ARMS
+from utils.retrieval.arms import ARMS, BASE
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import Retriever
 from utils.schema import Outcome, Verdict
+from utils.scoring import Scorer
 from utils.teachers.language_model import LLMTeacher
+from utils.teachers.offline import OfflineTeacher
 
 WEIGHTS = Lambdas(0.85, 0.05, 0.1)
-OWN = (WEIGHTS, 1)
+OWN = (WEIGHTS, 1, 1.0)
 CANDIDATES, SOURCES = 3, 40
-TRIED = settings_to_try(list(ARMS), OWN, [(0.5, 0.25, 0.25), tuple(WEIGHTS)], [1, 2])
+TRIED = settings_to_try(list(ARMS), OWN, [(0.5, 0.25, 0.25), tuple(WEIGHTS)], [1, 2], [0.5, 1.0])
 
 
 def test_grid_follows_what_an_arm_can_vary() -> None:
@@ -32,8 +37,19 @@ def test_grid_follows_what_an_arm_can_vary() -> None:
     assert all(sum(weights) == pytest.approx(1) for weights in GRID)
     (one,) = settings_to_try(["zs", "diverse"], OWN, None, [3])
     assert one == Setting("zs", WEIGHTS, 3)
+    assert settings_to_try(["zs"], OWN) == []
+    fused = settings_to_try(["zs", "diverse"], (WEIGHTS, 2, 0.5), rerank_weights=[])
+    assert fused == [Setting("zs", WEIGHTS, 2, weight) for weight in (0, 0.25, 0.5, 0.75, 1)]
+    (diverse,) = settings_to_try(["diverse"], (WEIGHTS, 2, 0.5), [(1, 0, 0)])
+    assert diverse == Setting("diverse", Lambdas(1, 0, 0), 2, 0.5)
     with pytest.raises(InputError, match="changes none of standard"):
         settings_to_try(["standard"], OWN, [], [2])
+
+
+def test_names_of_settings_without_fusion_are_as_they_were() -> None:
+    """Journals file trials under them."""
+    assert Setting("zs", WEIGHTS, 2).name == "zs λ 0.85 0.05 0.1 ×2"
+    assert Setting("zs", WEIGHTS, 2, 0.25).name == "zs λ 0.85 0.05 0.1 ×2 w 0.25"
 
 
 def observing(retriever: Retriever, path: Path) -> Any:
@@ -67,6 +83,32 @@ def test_sweep_asks_only_for_pairs_that_were_not_judged(synthetic: Retriever, tm
         if setting in own:  # the run's own setting gives the run's own figures, and costs nothing
             assert row.verdicts_asked == row.judged_difference == 0
             assert row.successes == sum(r.trials[own[setting]].success for r in swept.sources)
+
+
+def test_scores_are_computed_once_however_many_weights(retriever: Retriever, tmp_path: Path) -> None:
+    class Counting:
+        def __init__(self, inner: Scorer) -> None:
+            self.inner, self.pairs = inner, list[tuple[str, str]]()
+
+        def score(self, pairs: Sequence[tuple[str, str]], desc: str | None = None) -> np.ndarray:
+            self.pairs += pairs
+            return self.inner.score(pairs)
+
+    counting = Counting(retriever.rerankers[BASE])
+    retriever.rerankers = {BASE: counting}
+    pipeline = pipeline_of(retriever, OfflineTeacher(retriever.corpus), CANDIDATES)
+    tried = settings_to_try(["zs"], OWN, rerank_weights=[])
+    with open_journal(tmp_path / "j.jsonl", {}) as journal:
+        asyncio.run(compare_arms(pipeline, ["standard", "zs"], SOURCES, journal))
+        counting.pairs.clear()
+        asyncio.run(sweep(tried, pipeline, journal))
+        swept = Sweep.read(tried, journal)
+    assert len(counting.pairs) == len(set(counting.pairs)) == len(swept.sources) * CANDIDATES > 0
+    names = [setting.name for setting in swept.asked]
+    for row in swept.sources:
+        assert row.trials[names[0]].retrieved == row.trials["standard"].retrieved  # weight 0
+        assert row.trials[names[-1]].retrieved == row.trials["zs"].retrieved
+    assert [row.rerank_weight for row in sweep_figures(swept, CANDIDATES)] == [0, 0.25, 0.5, 0.75, 1]
 
 
 def test_sweep_killed_after_any_setting_resumes_byte_for_byte(synthetic: Retriever, tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ def test_sweep_has_a_panel_for_each_arm_and_factor() -> None:
     plot = ablation_plots(replace(result, sweep=rows))[-1]
     assert [axes.get_title() for axes in plot.figure.axes] == ["base ×1", "a ×1"]
     assert "Fewest: 1.50 by base" in plot.description
+    fused = [replace(row, rerank_weight=0.25) if row.arm == "a" else row for row in rows]
+    plot = ablation_plots(replace(result, sweep=fused))[-1]
+    assert [axes.get_title() for axes in plot.figure.axes] == ["base ×1 w 1", "a ×1 w 0.25"]
 
 
 def test_nothing_is_drawn_of_nothing() -> None:

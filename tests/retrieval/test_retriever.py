@@ -22,8 +22,8 @@ from utils.retrieval.arms import ARMS, BASE, FINE_TUNED
 from utils.retrieval.encoder import QUERY, Encoder, EncoderOptions
 from utils.retrieval.faiss_store import open_index
 from utils.retrieval.mmr import Lambdas
-from utils.retrieval.retriever import Retriever, open_retrieval
-from utils.schema import Document
+from utils.retrieval.retriever import Reranking, Retriever, open_retrieval
+from utils.schema import Candidate, Document
 from utils.scoring import open_reranker
 
 
@@ -87,15 +87,65 @@ def test_all_chunks_of_the_source_are_left_out(retriever: Retriever) -> None:
             assert all(candidate.document.doc_id != source.doc_id for candidate in candidates)
 
 
+def reranking(one: Retriever, **how: Any) -> Retriever:
+    """The retriever with another way of reranking."""
+    return Retriever(one.corpus, one.encoder, one.index, one.weights, one.rerankers, Reranking(**how))
+
+
 def test_pool_factor_fetches_more_for_the_reranker(retriever: Retriever) -> None:
     source = retriever.corpus[0]
-    wide = Retriever(
-        retriever.corpus, retriever.encoder, retriever.index, retriever.weights, retriever.rerankers, pool_factor=4
-    )
+    wide = reranking(retriever, pool_factor=4)
     (got,) = wide.retrieve(["standard", "zs"], ["salt lake"], [source], 5)
     (all_20,) = retriever.retrieve(["zs"], ["salt lake"], [source], 20)
     assert got["zs"] == all_20["zs"][:5]
     assert len(got["standard"]) == 5
+
+
+class ByTitle:
+    """Scores passages by a table of what they end with."""
+
+    def __init__(self, **scores: float) -> None:
+        self.scores = scores
+
+    def score(self, pairs: list[tuple[str, str]], desc: str | None = None) -> np.ndarray:
+        return np.array([self.scores[passage[-1]] for _, passage in pairs])
+
+
+def test_fused_scores_by_hand(retriever: Retriever) -> None:
+    """Similarities of 3, 2, 1 are z-scores of z, 0, −z, as ranks are; the reranker's of 0, 6, 3 are −z, z, 0."""
+    found = [Candidate(Document(str(i), "", letter), float(3 - i)) for i, letter in enumerate("abc")]
+    z = math.sqrt(1.5)
+    for arm, candidates in (("zs", found), ("diverse_zs", [found[0], found[1], found[2]._replace(score=2.5)])):
+        for weight, order, scores in (
+            (0.0, "abc", [z, 0, -z]),
+            (0.25, "abc", [z / 2, z / 4, -3 * z / 4]),
+            (0.5, "bac", [z / 2, 0, -z / 2]),
+            (1.0, "bca", [6, 3, 0]),  # the reranker's own
+        ):
+            fused = reranking(retriever, weight=weight)
+            fused.rerankers = {BASE: ByTitle(a=0, b=6, c=3)}  # type: ignore[dict-item]
+            (got,) = fused._rerank(["q"], {arm: [candidates]})[arm]
+            assert "".join(one.document.contents for one in got) == order
+            assert [one.score for one in got] == pytest.approx(scores)
+
+
+def test_weight_0_is_the_first_stage_and_1_the_reranker(retriever: Retriever) -> None:
+    sources = [retriever.corpus[row] for row in range(0, 90, 6)]
+    queries = [source.contents for source in sources]
+    own = retriever.retrieve(list(ARMS), queries, sources, 5)
+    assert reranking(retriever, weight=1.0).retrieve(list(ARMS), queries, sources, 5) == own
+    wide = reranking(retriever, pool_factor=3, weight=0.0)
+    first = retriever.retrieve(["standard", "diverse"], queries, sources, 15)
+    for lists, its in zip(wide.retrieve(list(ARMS), queries, sources, 5), first, strict=True):
+        for arm, stage in (("zs", "standard"), ("diverse_zs", "diverse"), ("diverse_ft", "diverse")):
+            assert [one.document for one in lists[arm]] == [one.document for one in its[stage]][:5]
+    half = reranking(retriever, weight=0.5).retrieve(["standard", "zs"], queries, sources, 5)
+    assert [lists["standard"] for lists in half] == [lists["standard"] for lists in own]
+    assert any(lists["zs"] != it["zs"] for lists, it in zip(half, own, strict=True))
+
+
+def test_nothing_found_is_fused_with_nothing(retriever: Retriever) -> None:
+    assert reranking(retriever, weight=0.5)._rerank(["q"], {"zs": [[]]}) == {"zs": [[]]}
 
 
 def test_each_candidate_is_parsed_once_whatever_the_arms_and_queries(

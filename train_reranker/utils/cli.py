@@ -57,6 +57,14 @@ def fraction(text: str) -> float:
     return value
 
 
+def weight(text: str) -> float:
+    """Read a number from 0 to 1, for argparse's ``type``."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{value} must be from 0 to 1")
+    return value
+
+
 def labelling_flags() -> argparse.ArgumentParser:
     """Return the flags that the generator and the ablation share, for ``parents``."""
     parser = argparse.ArgumentParser(add_help=False)
@@ -67,6 +75,8 @@ def labelling_flags() -> argparse.ArgumentParser:
     add("--seed", type=int, help="seed of the sample of sources (default: the configuration's)")
     for number, meaning in enumerate(("relevance to the query", "similarity to the source", "redundancy"), 1):
         add(f"--lambda{number}", type=float, help=f"MMR weight of {meaning} (default: the configuration's)")
+    add("--rerank_weight", type=weight, help="weight of a reranker's scores against the first stage's, 0 to 1 "
+        "(default: the configuration's)")  # fmt: skip
     add("--reply_cache", help="file that keeps the model's replies, so that none is paid for twice "
         "(default: replies.sqlite in the generator's --output_dir, ./data)")  # fmt: skip
     add("--max_llm_calls", type=int, help="stop before exceeding this many calls; resumable (default: no limit)")

@@ -83,6 +83,7 @@ class Config:
     reranker_normalize: bool = False
     reranker_devices: Any = None
     rerank_pool_factor: int = 1
+    rerank_weight: float = 1.0
 
     # Teacher
     generator_model: str = "offline"
@@ -166,6 +167,8 @@ def load_config(path: str | Path = DEFAULT_CONFIG) -> Config:
             raise InputError(f"{found}: {key} must be at least {SMALLEST[key]}, not {value}")
         if type(value) is float and not math.isfinite(value):
             raise InputError(f"{found}: {key} must be a finite number, not {value}")
+        if key == "rerank_weight" and not 0 <= value <= 1:
+            raise InputError(f"{found}: {key} must be from 0 to 1, not {value}")
     return Config(path=found, settings=MappingProxyType(settings), **typed)
 
 

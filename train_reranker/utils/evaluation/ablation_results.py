@@ -62,7 +62,7 @@ def sweep_figures(sweep: Sweep, budget: int) -> list[SweepFigures]:
         SweepFigures(
             **vars(arm) | dict(zip(LAMBDAS, setting.weights, strict=True))
             | {"arm": setting.arm, "label": setting.name},
-            rerank_pool_factor=setting.pool_factor, verdicts_asked=asked,
+            rerank_pool_factor=setting.pool_factor, rerank_weight=setting.rerank_weight, verdicts_asked=asked,
             judged_difference=comparison.judged_difference, difference_interval=comparison.judged_interval,
             judged_p=comparison.judged_p, judged_p_corrected=comparison.judged_p_corrected,
         )

@@ -115,12 +115,13 @@ class ArmFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepFigures(ArmFigures):
-    """An arm with other weights or another pool factor, and its difference from the run's own settings."""
+    """An arm with other settings of retrieval, and its difference from the run's own settings."""
 
     lambda1: float
     lambda2: float
     lambda3: float
     rerank_pool_factor: int
+    rerank_weight: float = 1.0  # as it was before it could be set
     verdicts_asked: int  # new ones that this setting needed
     judged_difference: float | None
     difference_interval: Interval | None

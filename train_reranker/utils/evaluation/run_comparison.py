@@ -11,6 +11,7 @@ from utils.errors import InputError
 from utils.evaluation.arm_results import arm_comparisons, arm_figures, summary
 from utils.evaluation.results import AblationResult
 from utils.files import find_input
+from utils.labelling.journal import EARLIER
 
 
 class Run(NamedTuple):
@@ -78,5 +79,6 @@ def name_runs(runs: Sequence[Run]) -> list[str]:
 def differing(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any]:
     """Return the settings that are not the same in all runs, each with every run's value."""
     keys = dict.fromkeys(key for run in runs for key in run.result.settings)
-    values = {key: {name: run.result.settings.get(key) for name, run in zip(names, runs, strict=True)} for key in keys}
+    had = [(name, EARLIER | run.result.settings) for name, run in zip(names, runs, strict=True)]
+    values = {key: {name: settings.get(key) for name, settings in had} for key in keys}
     return {key: by_run for key, by_run in values.items() if any(v != by_run[names[0]] for v in by_run.values())}

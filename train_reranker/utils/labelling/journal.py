@@ -14,6 +14,7 @@ from utils.labelling.scheduler import BLOCK
 from utils.progress import log
 from utils.teachers.reply_cache import answer_params
 
+EARLIER = {"rerank_weight": 1.0}  # what settings were in all runs before they were recorded
 VERSION = 2  # 1 had no version, and rows of the generator alone
 
 
@@ -105,9 +106,10 @@ def name_run(folder: Path, prefix: str, ending: str, resumable: Callable[[str], 
 def differences(earlier: dict[str, Any], settings: dict[str, Any]) -> str:
     """Return the settings that differ, each with both values; "" if none does.
 
-    A setting that the earlier run did not have does not count: it was what is now the default.
+    A setting that the earlier run did not have does not count, unless ``EARLIER`` knows what it was.
     """
     now = json.loads(dumps(settings))
+    earlier = {key: value for key, value in EARLIER.items() if key in now} | earlier
     changed = sorted(key for key in earlier if _deciding(now.get(key)) != _deciding(earlier[key]))
     return "; ".join(f"{key}: {earlier[key]!r} then, {now.get(key)!r} now" for key in changed)
 

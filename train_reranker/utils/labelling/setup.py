@@ -36,7 +36,7 @@ class Setup:
     @classmethod
     def from_flags(cls, flags: Any, candidates: int, folder: Path) -> Setup:
         """Return the choices of :func:`utils.cli.labelling_flags`; ``folder`` is for the replies."""
-        own = {name: getattr(flags, name) for name in ("seed", "lambda1", "lambda2", "lambda3")}
+        own = {name: getattr(flags, name) for name in ("seed", "lambda1", "lambda2", "lambda3", "rerank_weight")}
         config, replies = (
             load_config(flags.config).override(**own),
             Path(flags.reply_cache or folder / "replies.sqlite"),

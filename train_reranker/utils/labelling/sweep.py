@@ -1,4 +1,4 @@
-"""The sweep: what other weights and pool factors would have given on the sources that are already judged."""
+"""The sweep: what other settings of retrieval would have given on the sources that are already judged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from utils.errors import InputError
 from utils.labelling import judging
@@ -17,27 +17,30 @@ from utils.labelling.scheduler import BLOCK, Pipeline, first_usable, judge_lists
 from utils.progress import progress_bar
 from utils.retrieval.arms import ARMS
 from utils.retrieval.mmr import Lambdas
-from utils.retrieval.retriever import Retriever
+from utils.retrieval.retriever import Reranking, Retriever
 from utils.schema import Candidate, Verdict
 from utils.scoring import CachedScorer
 
 # Shares of λ2 and λ3 in the grid that is tried when none is named; λ1 is the rest.
 SHARES = (0.0, 0.05, 0.1, 0.2)
 GRID = [(1 - source - chosen, source, chosen) for source, chosen in product(SHARES, SHARES)]
+RERANK_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # tried when none is named
 
 
 class Setting(NamedTuple):
-    """One arm with weights and a pool factor to try."""
+    """One arm with MMR's weights and a way of reranking to try."""
 
     arm: str
     weights: Lambdas
-    pool_factor: int
+    pool_factor: int = 1
+    rerank_weight: float = 1.0
 
     @property
     def name(self) -> str:
         """What its trials are filed under."""
         weights = " ".join(f"{weight:.6g}" for weight in self.weights)
-        return f"{self.arm} λ {weights} ×{self.pool_factor}"
+        fused = "" if self.rerank_weight == 1 else f" w {self.rerank_weight:.6g}"
+        return f"{self.arm} λ {weights} ×{self.pool_factor}{fused}"
 
 
 class Sweep(NamedTuple):
@@ -60,27 +63,32 @@ class Sweep(NamedTuple):
 
 def settings_to_try(
     arms: Sequence[str],
-    own: tuple[Lambdas, int],
-    lambdas: Sequence[tuple[float, float, float]] | None,
-    pool_factors: Sequence[int] | None,
+    own: tuple[Lambdas, int, float],
+    lambdas: Sequence[tuple[float, float, float]] | None = None,
+    pool_factors: Sequence[int] | None = None,
+    rerank_weights: Sequence[float] | None = None,
 ) -> list[Setting]:
-    """Return the grid for each arm that it can change: weights if the arm is diverse, pool factors if it reranks.
+    """Return the grid for each arm that it can change: MMR's weights if the arm is diverse, the rest if it reranks.
 
-    ``lambdas`` are scaled to sum 1, and none of them stands for ``GRID``; where they or ``pool_factors`` are None, that
-    is the run's ``own``. Where both are, there is nothing to try. InputError if the grid changes none of the arms.
+    ``lambdas`` are scaled to sum 1. Empty, they stand for ``GRID``, and ``rerank_weights`` for ``RERANK_WEIGHTS``; what
+    is None is the run's ``own``. Where all are, there is nothing to try. InputError if the grid changes none of the
+    arms.
     """
-    if lambdas is None and pool_factors is None:
+    if lambdas is None and pool_factors is None and rerank_weights is None:
         return []
+    scaled = None if lambdas is None else [Lambdas.scaled(*one) for one in lambdas or GRID]
+    fused = None if rerank_weights is None else rerank_weights or RERANK_WEIGHTS
     tried = []
     for arm in arms:
-        vary_weights = lambdas is not None and ARMS[arm].diverse
-        vary_factor = pool_factors is not None and ARMS[arm].reranker is not None
-        if vary_weights or vary_factor:
-            weights = [Lambdas.scaled(*one) for one in lambdas or GRID] if vary_weights else [own[0]]
-            factors = (pool_factors or []) if vary_factor else [own[1]]
-            tried += [Setting(arm, *one) for one in product(weights, factors)]
+        reranks = ARMS[arm].reranker is not None
+        varied = (scaled if ARMS[arm].diverse else None, pool_factors if reranks else None, fused if reranks else None)
+        if any(varied):
+            axes: list[Any] = [values or [one] for values, one in zip(varied, own, strict=True)]
+            tried += [Setting(arm, *one) for one in product(*axes)]
     if not tried:
-        raise InputError(f"the sweep changes none of {', '.join(arms)}: weights need a diverse arm, factors a reranker")
+        raise InputError(
+            f"the sweep changes none of {', '.join(arms)}: λ need a diverse arm, the rest needs a reranker"
+        )
     return list(dict.fromkeys(tried))
 
 
@@ -98,7 +106,8 @@ async def sweep(settings: Sequence[Setting], pipeline: Pipeline, journal: Journa
     with progress_bar(desc="sweep", total=len(settings), unit="setting") as bar:
         for setting in settings:
             # Also for settings that are done: a score depends in its last bits on what was scored with it.
-            retriever = Retriever(own.corpus, own.encoder, own.index, setting.weights, rerankers, setting.pool_factor)
+            reranking = Reranking(setting.pool_factor, setting.rerank_weight)
+            retriever = Retriever(own.corpus, own.encoder, own.index, setting.weights, rerankers, reranking)
             lists = await asyncio.to_thread(retrieve_all, retriever, setting.arm, sources, pipeline.candidates)
             if setting.name not in journal.notes:
                 await with_pauses(

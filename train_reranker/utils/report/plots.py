@@ -176,12 +176,17 @@ def distribution(arms: Sequence[ArmFigures]) -> Plot:
 
 
 def sweep_map(rows: Sequence[SweepFigures]) -> Plot:
-    """Plot the candidates judged per source over λ2 and λ3, a panel for each arm and pool factor."""
+    """Plot the candidates judged per source over λ2 and λ3, a panel for each arm and way of reranking."""
     from matplotlib.colors import Normalize
 
     panels: dict[str, list[SweepFigures]] = {}
+    fused = any(row.rerank_weight != 1 for row in rows)
+
+    def reranking(row: SweepFigures) -> str:
+        return f"×{row.rerank_pool_factor}" + (f" w {row.rerank_weight:.3g}" if fused else "")
+
     for row in rows:
-        panels.setdefault(f"{row.arm} ×{row.rerank_pool_factor}", []).append(row)
+        panels.setdefault(f"{row.arm} {reranking(row)}", []).append(row)
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure, axes = new_figure(2.7 * lines + 0.4, lines, columns, squeeze=False)
@@ -196,7 +201,7 @@ def sweep_map(rows: Sequence[SweepFigures]) -> Plot:
     figure.supylabel("λ2, of similarity to the source", fontsize=10)
     best = min(rows, key=lambda row: row.mean_judged or 0.0)
     weights = f"{best.lambda1:.2g}, {best.lambda2:.2g}, {best.lambda3:.2g}"
-    fewest = f"Fewest: {best.mean_judged:.2f} by {best.arm}, λ {weights}, ×{best.rerank_pool_factor}."
+    fewest = f"Fewest: {best.mean_judged:.2f} by {best.arm}, λ {weights}, {reranking(best)}."
     return Plot("sweep", "Sweep", f"Candidates judged per source for each setting; darker is fewer. {fewest}", figure)
 
 

@@ -121,11 +121,15 @@ def sweep_table(result: AblationResult) -> Table:
         judged = with_interval(row.mean_judged, row.judged_interval, TWO)
         difference = with_interval(row.judged_difference, row.difference_interval, SIGNED_TWO)
         found = [rate, judged, difference, p_value(row.judged_p_corrected), row.verdicts_asked]
-        rows.append([row.arm, *setting, f"×{row.rerank_pool_factor}", *found])
-    headers = ("arm", "λ1", "λ2", "λ3", "pool", "success rate", "judged per source", "difference", "p", "new verdicts")
+        rows.append([row.arm, *setting, f"×{row.rerank_pool_factor}", f"{row.rerank_weight:.3g}", *found])
+    headers = (
+        "arm", "λ1", "λ2", "λ3", "pool", "weight", "success rate", "judged per source", "difference", "p",
+        "new verdicts",
+    )  # fmt: skip
     note = (
-        "difference: in candidates judged, from the same arm with the run's own settings, over the same sources. The "
-        "best of many settings looks better than it is: confirm it on other sources (--seed)"
+        "weight: of the reranker's scores against the first stage's. difference: in candidates judged, from the same "
+        "arm with the run's own settings, over the same sources. The best of many settings looks better than it is: "
+        "confirm it on other sources (--seed)"
     )
     return Table("Sweep", "Settings on the same sources, fewest candidates judged first", headers, rows, [note])
 

@@ -13,6 +13,7 @@ import numpy as np
 from utils.corpus.documents import Corpus
 from utils.retrieval.arms import ARMS, Arm
 from utils.retrieval.encoder import QUERY, Encoder, EncoderOptions
+from utils.retrieval.fusion import fuse
 from utils.retrieval.mmr import LAMBDAS, Lambdas, mmr
 from utils.retrieval.stores import Index, open_store
 from utils.schema import Candidate, Document
@@ -36,6 +37,16 @@ class Hits(NamedTuple):
 
     rows: np.ndarray
     scores: np.ndarray
+
+
+class Reranking(NamedTuple):
+    """How arms rerank: how many candidates they fetch per one returned, and how much the reranker's scores weigh."""
+
+    pool_factor: int = 1
+    weight: float = 1.0  # 0 to 1, the rest being the first stage's; 1 is the reranker alone
+
+
+AS_HOPWEAVER = Reranking()
 
 
 class Clock:
@@ -64,15 +75,15 @@ class Retriever:
 
     def __init__(
         self, corpus: Corpus, encoder: Encoder, index: Index, weights: Lambdas,
-        rerankers: Mapping[str, Scorer] | None = None, pool_factor: int = 1,
+        rerankers: Mapping[str, Scorer] | None = None, reranking: Reranking = AS_HOPWEAVER,
     ) -> None:  # fmt: skip
         """Put the parts together; row i of the index is the vector of the corpus's row i.
 
         ``weights`` are those of the diverse first stage, ``rerankers`` are by the arms' names for them, ``BASE`` and
-        ``FINE_TUNED``, and an arm that reranks fetches ``pool_factor`` times k.
+        ``FINE_TUNED``.
         """
         self.corpus, self.encoder, self.index, self.weights = corpus, encoder, index, weights
-        self.rerankers, self.pool_factor = dict(rerankers or {}), pool_factor
+        self.rerankers, self.reranking = dict(rerankers or {}), reranking
         self.clock = Clock()
 
     @property
@@ -82,7 +93,8 @@ class Retriever:
         return {
             "corpus": self.corpus.fingerprint, "encoder": self.encoder.fingerprint,
             **({"instruction": instruction} if instruction else {}), **self.index.settings,
-            **dict(zip(LAMBDAS, self.weights, strict=True)), "rerank_pool_factor": self.pool_factor,
+            **dict(zip(LAMBDAS, self.weights, strict=True)), "rerank_pool_factor": self.reranking.pool_factor,
+            "rerank_weight": self.reranking.weight,
         }  # fmt: skip
 
     def retrieve(
@@ -118,7 +130,7 @@ class Retriever:
         return result
 
     def _stage(self, arm: Arm, k: int) -> Stage:
-        return Stage(arm.diverse, k * (self.pool_factor if arm.reranker else 1))
+        return Stage(arm.diverse, k * (self.reranking.pool_factor if arm.reranker else 1))
 
     def _candidates(self, hits: Sequence[Hits], documents: dict[int, Document]) -> list[list[Candidate]]:
         """Return the candidates of each query, reading those that ``documents`` lacks into it."""
@@ -130,7 +142,7 @@ class Retriever:
     def _rerank(
         self, queries: Sequence[str], pools: Mapping[str, list[list[Candidate]]]
     ) -> dict[str, list[list[Candidate]]]:
-        """Return each arm's candidates, sorted by its reranker, which scores different pairs once; ties keep order."""
+        """Return each arm's candidates in its order; a reranker scores different pairs once."""
         lists = dict(pools)
         for name in dict.fromkeys(filter(None, (ARMS[arm].reranker for arm in pools))):
             arms = [arm for arm in pools if ARMS[arm].reranker == name]
@@ -139,11 +151,24 @@ class Retriever:
             with self.clock.over(name, len(pairs)):
                 scores = dict(zip(pairs, self.rerankers[name].score(pairs).tolist(), strict=True))
             for arm in arms:
-                lists[arm] = []
-                for query, candidates in zip(queries, pools[arm], strict=True):
-                    scored = [one._replace(score=scores[query, one.document.text]) for one in candidates]
-                    lists[arm].append(sorted(scored, key=lambda one: -one.score))
+                lists[arm] = [
+                    self._ordered(ARMS[arm], candidates, [scores[query, one.document.text] for one in candidates])
+                    for query, candidates in zip(queries, pools[arm], strict=True)
+                ]
         return lists
+
+    def _ordered(self, arm: Arm, candidates: list[Candidate], scores: list[float]) -> list[Candidate]:
+        """Return one query's candidates by the reranker's scores, fused with the first stage's; ties keep its order.
+
+        The first stage's score is the similarity to the query; where MMR chose, it is the rank of the choice, because
+        similarity ignores diversity, and MMR's own score drops after the first choice, the only one that no other
+        penalises. Weight 0 thus gives the first stage's order in every arm.
+        """
+        if self.reranking.weight != 1 and candidates:
+            first = -np.arange(len(candidates)) if arm.diverse else np.array([one.score for one in candidates])
+            scores = fuse(first, np.array(scores), self.reranking.weight).tolist()
+        scored = [one._replace(score=score) for one, score in zip(candidates, scores, strict=True)]
+        return sorted(scored, key=lambda one: -one.score)
 
     def _search(self, vectors: np.ndarray, origins: Sequence[int], least: int, k: int) -> list[Hits]:
         """Return the nearest rows that may answer each query; ``origins`` are the rows of their sources.
@@ -188,6 +213,5 @@ def open_retrieval(
         config.retrieval_query_max_length, config.retrieval_batch_size, config.retrieval_use_fp16,
     )  # fmt: skip
     encoder = Encoder(config.encoder_path, options, config.devices("retrieval_devices"))
-    return Retriever(
-        corpus, encoder, open_store(config, corpus, encoder), weights, rerankers, config.rerank_pool_factor
-    )
+    reranking = Reranking(config.rerank_pool_factor, config.rerank_weight)
+    return Retriever(corpus, encoder, open_store(config, corpus, encoder), weights, rerankers, reranking)
