@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,13 @@ import numpy as np
 import pytest
 
 from endpoint import ScriptedEndpoint, canned
-from labelling_support import asking, pipeline_of
+from labelling_support import SlowTeacher, asking, pipeline_of
 from utils.errors import InputError, RunError
 from utils.evaluation.ablation_results import sweep_figures
 from utils.labelling import judging
 from utils.labelling.journal import open_journal
 from utils.labelling.retrieval_ablation import compare_arms
+from utils.labelling.scheduler import BLOCK
 from utils.labelling.sweep import GRID, Setting, Sweep, settings_to_try, sweep
 from utils.retrieval.arms import ARMS, BASE
 from utils.retrieval.mmr import Lambdas
@@ -109,6 +112,24 @@ def test_scores_are_computed_once_however_many_weights(retriever: Retriever, tmp
         assert row.trials[names[0]].retrieved == row.trials["standard"].retrieved  # weight 0
         assert row.trials[names[-1]].retrieved == row.trials["zs"].retrieved
     assert [row.rerank_weight for row in sweep_figures(swept, CANDIDATES)] == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_queries_are_encoded_in_the_blocks_of_the_run(
+    retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, encode = list[list[str]](), retriever.encoder.encode
+    monkeypatch.setattr(
+        retriever.encoder, "encode", lambda texts, role: (batches.append(texts), encode(texts, role))[1]
+    )
+    teacher = SlowTeacher(retriever.corpus)
+    teacher.broken = {document.id for document in islice(retriever.corpus.sample(random.Random(1)), 2)}
+    pipeline = pipeline_of(retriever, teacher, CANDIDATES)
+    with open_journal(tmp_path / "j.jsonl", {}) as journal:
+        asyncio.run(compare_arms(pipeline, ["zs"], SOURCES, journal))
+        own = batches.copy()
+        asyncio.run(sweep(settings_to_try(["zs"], OWN, None, [1]), pipeline, journal))
+    assert list(map(len, own)) == [BLOCK - 2, 24 - BLOCK]
+    assert batches == 2 * own
 
 
 def test_sweep_killed_after_any_setting_resumes_byte_for_byte(synthetic: Retriever, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ class Sweep(NamedTuple):
         def trials_of(source: str) -> dict[str, Trial]:
             return {setting.name: Trial.from_json(note["trials"][source]) for setting, note in notes.items()}
 
-        sources = [row._replace(trials=row.trials | trials_of(row.source)) for row in _judged(journal)]
+        sources = [row._replace(trials=row.trials | trials_of(row.source)) for row in _judged(journal.sources)]
         return cls({setting: note["asked"] for setting, note in notes.items()}, sources)
 
 
@@ -98,7 +98,7 @@ async def sweep(settings: Sequence[Setting], pipeline: Pipeline, journal: Journa
     Each setting's trials become a note of the journal; a setting that has one is not judged again. RunError if the
     teacher will never answer, or no longer does, even after pauses.
     """
-    sources = _judged(journal)
+    sources = _judged(journal.sources)
     known = {row.source: row.verdicts for row in sources}
     own = pipeline.retriever
     rerankers = {name: CachedScorer(scorer) for name, scorer in own.rerankers.items()}
@@ -108,7 +108,7 @@ async def sweep(settings: Sequence[Setting], pipeline: Pipeline, journal: Journa
             # Also for settings that are done: a score depends in its last bits on what was scored with it.
             reranking = Reranking(setting.pool_factor, setting.rerank_weight)
             retriever = Retriever(own.corpus, own.encoder, own.index, setting.weights, rerankers, reranking)
-            lists = await asyncio.to_thread(retrieve_all, retriever, setting.arm, sources, pipeline.candidates)
+            lists = await asyncio.to_thread(retrieve_all, retriever, setting.arm, journal.sources, pipeline.candidates)
             if setting.name not in journal.notes:
                 await with_pauses(
                     pipeline.teacher, partial(_judge, setting.name, sources, lists, known, pipeline, journal)
@@ -118,20 +118,24 @@ async def sweep(settings: Sequence[Setting], pipeline: Pipeline, journal: Journa
             bar.update()
 
 
-def _judged(journal: Journal) -> list[JudgedSource]:
-    return [row for row in journal.sources if row.entity and row.trials]
+def _judged(rows: Sequence[JudgedSource]) -> list[JudgedSource]:
+    return [row for row in rows if row.entity and row.trials]
 
 
 def retrieve_all(
-    retriever: Retriever, arm: str, sources: Sequence[JudgedSource], candidates: int
+    retriever: Retriever, arm: str, rows: Sequence[JudgedSource], candidates: int
 ) -> list[list[Candidate]]:
-    """Return one arm's candidates for each source, in blocks as the run itself retrieves."""
+    """Return one arm's candidates for each judged source among all of a run's rows.
+
+    Queries are encoded in the blocks of the run itself: others would change the last bits of their vectors, and with
+    them candidates.
+    """
     found: list[list[Candidate]] = []
-    for start in range(0, len(sources), BLOCK):
-        block = sources[start : start + BLOCK]
-        queries = [source.entity.query for source in block if source.entity]
-        documents = [retriever.corpus.get(source.source) for source in block]
-        found += [lists[arm] for lists in retriever.retrieve([arm], queries, documents, candidates)]
+    for start in range(0, len(rows), BLOCK):
+        if block := _judged(rows[start : start + BLOCK]):
+            queries = [source.entity.query for source in block if source.entity]
+            documents = [retriever.corpus.get(source.source) for source in block]
+            found += [lists[arm] for lists in retriever.retrieve([arm], queries, documents, candidates)]
     return found
 
 
