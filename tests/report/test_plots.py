@@ -44,6 +44,10 @@ def test_sweep_has_a_panel_for_each_arm_and_factor() -> None:
     fused = [replace(row, rerank_weight=0.25) if row.arm == "a" else row for row in rows]
     plot = ablation_plots(replace(result, sweep=fused))[-1]
     assert [axes.get_title() for axes in plot.figure.axes] == ["base ×1 w 1", "a ×1 w 0.25"]
+    weights = [replace(row, lambda3=0.1, rerank_weight=row.lambda3) for row in rows]
+    plot = ablation_plots(replace(result, sweep=weights))[-1]
+    assert [axes.get_title() for axes in plot.figure.axes] == ["base", "a"]
+    assert [label.get_text() for label in plot.figure.axes[0].get_xticklabels()] == ["0", "0.1"]
 
 
 def test_nothing_is_drawn_of_nothing() -> None:

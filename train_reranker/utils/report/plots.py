@@ -175,18 +175,28 @@ def distribution(arms: Sequence[ArmFigures]) -> Plot:
     return Plot("attempts", "Attempts until the first usable", description, figure)
 
 
+SWEPT = {
+    "lambda3": "λ3, weight of similarity to the candidates already chosen",
+    "lambda2": "λ2, of similarity to the source",
+    "rerank_weight": "weight of the reranker's scores against the first stage's",
+    "rerank_pool_factor": "pool factor",
+}
+
+
 def sweep_map(rows: Sequence[SweepFigures]) -> Plot:
-    """Plot the candidates judged per source over λ2 and λ3, a panel for each arm and way of reranking."""
+    """Plot the candidates judged per source over λ2 and λ3 or, where these do not vary, over the ways of reranking."""
     from matplotlib.colors import Normalize
 
     panels: dict[str, list[SweepFigures]] = {}
     fused = any(row.rerank_weight != 1 for row in rows)
+    over_mmr = len({(row.lambda2, row.lambda3) for row in rows}) > 1
+    x, y = ("lambda3", "lambda2") if over_mmr else ("rerank_weight", "rerank_pool_factor")
 
     def reranking(row: SweepFigures) -> str:
         return f"×{row.rerank_pool_factor}" + (f" w {row.rerank_weight:.3g}" if fused else "")
 
     for row in rows:
-        panels.setdefault(f"{row.arm} {reranking(row)}", []).append(row)
+        panels.setdefault(f"{row.arm} {reranking(row)}" if over_mmr else row.arm, []).append(row)
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure, axes = new_figure(2.7 * lines + 0.4, lines, columns, squeeze=False)
@@ -195,22 +205,22 @@ def sweep_map(rows: Sequence[SweepFigures]) -> Plot:
     for one in axes.flat[len(panels) :]:
         one.set_visible(False)
     for one, (name, panel) in zip(axes.flat, panels.items(), strict=False):
-        _lattice(one, panel, norm)
+        _lattice(one, panel, norm, x, y)
         one.set_title(name, fontsize=10)
-    figure.supxlabel("λ3, weight of similarity to the candidates already chosen", fontsize=10)
-    figure.supylabel("λ2, of similarity to the source", fontsize=10)
+    figure.supxlabel(SWEPT[x], fontsize=10)
+    figure.supylabel(SWEPT[y], fontsize=10)
     best = min(rows, key=lambda row: row.mean_judged or 0.0)
     weights = f"{best.lambda1:.2g}, {best.lambda2:.2g}, {best.lambda3:.2g}"
     fewest = f"Fewest: {best.mean_judged:.2f} by {best.arm}, λ {weights}, {reranking(best)}."
     return Plot("sweep", "Sweep", f"Candidates judged per source for each setting; darker is fewer. {fewest}", figure)
 
 
-def _lattice(axes: Axes, rows: Sequence[SweepFigures], norm: Any) -> None:
+def _lattice(axes: Axes, rows: Sequence[SweepFigures], norm: Any, x_field: str, y_field: str) -> None:
     """Draw one panel: a square for each setting, its figure in it; places are ranks, so that squares never overlap."""
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    places = [(round(row.lambda3, 6), round(row.lambda2, 6)) for row in rows]
+    places = [(round(getattr(row, x_field), 6), round(getattr(row, y_field), 6)) for row in rows]
     xs, ys = (sorted(set(values)) for values in zip(*places, strict=True))
     for row, place in zip(rows, places, strict=True):
         x, y = xs.index(place[0]), ys.index(place[1])
