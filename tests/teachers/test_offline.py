@@ -9,7 +9,7 @@ import pytest
 from miniature import CORPUS
 from utils.corpus.documents import Corpus
 from utils.schema import BridgeEntity, Document, Outcome
-from utils.teachers.offline import OfflineTeacher, TitleFinder, name_of
+from utils.teachers.offline import KEYWORDS, OfflineTeacher, TitleFinder, name_of
 from utils.teachers.words import words
 
 
@@ -34,9 +34,7 @@ def test_extraction_takes_a_mention_with_a_segment_and_a_query(teacher: OfflineT
     assert entity.segment == (
         "Port Halden is a harbour town on the northern shore of Lake Merrow, founded by salt traders in the year 1612."
     )
-    assert 10 <= len(words(entity.query)) <= 20
-    assert entity.query.startswith("Lake Merrow")
-    assert "beyond" in entity.query
+    assert entity.query == "Which events in the history of Lake Merrow had to do with Port Halden?"
 
 
 def test_short_sentence_takes_its_neighbours_into_the_segment(teacher: OfflineTeacher) -> None:
@@ -55,7 +53,22 @@ def test_every_entity_keeps_the_contract(teacher: OfflineTeacher, corpus: Corpus
             assert entity.name in entity.segment
             assert entity.segment in document.contents
             assert len(words(entity.segment)) >= 20
-            assert 10 <= len(words(entity.query)) <= 20
+            assert 8 <= len(words(entity.query)) <= 20
+            assert entity.name in entity.query
+            assert entity.query.endswith("?")
+
+
+def test_queries_can_be_keywords(corpus: Corpus) -> None:
+    entity = asyncio.run(OfflineTeacher(corpus, queries=KEYWORDS).extract(corpus.get("1")))
+    assert entity is not None
+    assert entity.query.startswith("Lake Merrow history and significance beyond Port Halden harbour town")
+
+
+def test_a_document_is_asked_the_same_whatever_else_is_asked(corpus: Corpus) -> None:
+    documents = list(corpus)
+    forth = [asyncio.run(OfflineTeacher(documents).extract(one)) for one in documents]
+    back = [asyncio.run(OfflineTeacher(documents[::-1]).extract(one)) for one in documents[::-1]]
+    assert forth == back[::-1]
 
 
 def test_document_without_a_mention_has_no_entity(teacher: OfflineTeacher) -> None:

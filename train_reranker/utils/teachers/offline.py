@@ -7,8 +7,10 @@ from typing import Any
 
 from utils.schema import BridgeEntity, Document, Outcome, SubQuestion, Verdict
 from utils.teachers.base import Teacher
+from utils.teachers.questions import Profile, ask, ask_keywords, profile_of
 from utils.teachers.words import STOPWORDS, WORD, content_words, sentences, words
 
+QUESTIONS, KEYWORDS = QUERIES = "questions", "keywords"
 DISAMBIGUATION = re.compile(r"\s+\([^()]*\)$|,\s.*$")
 
 
@@ -23,16 +25,30 @@ class TitleFinder:
     def __init__(self, documents: Iterable[Document]) -> None:
         """Index the names of all titles, without words like "Republic" that are as often written in lower case."""
         self._names: dict[tuple[str, ...], str] = {}
+        self.profiles: dict[str, Profile] = {}
         spellings: Counter[str] = Counter()
         for document in documents:
             spellings.update(words(document.contents))
             name = name_of(document.title)
             if len(name) > 2 and not name.isdigit():
                 self._names.setdefault(tuple(words(name)), name)
+                if name not in self.profiles:
+                    self.profiles[name] = profile_of(name, document.contents)
         for key in [key for key in self._names if len(key) <= 1]:
             if not key or key[0].islower() or spellings[key[0].lower()] >= spellings[key[0]]:
                 del self._names[key]
+        self._spellings = spellings
         self._longest = max(map(len, self._names), default=0)
+
+    def topic(self, document: Document) -> str:
+        """Return what a document is about, as within a sentence: "Academic art" is academic art; "" without a title."""
+        name = name_of(document.title)
+        first, *rest = words(name) or [""]
+        common = self._spellings[first.lower()] > self._spellings[first]
+        if common and (" of " in name or not any(word[0].isupper() for word in rest)):
+            name = name[0].lower() + name[1:]
+        definite = profile_of(name, document.contents).article or (common and " of " in name)
+        return f"the {name}" if definite else name
 
     def find(self, text: str) -> Iterator[str]:
         """Yield the names that a text mentions, from left to right, none inside another."""
@@ -52,6 +68,9 @@ class TitleFinder:
 
 def _inside_name(text: str, matches: list[re.Match[str]], start: int, end: int) -> bool:
     """Return whether the words ``start:end`` are part of a longer name, as Daniel is in "Daniel Fahrenheit"."""
+    following = [match[0] for match in matches[end : end + 2]]
+    if end - start == 1 and len(following) == 2 and following[0] == "of" and following[1][0].isupper():
+        return True  # as Prince is in "Prince of Wales"
     for left, right, neighbour in ((start - 1, start, start - 1), (end - 1, end, end)):
         if left < 0 or right >= len(matches) or text[matches[left].end() : matches[right].start()] != " ":
             continue
@@ -68,15 +87,23 @@ class OfflineTeacher(Teacher):
     the entity and adds enough to the source segment.
     """
 
-    def __init__(self, documents: Iterable[Document], min_segment_words: int = 20, min_new_words: int = 5) -> None:
+    def __init__(
+        self,
+        documents: Iterable[Document],
+        min_segment_words: int = 20,
+        min_new_words: int = 5,
+        queries: str = QUESTIONS,
+    ) -> None:
         """Index the titles of a corpus. ``min_new_words`` is what a sentence must add to a segment's content words."""
+        self.queries = queries
         self._finder = TitleFinder(documents)
         self.min_segment_words, self.min_new_words = min_segment_words, min_new_words
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The two thresholds."""
-        return {"teacher": "offline", "min_segment_words": self.min_segment_words, "min_new_words": self.min_new_words}
+        """The two thresholds, and what queries are."""
+        thresholds = {"min_segment_words": self.min_segment_words, "min_new_words": self.min_new_words}
+        return {"teacher": "offline", **thresholds, "queries": self.queries}
 
     async def extract(self, document: Document) -> BridgeEntity | None:
         """Return the first mention of another title that comes with a long enough segment, or None."""
@@ -85,7 +112,7 @@ class OfflineTeacher(Teacher):
         for position, sentence in enumerate(parts):
             for name in self._finder.find(sentence):
                 if name not in own and own not in name and (segment := self._segment(parts, position)):
-                    return BridgeEntity(name, "title", segment, query_beyond(name, sentence))
+                    return BridgeEntity(name, "title", segment, self._ask(document, name, sentence))
         return None
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
@@ -103,6 +130,12 @@ class OfflineTeacher(Teacher):
         reason = "adds nothing to the source's segment" if mentioned else "does not mention the entity"
         return Verdict(Outcome.UNUSABLE, reason)
 
+    def _ask(self, document: Document, name: str, sentence: str) -> str:
+        if self.queries == KEYWORDS:
+            return ask_keywords(name, sentence)
+        topic = self._finder.topic(document)
+        return ask(name, self._finder.profiles[name], topic, sentence, f"{document.id}\0{name}")
+
     def _segment(self, parts: list[str], position: int) -> str | None:
         """Return the sentence at ``position`` with as many neighbours as needed; None if the text is too short."""
         start = end = position
@@ -114,11 +147,3 @@ class OfflineTeacher(Teacher):
             else:
                 return None
         return " ".join(parts[start : end + 1])
-
-
-def query_beyond(name: str, sentence: str, length: int = 16) -> str:
-    """Return a query of about ``length`` words for what a source's sentence does not say about an entity."""
-    aspects = ["history", "and", "significance", "beyond"]
-    known = {*words(name), *aspects}
-    context = [word for word in words(sentence) if word not in known and content_words(word)]
-    return " ".join([name, *aspects, *context[: length - len(words(name)) - len(aspects)]])
