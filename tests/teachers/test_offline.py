@@ -9,7 +9,7 @@ import pytest
 from miniature import CORPUS
 from utils.corpus.documents import Corpus
 from utils.schema import BridgeEntity, Document, Outcome
-from utils.teachers.offline import KEYWORDS, OfflineTeacher, TitleFinder, name_of
+from utils.teachers.offline import KEYWORDS, OfflineTeacher
 from utils.teachers.words import words
 
 
@@ -88,11 +88,40 @@ def test_candidate_must_mention_the_entity_and_add_something(teacher: OfflineTea
     assert judge(teacher, port, company) is Outcome.UNUSABLE
 
 
-def test_names() -> None:
-    assert name_of("Mercury (planet)") == "Mercury"
-    assert name_of("Paris, Texas") == "Paris"
+def test_each_turn_has_another_entity(teacher: OfflineTeacher, corpus: Corpus) -> None:
+    for document in corpus:
+        entities = [asyncio.run(teacher.extract(document, turn)) for turn in range(teacher.turns(document) + 1)]
+        assert entities.pop() is None
+        names = [entity.name for entity in entities if entity]
+        assert len(set(names)) == len(names) == teacher.turns(document)
+    assert max(map(teacher.turns, corpus)) > 1
 
 
-def test_common_words_are_no_names() -> None:
-    documents = [Document("1", "River", "the river and the river"), Document("2", "Senn", "the Senn is a River")]
-    assert list(TitleFinder(documents).find("Senn is a River")) == ["Senn"]
+ABSTRACT = (
+    "The {0} plate was heated by a jet . the buckling load of the {0} plate fell . a buckling load is a {1} load ."
+)
+
+
+def test_terms_are_asked_about_where_titles_are_not_mentioned(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    kinds = ["thin", "thick", "square", "round", "long"]
+    documents = [Document(kind, "", ABSTRACT.format(kind, "critical")) for kind in kinds]
+    teacher = OfflineTeacher(documents, min_segment_words=8)
+    assert "0 of the corpus's first 5 documents mention another's title" in caplog.text
+    entity = asyncio.run(teacher.extract(documents[0]))
+    assert entity is not None
+    assert (entity.name, entity.type) == ("buckling load", "term")
+    assert entity.segment == "the buckling load of the thin plate fell ."
+    assert "the buckling load" in entity.query
+    other = "Buckling-loads were measured by seven engineers with levers, springs, mirrors and dials."
+    assert judge(teacher, entity, other) is Outcome.USABLE
+    assert judge(teacher, entity, other.replace("Buckling", "Wheel")) is Outcome.UNUSABLE
+
+
+@pytest.mark.parametrize(
+    "contents", ["A short text about nothing.", "東京は日本の首都である。大阪は日本の都市である。"]
+)
+def test_corpus_without_anything_to_ask_about_is_refused(contents: str) -> None:
+    documents = [Document(str(n), "", contents) for n in range(3)]
+    complaint = "0 of the corpus's first 3 documents mention another's title, and no terms of 2 to 4 words recur"
+    assert OfflineTeacher(documents).complaint == complaint

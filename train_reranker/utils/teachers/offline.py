@@ -1,89 +1,27 @@
 """The offline teacher: rules, no model, no network."""
 
-import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
+from utils.progress import log
 from utils.schema import BridgeEntity, Document, Outcome, SubQuestion, Verdict
 from utils.teachers.base import Teacher
-from utils.teachers.questions import Profile, ask, ask_keywords, profile_of
-from utils.teachers.words import STOPWORDS, WORD, content_words, sentences, words
+from utils.teachers.questions import ask, ask_keywords
+from utils.teachers.terms import TermFinder
+from utils.teachers.titles import NameFinder, TitleFinder, name_of
+from utils.teachers.words import content_words, sentences, words
 
 QUESTIONS, KEYWORDS = QUERIES = "questions", "keywords"
-DISAMBIGUATION = re.compile(r"\s+\([^()]*\)$|,\s.*$")
-
-
-def name_of(title: str) -> str:
-    """Return the name that running text uses for a title: "Mercury (planet)" is Mercury, "Paris, Texas" is Paris."""
-    return DISAMBIGUATION.sub("", title)
-
-
-class TitleFinder:
-    """Finds mentions of titles in a text: the longest run of words that spells a title's name exactly."""
-
-    def __init__(self, documents: Iterable[Document]) -> None:
-        """Index the names of all titles, without words like "Republic" that are as often written in lower case."""
-        self._names: dict[tuple[str, ...], str] = {}
-        self.profiles: dict[str, Profile] = {}
-        spellings: Counter[str] = Counter()
-        for document in documents:
-            spellings.update(words(document.contents))
-            name = name_of(document.title)
-            if len(name) > 2 and not name.isdigit():
-                self._names.setdefault(tuple(words(name)), name)
-                if name not in self.profiles:
-                    self.profiles[name] = profile_of(name, document.contents)
-        for key in [key for key in self._names if len(key) <= 1]:
-            if not key or key[0].islower() or spellings[key[0].lower()] >= spellings[key[0]]:
-                del self._names[key]
-        self._spellings = spellings
-        self._longest = max(map(len, self._names), default=0)
-
-    def topic(self, document: Document) -> str:
-        """Return what a document is about, as within a sentence: "Academic art" is academic art; "" without a title."""
-        name = name_of(document.title)
-        first, *rest = words(name) or [""]
-        common = self._spellings[first.lower()] > self._spellings[first]
-        if common and (" of " in name or not any(word[0].isupper() for word in rest)):
-            name = name[0].lower() + name[1:]
-        definite = profile_of(name, document.contents).article or (common and " of " in name)
-        return f"the {name}" if definite else name
-
-    def find(self, text: str) -> Iterator[str]:
-        """Yield the names that a text mentions, from left to right, none inside another."""
-        matches = list(WORD.finditer(text))
-        tokens = [match[0] for match in matches]
-        position = 0
-        while position < len(tokens):
-            for end in range(min(position + self._longest, len(tokens)), position, -1):
-                name = self._names.get(tuple(tokens[position:end]))
-                if name and not _inside_name(text, matches, position, end):
-                    yield name
-                    position = end
-                    break
-            else:
-                position += 1
-
-
-def _inside_name(text: str, matches: list[re.Match[str]], start: int, end: int) -> bool:
-    """Return whether the words ``start:end`` are part of a longer name, as Daniel is in "Daniel Fahrenheit"."""
-    following = [match[0] for match in matches[end : end + 2]]
-    if end - start == 1 and len(following) == 2 and following[0] == "of" and following[1][0].isupper():
-        return True  # as Prince is in "Prince of Wales"
-    for left, right, neighbour in ((start - 1, start, start - 1), (end - 1, end, end)):
-        if left < 0 or right >= len(matches) or text[matches[left].end() : matches[right].start()] != " ":
-            continue
-        word = matches[neighbour][0]
-        if word[0].isupper() and word.lower() not in STOPWORDS:
-            return True
-    return False
+TRIED = 500  # documents that decide whether titles are mentioned
+MENTIONED = 0.2  # least share of them that mention another's title
 
 
 class OfflineTeacher(Teacher):
     """Rules only, a crude stand-in for a language model: trained on it, a reranker prefers passages with the entity.
 
-    A bridge entity is a mention of another document's title. A candidate is usable if one of its sentences mentions
+    A bridge entity is a mention of another document's title, or of a recurring term in a corpus whose documents hardly
+    mention each other's titles. A candidate is usable if one of its sentences mentions
     the entity and adds enough to the source segment.
     """
 
@@ -94,10 +32,23 @@ class OfflineTeacher(Teacher):
         min_new_words: int = 5,
         queries: str = QUESTIONS,
     ) -> None:
-        """Index the titles of a corpus. ``min_new_words`` is what a sentence must add to a segment's content words."""
-        self.queries = queries
-        self._finder = TitleFinder(documents)
-        self.min_segment_words, self.min_new_words = min_segment_words, min_new_words
+        """Index the titles of a corpus, or else its terms.
+
+        ``min_new_words`` is what a sentence must add to a segment's content words; ``queries`` is one of ``QUERIES``.
+        """
+        self.min_segment_words, self.min_new_words, self.queries = min_segment_words, min_new_words, queries
+        self.complaint = ""  # why there is nothing to ask about
+        self._finder: NameFinder = TitleFinder(documents)
+        tried = list(islice(documents, TRIED))
+        mentioning = sum(self.turns(document) > 0 for document in tried)
+        if mentioning >= max(1, MENTIONED * len(tried)):
+            return
+        mentions = f"{mentioning} of the corpus's first {len(tried)} documents mention another's title"
+        if (terms := TermFinder(documents)).names:
+            self._finder = terms
+            log.info("%s: the offline teacher asks about %d recurring terms instead", mentions, len(terms.names))
+        elif not mentioning:
+            self.complaint = f"{mentions}, and no terms of 2 to 4 words recur"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -105,15 +56,17 @@ class OfflineTeacher(Teacher):
         thresholds = {"min_segment_words": self.min_segment_words, "min_new_words": self.min_new_words}
         return {"teacher": "offline", **thresholds, "queries": self.queries}
 
-    async def extract(self, document: Document) -> BridgeEntity | None:
-        """Return the first mention of another title that comes with a long enough segment, or None."""
-        own = name_of(document.title)
-        parts = sentences(document.contents)
-        for position, sentence in enumerate(parts):
-            for name in self._finder.find(sentence):
-                if name not in own and own not in name and (segment := self._segment(parts, position)):
-                    return BridgeEntity(name, "title", segment, self._ask(document, name, sentence))
-        return None
+    def turns(self, document: Document) -> int:
+        """Return how many entities a document has."""
+        return len(list(self._mentions(document)))
+
+    async def extract(self, document: Document, turn: int = 0) -> BridgeEntity | None:
+        """Return the first mention that comes with a long enough segment, or the one ``turn`` later, or None."""
+        found = next(islice(self._mentions(document), turn, None), None)
+        if found is None:
+            return None
+        name, sentence, segment = found
+        return BridgeEntity(name, self._finder.type, segment, self._ask(document, name, sentence))
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
         """USABLE if a sentence mentions the entity and adds ``min_new_words`` content words to the segment."""
@@ -133,8 +86,22 @@ class OfflineTeacher(Teacher):
     def _ask(self, document: Document, name: str, sentence: str) -> str:
         if self.queries == KEYWORDS:
             return ask_keywords(name, sentence)
-        topic = self._finder.topic(document)
-        return ask(name, self._finder.profiles[name], topic, sentence, f"{document.id}\0{name}")
+        topic, profile = self._finder.topic(document), self._finder.profile(name, sentence)
+        return ask(name, profile, topic, sentence, f"{document.id}\0{name}")
+
+    def _mentions(self, document: Document) -> Iterator[tuple[str, str, str]]:
+        """Yield each name once with the sentence that mentions it first, and that as a segment."""
+        own, known = name_of(document.title), set[str]()
+        parts = sentences(document.contents)
+        for position, sentence in enumerate(parts):
+            for name in self._finder.find(sentence):
+                # A term may be spelled in another way.
+                is_own = name in own or (own and own in name)
+                if name in known or is_own or name not in sentence:
+                    continue
+                if segment := self._segment(parts, position):
+                    known.add(name)
+                    yield name, sentence, segment
 
     def _segment(self, parts: list[str], position: int) -> str | None:
         """Return the sentence at ``position`` with as many neighbours as needed; None if the text is too short."""

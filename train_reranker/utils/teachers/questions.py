@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from utils.teachers.words import STOPWORDS, WORD, content_words, words
 
-PERSON, PLACE, EVENT, THING = "person", "place", "event", "thing"
+PERSON, PLACE, EVENT, TERM, THING = "person", "place", "event", "term", "thing"
 
 # {x} is the entity, {c} its context in the source.
 FORMS = {
@@ -41,6 +41,14 @@ FORMS = {
         "What {was} {x} known for, apart from the connection with {c}?",
         "Why {was} {x} important for {c}?",
         "What is the connection between {x} and {c}?",
+    ),
+    TERM: (
+        "What is the influence of {x} on {c}?",
+        "What is known about {x} in the case of {c}?",
+        "Which results are there on {x} that bear on {c}?",
+        "How should {x} be taken into account for {c}?",
+        "What is the connection between {x} and {c}?",
+        "What have studies of {x} shown with regard to {c}?",
     ),
 }
 SHORTEST = 12  # words of a question that needs no second phrase
@@ -79,11 +87,11 @@ _BEHIND = (_BEFORE - {"of"}) | {  # a noun phrase
 _NO_NOUN = re.compile(r"(?:[a-z](?:ed|ly|ing|ous|ive|able|ful|ern|most|est)|[A-Z]\w+(?:an|ish|ese))$")
 _ADJECTIVE = re.compile(r"(?:al|ic|ary|ar)$|^(?:the )?[A-Z]\S*$")  # before "and": "the imperial and"
 _VAGUE = frozenset({
-    "addition", "basis", "born", "case", "cases", "century", "contrast", "end", "example", "fact", "form", "found", "forms",
-    "group", "itself", "kind", "known", "lack", "like", "name", "number", "order", "others", "part", "person", "place",
-    "reason", "regard", "respect", "result", "second", "sense", "something", "spoken", "term", "terms", "themselves",
-    "thing", "things", "third", "time", "times", "type", "use", "variety", "version", "way", "ways", "whole",
-    "work", "written",
+    "addition", "basis", "born", "case", "cases", "century", "contrast", "end", "example", "fact", "form", "found",
+    "forms", "group", "itself", "kind", "known", "lack", "like", "name", "number", "order", "others", "part",
+    "person", "place", "reason", "regard", "respect", "result", "second", "sense", "something", "spoken", "term",
+    "terms", "themselves", "thing", "things", "third", "time", "times", "type", "use", "variety", "version", "way",
+    "ways", "whole", "work", "written",
 })  # fmt: skip
 
 
@@ -116,7 +124,7 @@ def profile_of(name: str, contents: str) -> Profile:
 
 
 def noun_phrases(sentence: str) -> list[str]:
-    """Return what stands between "the" or a preposition and the next stopword or punctuation: "the river mouth".
+    """Return what stands between "the" or a preposition and the next stopword or punctuation.
 
     "The mouth of the river" is one. Those of several words come first.
     """

@@ -29,11 +29,15 @@ PROVIDERS = {
 
 
 def open_offline(config: Config, corpus: Corpus, *_: object) -> Teacher:
-    """Return the rules, with the corpus's titles as entities; InputError for unknown ``offline_queries``."""
+    """Return the rules; InputError for unknown ``offline_queries``, or if the corpus has nothing to ask about."""
     if config.offline_queries not in QUERIES:
         kinds = " or ".join(QUERIES)
         raise InputError(f"{config.path}: offline_queries must be {kinds}, not {config.offline_queries!r}")
-    return OfflineTeacher(corpus, config.min_segment_words, queries=config.offline_queries)
+    teacher = OfflineTeacher(corpus, config.min_segment_words, queries=config.offline_queries)
+    if teacher.complaint:
+        remedy = "name a language model as generator_model"
+        raise InputError(f"{corpus.path}: the offline teacher has nothing to ask about: {teacher.complaint}; {remedy}")
+    return teacher
 
 
 def open_language_model(config: Config, corpus: Corpus, reply_cache: Path, ledger: Ledger, seed: int) -> Teacher:
