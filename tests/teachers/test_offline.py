@@ -113,9 +113,9 @@ def test_terms_are_asked_about_where_titles_are_not_mentioned(caplog: pytest.Log
     assert (entity.name, entity.type) == ("buckling load", "term")
     assert entity.segment == "the buckling load of the thin plate fell ."
     assert "the buckling load" in entity.query
-    other = "Buckling-loads were measured by seven engineers with levers, springs, mirrors and dials."
-    assert judge(teacher, entity, other) is Outcome.USABLE
-    assert judge(teacher, entity, other.replace("Buckling", "Wheel")) is Outcome.UNUSABLE
+    other = "Buckling-loads were measured by seven engineers with levers, springs, mirrors and dials. {0} load."
+    assert judge(teacher, entity, other.format("Buckling")) is Outcome.USABLE
+    assert judge(teacher, entity, other.format("Wheel")) is Outcome.UNUSABLE  # which mentions it in passing
 
 
 @pytest.mark.parametrize(

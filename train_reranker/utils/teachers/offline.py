@@ -1,5 +1,6 @@
 """The offline teacher: rules, no model, no network."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -69,19 +70,23 @@ class OfflineTeacher(Teacher):
         return BridgeEntity(name, self._finder.type, segment, self._ask(document, name, sentence))
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
-        """USABLE if a sentence mentions the entity and adds ``min_new_words`` content words to the segment."""
+        """USABLE if a sentence mentions the entity and adds ``min_new_words`` content words to the segment.
+
+        A term that is mentioned once is mentioned in passing.
+        """
         known = content_words(entity.segment) | content_words(entity.name)
-        mentioned = False
-        for sentence in sentences(candidate.text):
-            if entity.name in self._finder.find(sentence):
-                mentioned = True
-                if len(content_words(sentence) - known) >= self.min_new_words:
-                    gap = f"What belongs in the gap? {entity.segment.replace(entity.name, '___')}"
-                    first = SubQuestion(gap, entity.name, "A")
-                    second = SubQuestion(f"What else is said of {entity.name}?", sentence, "B")
-                    return Verdict(Outcome.USABLE, f"says of {entity.name}: {sentence}", (first, second))
-        reason = "adds nothing to the source's segment" if mentioned else "does not mention the entity"
-        return Verdict(Outcome.UNUSABLE, reason)
+        found = [(one, Counter(self._finder.find(one))[entity.name]) for one in sentences(candidate.text)]
+        mentions = sum(count for _, count in found)
+        if mentions < self._finder.dwelt_upon:
+            reason = f"mentions {entity.name} in passing" if mentions else "does not mention the entity"
+            return Verdict(Outcome.UNUSABLE, reason)
+        for sentence, count in found:
+            if count and len(content_words(sentence) - known) >= self.min_new_words:
+                gap = f"What belongs in the gap? {entity.segment.replace(entity.name, '___')}"
+                first = SubQuestion(gap, entity.name, "A")
+                second = SubQuestion(f"What else is said of {entity.name}?", sentence, "B")
+                return Verdict(Outcome.USABLE, f"says of {entity.name}: {sentence}", (first, second))
+        return Verdict(Outcome.UNUSABLE, "adds nothing to the source's segment")
 
     def _ask(self, document: Document, name: str, sentence: str) -> str:
         if self.queries == KEYWORDS:

@@ -172,6 +172,7 @@ def ask(name: str, profile: Profile, topic: str, sentence: str, key: str) -> str
     decides between forms and phrases.
     """
     form_number, phrase_number, by_phrase, *_ = sha256(key.encode()).digest()
+    topic = "" if _overlap(topic, name) else topic
     entity = f"the {name}" if profile.article == "the" else name
     phrases = [one for one in noun_phrases(sentence) if not _overlap(one, name) and not _overlap(one, topic)]
     telling = [one for one in phrases if len(content_words(one)) > 1 or one[4:].istitle()] or (
@@ -192,8 +193,9 @@ def ask(name: str, profile: Profile, topic: str, sentence: str, key: str) -> str
 
 
 def _overlap(one: str, other: str) -> bool:
-    one, other = one.lower().removeprefix("the "), other.lower().removeprefix("the ")
-    return one in other or (other != "" and other in one)
+    """Return whether one phrase contains the other, or they share a content word."""
+    one, other = (text.lower().removeprefix("the ").replace("-", " ") for text in (one, other))
+    return one in other or (other != "" and other in one) or not content_words(one).isdisjoint(content_words(other))
 
 
 def ask_keywords(name: str, sentence: str, length: int = 16) -> str:
