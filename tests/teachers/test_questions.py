@@ -46,7 +46,7 @@ def test_own_document_tells_what_a_name_stands_for(name: str, contents: str, pro
 
 @pytest.mark.parametrize("kind", list(FORMS))
 def test_every_form_is_used_names_the_entity_and_differs_between_sources(kind: str) -> None:
-    asked = {ask("Senn", Profile(kind, "the"), f"Topic{n}", SENTENCE, str(n)) for n in range(100)}
+    asked = {ask("Senn", Profile(kind, "the"), f"Topic{n}", [SENTENCE], str(n)) for n in range(100)}
     assert len(asked) > 50
     for form in FORMS[kind]:
         start = form.partition("{c}")[0].format(x="the Senn", was="is")
@@ -56,10 +56,14 @@ def test_every_form_is_used_names_the_entity_and_differs_between_sources(kind: s
 
 def test_question_does_not_repeat_the_entity_or_the_topic_as_context() -> None:
     for key in map(str, range(50)):
-        question = ask("Ada Brandt", Profile(PERSON), "the river Senn", SENTENCE, key)
+        question = ask("Ada Brandt", Profile(PERSON), "the river Senn", [SENTENCE], key)
         assert "Merrow market" in question or "the river Senn" in question
         assert "mouth" not in question
 
 
 def test_question_without_any_context_asks_for_the_entity() -> None:
-    assert ask("Senn", Profile(), "", "", "1") == "What is known about Senn, and why is it important?"
+    assert ask("Senn", Profile(), "", [], "1") == "What is known about Senn, and why is it important?"
+
+
+def test_phrases_of_the_surroundings_serve_where_the_sentence_has_none() -> None:
+    assert "the large Merrow market" in ask("Senn", Profile(), "", ["Senn it is.", "See the large Merrow market."], "1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from utils.schema import Document
-from utils.teachers.questions import TERM
+from utils.teachers.questions import TERM, THING
 from utils.teachers.terms import TermFinder
 
 KINDS = ["thin", "thick", "square", "round", "long"]
@@ -28,6 +28,16 @@ def test_terms_of_few_documents_or_of_most_are_none() -> None:
 def test_part_of_a_longer_term_is_none() -> None:
     longer = [Document(str(n), "", "induced wave drag is shown ; induced wave drag is large") for n in range(5)]
     assert set(TermFinder(longer).names.values()) == {"induced wave drag"}
+
+
+def test_names_are_terms_even_if_they_come_once() -> None:
+    named = [Document(str(n), "", f"{kind} boats go to Port Halden in May") for n, kind in enumerate(KINDS)]
+    assert set(TermFinder(named).names.values()) == {"Port Halden"}
+    assert TermFinder(named).profile("Port Halden", "left Port Halden").kind == THING
+
+
+def test_letters_that_become_two_in_lower_case_do_no_harm() -> None:
+    assert list(TermFinder([Document("0", "", "İ wave drag"), *documents()]).find("İ wave drag")) == ["wave drag"]
 
 
 def test_terms_are_found_in_any_case_number_and_hyphenation() -> None:

@@ -67,7 +67,12 @@ class OfflineTeacher(Teacher):
         if found is None:
             return None
         name, sentence, segment = found
-        return BridgeEntity(name, self._finder.type, segment, self._ask(document, name, sentence))
+        if self.queries == KEYWORDS:
+            query = ask_keywords(name, sentence)
+        else:
+            topic, profile = self._finder.topic(document), self._finder.profile(name, sentence)
+            query = ask(name, profile, topic, (sentence, segment, document.contents), f"{document.id}\0{name}")
+        return BridgeEntity(name, self._finder.type, segment, query)
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
         """USABLE if a sentence mentions the entity and adds ``min_new_words`` content words to the segment.
@@ -87,12 +92,6 @@ class OfflineTeacher(Teacher):
                 second = SubQuestion(f"What else is said of {entity.name}?", sentence, "B")
                 return Verdict(Outcome.USABLE, f"says of {entity.name}: {sentence}", (first, second))
         return Verdict(Outcome.UNUSABLE, "adds nothing to the source's segment")
-
-    def _ask(self, document: Document, name: str, sentence: str) -> str:
-        if self.queries == KEYWORDS:
-            return ask_keywords(name, sentence)
-        topic, profile = self._finder.topic(document), self._finder.profile(name, sentence)
-        return ask(name, profile, topic, sentence, f"{document.id}\0{name}")
 
     def _mentions(self, document: Document) -> Iterator[tuple[str, str, str]]:
         """Yield each name once with the sentence that mentions it first, and that as a segment."""

@@ -1,6 +1,7 @@
 """Questions about an entity: fixed forms, filled with what the source is about and phrases of its sentence."""
 
 import re
+from collections.abc import Iterable
 from hashlib import sha256
 from itertools import pairwise
 from typing import NamedTuple
@@ -165,16 +166,19 @@ def _as_phrase(tokens: list[str]) -> str:
     return " ".join(run) if before in _BEFORE and not _NO_NOUN.search(run[0][0].lower() + run[0][1:]) else ""
 
 
-def ask(name: str, profile: Profile, topic: str, sentence: str, key: str) -> str:
+def ask(name: str, profile: Profile, topic: str, texts: Iterable[str], key: str) -> str:
     """Return a question about an entity in the context of a source, in one of the forms for its kind.
 
-    ``topic`` is what the source is about, "" if it does not say; ``sentence`` mentions the entity. ``key`` alone
-    decides between forms and phrases.
+    ``topic`` is what the source is about, "" if it does not say. Phrases come from the first of the ``texts`` that has
+    any: the sentence that mentions the entity, then what surrounds it. ``key`` alone decides between forms and phrases.
     """
     form_number, phrase_number, by_phrase, *_ = sha256(key.encode()).digest()
     topic = "" if _overlap(topic, name) else topic
     entity = f"the {name}" if profile.article == "the" else name
-    phrases = [one for one in noun_phrases(sentence) if not _overlap(one, name) and not _overlap(one, topic)]
+    usable = (
+        [one for one in noun_phrases(text) if not _overlap(one, name) and not _overlap(one, topic)] for text in texts
+    )
+    phrases = next(filter(None, usable), [])
     telling = [one for one in phrases if len(content_words(one)) > 1 or one[4:].istitle()] or (
         phrases if not topic else []
     )
