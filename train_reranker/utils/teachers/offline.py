@@ -53,9 +53,9 @@ class OfflineTeacher(Teacher):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The two thresholds, and what queries are."""
+        """The version of the rules, the two thresholds, and what queries are."""
         thresholds = {"min_segment_words": self.min_segment_words, "min_new_words": self.min_new_words}
-        return {"teacher": "offline", **thresholds, "queries": self.queries}
+        return {"teacher": "offline 2", **thresholds, "queries": self.queries}
 
     def turns(self, document: Document) -> int:
         """Return how many entities a document has."""
