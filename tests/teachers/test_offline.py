@@ -34,7 +34,7 @@ def test_extraction_takes_a_mention_with_a_segment_and_a_query(teacher: OfflineT
     assert entity.segment == (
         "Port Halden is a harbour town on the northern shore of Lake Merrow, founded by salt traders in the year 1612."
     )
-    assert entity.query == "Which events in the history of Lake Merrow had to do with Port Halden?"
+    assert entity.query == "How did Lake Merrow become important for Port Halden and salt traders?"
 
 
 def test_short_sentence_takes_its_neighbours_into_the_segment(teacher: OfflineTeacher) -> None:

@@ -38,6 +38,7 @@ class OfflineTeacher(Teacher):
         ``min_new_words`` is what a sentence must add to a segment's content words; ``queries`` is one of ``QUERIES``.
         """
         self.min_segment_words, self.min_new_words, self.queries = min_segment_words, min_new_words, queries
+        self._turns: dict[str, int] = {}
         self.complaint = ""  # why there is nothing to ask about
         self._finder: NameFinder = TitleFinder(documents)
         tried = list(islice(documents, TRIED))
@@ -47,6 +48,7 @@ class OfflineTeacher(Teacher):
         mentions = f"{mentioning} of the corpus's first {len(tried)} documents mention another's title"
         if (terms := TermFinder(documents)).names:
             self._finder = terms
+            self._turns.clear()
             log.info("%s: the offline teacher asks about %d recurring terms instead", mentions, len(terms.names))
         elif not mentioning:
             self.complaint = f"{mentions}, and no terms of 2 to 4 words recur"
@@ -59,7 +61,9 @@ class OfflineTeacher(Teacher):
 
     def turns(self, document: Document) -> int:
         """Return how many entities a document has."""
-        return len(list(self._mentions(document)))
+        if document.id not in self._turns:  # asked in every turn
+            self._turns[document.id] = len(list(self._mentions(document)))
+        return self._turns[document.id]
 
     async def extract(self, document: Document, turn: int = 0) -> BridgeEntity | None:
         """Return the first mention that comes with a long enough segment, or the one ``turn`` later, or None."""
@@ -71,7 +75,7 @@ class OfflineTeacher(Teacher):
             query = ask_keywords(name, sentence)
         else:
             topic, profile = self._finder.topic(document), self._finder.profile(name, sentence)
-            query = ask(name, profile, topic, (sentence, segment, document.contents), f"{document.id}\0{name}")
+            query = ask(name, profile, topic, (sentence, segment, document.contents), f"{document.contents}\0{name}")
         return BridgeEntity(name, self._finder.type, segment, query)
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
