@@ -22,8 +22,8 @@ class OfflineTeacher(Teacher):
     """Rules only, a crude stand-in for a language model: trained on it, a reranker prefers passages with the entity.
 
     A bridge entity is a mention of another document's title, or of a recurring term in a corpus whose documents hardly
-    mention each other's titles. A candidate is usable if one of its sentences mentions
-    the entity and adds enough to the source segment.
+    mention each other's titles. A candidate is usable if one of its sentences mentions the entity and adds enough to
+    the source segment.
     """
 
     def __init__(

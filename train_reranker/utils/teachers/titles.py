@@ -25,7 +25,9 @@ class NameFinder:
     def __init__(self, names: Mapping[tuple[str, ...], str]) -> None:
         """Find names by their words, as :meth:`key` returns them."""
         self.names = names
-        self._longest = max(map(len, names), default=0)
+        self._longest: dict[str, int] = {}  # words of a name, by its first
+        for first, *rest in names:
+            self._longest[first] = max(self._longest.get(first, 0), 1 + len(rest))
 
     def find(self, text: str) -> Iterator[str]:
         """Yield the names that a text mentions, from left to right, none inside another."""
@@ -34,7 +36,8 @@ class NameFinder:
         tokens = [match[0] for match in matches]
         position = 0
         while position < len(tokens):
-            for end in range(min(position + self._longest, len(tokens)), position, -1):
+            longest = self._longest.get(tokens[position], 0)
+            for end in range(min(position + longest, len(tokens)), position, -1):
                 name = self.names.get(self.key(tokens[position:end]))
                 if name and not self.is_part(text, matches, position, end):
                     yield name
