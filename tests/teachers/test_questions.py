@@ -61,6 +61,13 @@ def test_question_does_not_repeat_the_entity_or_the_topic_as_context() -> None:
         assert "mouth" not in question
 
 
+def test_a_single_word_is_context_only_if_it_is_a_name_or_all_there_is() -> None:
+    asked = {ask("Senn", Profile(), "Orre", ["It grew in Corwen with cloth."], key) for key in "abcdefgh"}
+    assert any("Corwen" in one for one in asked)
+    assert not any("cloth" in one for one in asked)
+    assert "cloth" in ask("Senn", Profile(), "", ["They trade with cloth."], "1")
+
+
 def test_question_without_any_context_asks_for_the_entity() -> None:
     assert ask("Senn", Profile(), "", [], "1") == "What is known about Senn, and why is it important?"
 

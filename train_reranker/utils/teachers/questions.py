@@ -172,16 +172,15 @@ def ask(name: str, profile: Profile, topic: str, texts: Iterable[str], key: str)
     ``topic`` is what the source is about, "" if it does not say. Phrases come from the first of the ``texts`` that has
     any: the sentence that mentions the entity, then what surrounds it. ``key`` alone decides between forms and phrases.
     """
-    form_number, phrase_number, by_phrase, *_ = sha256(key.encode()).digest()
+    form_number, phrase_number, by_phrase, *_ = sha256(key.encode(errors="replace")).digest()
     topic = "" if _overlap(topic, name) else topic
     entity = f"the {name}" if profile.article == "the" else name
     usable = (
         [one for one in noun_phrases(text) if not _overlap(one, name) and not _overlap(one, topic)] for text in texts
     )
     phrases = next(filter(None, usable), [])
-    telling = [one for one in phrases if len(content_words(one)) > 1 or one[4:].istitle()] or (
-        phrases if not topic else []
-    )
+    telling = [one for one in phrases if len(content_words(one)) > 1 or one.removeprefix("the ")[0].isupper()]
+    telling = telling or (phrases if not topic else [])
     phrase = telling[phrase_number % len(telling)] if telling else ""
     form = FORMS[profile.kind][form_number % len(FORMS[profile.kind])]
 
