@@ -51,11 +51,14 @@ class SlowTeacher:
         await asyncio.sleep(self.rng.random() / 200)
         self.in_flight -= 1
 
-    async def extract(self, document: Document) -> BridgeEntity | None:
+    def turns(self, document: Document) -> int:
+        return self.inner.turns(document)
+
+    async def extract(self, document: Document, turn: int = 0) -> BridgeEntity | None:
         await self.pause()
         if document.id in self.broken:
             raise TeacherError("no answer")
-        return await self.inner.extract(document)
+        return await self.inner.extract(document, turn)
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
         await self.pause()

@@ -36,6 +36,17 @@ def test_split_has_nothing_in_common() -> None:
     assert not sides[0][1] & sides[1][1]
 
 
+def test_questions_of_one_source_stay_together() -> None:
+    labelled = [
+        Labelled(f"source {i // 2}", f"entity {i}", ContrastiveExample(f"q{i}", [f"p{i}"], [f"n{i}"]))
+        for i in range(80)
+    ]
+    split = split_examples(labelled, 0.25, random.Random(1))
+    held_out, trained = ({int(row.query[1:]) // 2 for row in side} for side in (split.test, split.train))
+    assert (len(split.test), len(split.train)) == (20, 60)
+    assert not held_out & trained
+
+
 def test_nothing_is_split_from_nothing() -> None:
     assert split_examples([], 0.2, random.Random(1)) == ([], [], 0, 0, 0, 0)
 

@@ -63,7 +63,7 @@ def test_lasting_failure_pauses_then_ends_without_a_row(
 
 def test_sources_without_any_result_end_the_run(retriever: Retriever, tmp_path: Path) -> None:
     class Nothing(SlowTeacher):
-        async def extract(self, document: Document) -> None:
+        async def extract(self, document: Document, turn: int = 0) -> None:
             return None
 
     with pytest.raises(RunError, match=r"no example was made of 5 sources \(no entity 5\).*raise --give_up_after"):

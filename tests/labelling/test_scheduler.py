@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 
-from labelling_support import SlowTeacher, run
+from labelling_support import SlowTeacher, pipeline_of, run
 from utils.labelling.scheduler import PrioritySemaphore, enough_of_each, first_usable, judge_lists
 from utils.retrieval.retriever import Retriever
 from utils.schema import BridgeEntity, Candidate, Document, Outcome, Verdict
+from utils.teachers.offline import OfflineTeacher
 
 USABLE, UNUSABLE, ERROR = (Verdict(outcome, "") for outcome in Outcome)
 
@@ -23,6 +25,24 @@ def test_rows_are_the_same_at_any_concurrency(retriever: Retriever, tmp_path: Pa
         assert teacher.most_in_flight <= concurrency
         assert concurrency == 1 or teacher.most_in_flight > 1
     assert len(written) == 1
+
+
+def test_sources_with_further_entities_follow_after_all_were_asked(retriever: Retriever, tmp_path: Path) -> None:
+    teacher = OfflineTeacher(retriever.corpus)
+    _, journal = run(retriever, teacher, tmp_path / "p.jsonl")
+    asked = [row.source for row in journal.rows]
+    sources = list(dict.fromkeys(asked))
+    assert asked[: len(sources)] == sources
+    more = Counter(asked[len(sources) :])
+    assert more == {one: n for one in sources if (n := teacher.turns(retriever.corpus.get(one)) - 1) > 0}
+    assert max(more.values()) > 1
+    pairs = [(row.source, row.entity.name) for row in journal.rows if row.entity]
+    assert len(set(pairs)) == len(pairs)
+
+
+def test_each_source_is_asked_once_unless_told_otherwise(retriever: Retriever) -> None:
+    pipeline = pipeline_of(retriever, OfflineTeacher(retriever.corpus))
+    assert list(pipeline.asked()) == [(source, 0) for source in pipeline.sources()]
 
 
 def test_a_free_slot_goes_to_the_earliest_source() -> None:

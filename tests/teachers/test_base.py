@@ -17,7 +17,7 @@ class Agreeable(Teacher):
     def settings(self) -> dict[str, Any]:
         return {"teacher": "agreeable"}
 
-    async def extract(self, document: Document) -> BridgeEntity | None:
+    async def extract(self, document: Document, turn: int = 0) -> BridgeEntity | None:
         return TOWN
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:

@@ -9,7 +9,7 @@ import pytest
 from miniature import CORPUS
 from utils.corpus.documents import Corpus
 from utils.schema import BridgeEntity, Document, Outcome
-from utils.teachers.offline import OfflineTeacher, TitleFinder, name_of
+from utils.teachers.offline import KEYWORDS, OfflineTeacher
 from utils.teachers.words import words
 
 
@@ -34,9 +34,7 @@ def test_extraction_takes_a_mention_with_a_segment_and_a_query(teacher: OfflineT
     assert entity.segment == (
         "Port Halden is a harbour town on the northern shore of Lake Merrow, founded by salt traders in the year 1612."
     )
-    assert 10 <= len(words(entity.query)) <= 20
-    assert entity.query.startswith("Lake Merrow")
-    assert "beyond" in entity.query
+    assert entity.query == "How did Lake Merrow become important for Port Halden and salt traders?"
 
 
 def test_short_sentence_takes_its_neighbours_into_the_segment(teacher: OfflineTeacher) -> None:
@@ -55,7 +53,22 @@ def test_every_entity_keeps_the_contract(teacher: OfflineTeacher, corpus: Corpus
             assert entity.name in entity.segment
             assert entity.segment in document.contents
             assert len(words(entity.segment)) >= 20
-            assert 10 <= len(words(entity.query)) <= 20
+            assert 8 <= len(words(entity.query)) <= 20
+            assert entity.name in entity.query
+            assert entity.query.endswith("?")
+
+
+def test_queries_can_be_keywords(corpus: Corpus) -> None:
+    entity = asyncio.run(OfflineTeacher(corpus, queries=KEYWORDS).extract(corpus.get("1")))
+    assert entity is not None
+    assert entity.query.startswith("Lake Merrow history and significance beyond Port Halden harbour town")
+
+
+def test_a_document_is_asked_the_same_whatever_else_is_asked(corpus: Corpus) -> None:
+    documents = list(corpus)
+    forth = [asyncio.run(OfflineTeacher(documents).extract(one)) for one in documents]
+    back = [asyncio.run(OfflineTeacher(documents[::-1]).extract(one)) for one in documents[::-1]]
+    assert forth == back[::-1]
 
 
 def test_document_without_a_mention_has_no_entity(teacher: OfflineTeacher) -> None:
@@ -75,11 +88,40 @@ def test_candidate_must_mention_the_entity_and_add_something(teacher: OfflineTea
     assert judge(teacher, port, company) is Outcome.UNUSABLE
 
 
-def test_names() -> None:
-    assert name_of("Mercury (planet)") == "Mercury"
-    assert name_of("Paris, Texas") == "Paris"
+def test_each_turn_has_another_entity(teacher: OfflineTeacher, corpus: Corpus) -> None:
+    for document in corpus:
+        entities = [asyncio.run(teacher.extract(document, turn)) for turn in range(teacher.turns(document) + 1)]
+        assert entities.pop() is None
+        names = [entity.name for entity in entities if entity]
+        assert len(set(names)) == len(names) == teacher.turns(document)
+    assert max(map(teacher.turns, corpus)) > 1
 
 
-def test_common_words_are_no_names() -> None:
-    documents = [Document("1", "River", "the river and the river"), Document("2", "Senn", "the Senn is a River")]
-    assert list(TitleFinder(documents).find("Senn is a River")) == ["Senn"]
+ABSTRACT = (
+    "The {0} plate was heated by a jet . the buckling load of the {0} plate fell . a buckling load is a {1} load ."
+)
+
+
+def test_terms_are_asked_about_where_titles_are_not_mentioned(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    kinds = ["thin", "thick", "square", "round", "long"]
+    documents = [Document(kind, "", ABSTRACT.format(kind, "critical")) for kind in kinds]
+    teacher = OfflineTeacher(documents, min_segment_words=8)
+    assert "0 of the corpus's first 5 documents mention another's title" in caplog.text
+    entity = asyncio.run(teacher.extract(documents[0]))
+    assert entity is not None
+    assert (entity.name, entity.type) == ("buckling load", "term")
+    assert entity.segment == "the buckling load of the thin plate fell ."
+    assert "the buckling load" in entity.query
+    other = "Buckling-loads were measured by seven engineers with levers, springs, mirrors and dials. {0} load."
+    assert judge(teacher, entity, other.format("Buckling")) is Outcome.USABLE
+    assert judge(teacher, entity, other.format("Wheel")) is Outcome.UNUSABLE  # which mentions it in passing
+
+
+@pytest.mark.parametrize(
+    "contents", ["A short text about nothing.", "東京は日本の首都である。大阪は日本の都市である。"]
+)
+def test_corpus_without_anything_to_ask_about_is_refused(contents: str) -> None:
+    documents = [Document(str(n), "", contents) for n in range(3)]
+    complaint = "0 of the corpus's first 3 documents mention another's title, and no terms of 2 to 4 words recur"
+    assert OfflineTeacher(documents).complaint == complaint

@@ -13,6 +13,7 @@ from miniature import CORPUS
 from utils.config import load_config
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
+from utils.files import write_jsonl
 from utils.schema import BridgeEntity, Document, Outcome, Verdict
 from utils.teachers.base import Teacher
 from utils.teachers.endpoint import EndpointSettings
@@ -29,7 +30,7 @@ class Agreeable(Teacher):
     def settings(self) -> dict[str, Any]:
         return {"teacher": "agreeable"}
 
-    async def extract(self, document: Document) -> BridgeEntity | None:
+    async def extract(self, document: Document, turn: int = 0) -> BridgeEntity | None:
         return BridgeEntity(document.title, "title", document.contents, document.title)
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
@@ -53,6 +54,31 @@ def test_name_of_an_entry_opens_it_and_any_other_is_a_language_model(
     teacher = opened(tmp_path, name)
     assert isinstance(teacher, kind)
     asyncio.run(teacher.aclose())
+
+
+@pytest.mark.parametrize(
+    ("rows", "queries", "complaint"),
+    [
+        (
+            [{"id": "1", "contents": "Short."}],
+            "questions",
+            "corpus.jsonl: the offline teacher has nothing to ask about",
+        ),
+        (
+            [{"id": "1", "contents": "Short."}],
+            "riddles",
+            "offline_queries must be questions or keywords, not 'riddles'",
+        ),
+    ],
+)
+def test_offline_teacher_is_refused_in_one_line(
+    tmp_path: Path, rows: list[dict[str, str]], queries: str, complaint: str
+) -> None:
+    write_jsonl(tmp_path / "corpus.jsonl", rows)
+    path = tmp_path / "c.yaml"
+    path.write_text(f"offline_queries: {queries}")
+    with pytest.raises(InputError, match=complaint):
+        open_teacher(load_config(path), Corpus(tmp_path / "corpus.jsonl"), tmp_path / "replies.sqlite", Ledger())
 
 
 def configured(folder: Path, **setting: Any) -> EndpointSettings:

@@ -92,6 +92,7 @@ class Config:
     generation_params: Mapping[str, Any] = field(default_factory=dict)
     price_per_million_tokens: Mapping[str, Any] = field(default_factory=dict)
     min_segment_words: int = 20
+    offline_queries: str = "questions"
     max_document_tokens: int = 6000
     max_document_windows: int = 4
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)  # holds the keys

@@ -56,7 +56,7 @@ async def generate(pipeline: Pipeline, target: Target, journal: Journal) -> str:
     RunError as :func:`judge_sources` raises it, or if the teacher answered for no source.
     """
     most, is_example = target.max_attempts, lambda row: row.outcome == "example"
-    scheduler = Scheduler(pipeline, [ARM], enough_of_each(target.positives, target.negatives))
+    scheduler = Scheduler(pipeline._replace(again=True), [ARM], enough_of_each(target.positives, target.negatives))
     await judge_sources(scheduler, Goal("example", target.examples, is_example, explain_none, most), journal)
     if journal.held:
         complaint = journal.held[-1].complaint

@@ -92,7 +92,7 @@ async def _continue(scheduler: Scheduler, goal: Goal, journal: Journal) -> None:
     journal.held = []
     # After a pause, the block that it interrupted is worked through again from its start, for the same vectors.
     known = len(journal.rows) % BLOCK
-    left = islice(pipeline.sources(), len(journal.rows) - known, goal.most)
+    left = islice(pipeline.asked(), len(journal.rows) - known, goal.most)
     bar = progress_bar(desc=f"{goal.unit}s", total=goal.wanted, initial=counted, unit=goal.unit)
     async with aclosing(scheduler.rows(left)) as rows:
         with bar:

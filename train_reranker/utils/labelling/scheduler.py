@@ -3,7 +3,7 @@
 import asyncio
 import heapq
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import count, islice
 from typing import NamedTuple
@@ -45,6 +45,18 @@ class Pipeline(NamedTuple):
     candidates: int  # retrieved per arm
     concurrency: int = 1  # sources in flight; the rows are the same at any
     give_up_after: int | None = None  # sources without any result
+    again: bool = False  # once all sources were asked, ask those with further entities, turn after turn
+
+    def asked(self) -> Iterator[tuple[Document, int]]:
+        """Yield each source with the turn in which it is asked for an entity, from 0."""
+        for turn in count():
+            left = False
+            for source in self.sources():
+                if turn == 0 or self.teacher.turns(source) > turn:
+                    yield source, turn
+                    left = self.again
+            if not left:
+                return
 
 
 async def judge_lists(
@@ -129,8 +141,8 @@ class Scheduler:
         self._slots = PrioritySemaphore(pipeline.concurrency)
         self._one_at_a_time = asyncio.Lock()
 
-    async def rows(self, sources: Iterable[Document]) -> AsyncGenerator[JudgedSource]:
-        """Yield every source's row, in the order of the sources, which are read only as far as needed.
+    async def rows(self, sources: Iterable[tuple[Document, int]]) -> AsyncGenerator[JudgedSource]:
+        """Yield every source's row, in the order of the sources and their turns, which are read only as far as needed.
 
         A candidate is judged once per source, whichever arms retrieve it. What is in flight when the caller stops is
         cancelled; exceptions reach the caller in the source's turn.
@@ -155,19 +167,19 @@ class Scheduler:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
 
-    async def _extract(self, position: int, source: Document) -> JudgedSource:
+    async def _extract(self, position: int, source: Document, turn: int) -> JudgedSource:
         async with self._slots.taken(position):
             try:
-                return JudgedSource(source.id, await self.pipeline.teacher.extract(source), {})
+                return JudgedSource(source.id, await self.pipeline.teacher.extract(source, turn), {})
             except TeacherError as error:
                 return JudgedSource(source.id, None, {}, str(error))
 
-    async def _prepare(self, block: list[tuple[int, Document]]) -> Prepared:
-        rows = await asyncio.gather(*(self._extract(*numbered) for numbered in block))
+    async def _prepare(self, block: list[tuple[int, tuple[Document, int]]]) -> Prepared:
+        rows = await asyncio.gather(*(self._extract(number, *asked) for number, asked in block))
         queries = {i: row.entity.query for i, row in enumerate(rows) if row.entity and self.keep(row.entity)}
         lists: list[dict[str, list[Candidate]]] = [{} for _ in rows]
         if queries:
-            asked, sources = list(queries.values()), [block[i][1] for i in queries]
+            asked, sources = list(queries.values()), [block[i][1][0] for i in queries]
             retrieve, most = self.pipeline.retriever.retrieve, self.pipeline.candidates
             async with self._one_at_a_time:
                 found = await asyncio.to_thread(retrieve, self.arms, asked, sources, most)

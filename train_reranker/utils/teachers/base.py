@@ -29,8 +29,15 @@ class Teacher(Protocol):
         """Wait for requests in flight, then close everything; nothing unless overridden."""
         return
 
-    async def extract(self, document: Document) -> BridgeEntity | None:
-        """Return one bridge entity, or None; TeacherError if unanswered, RunError if no question will be answered."""
+    def turns(self, document: Document) -> int:
+        """Return for how many entities a document can be asked; one unless overridden."""
+        return 1
+
+    async def extract(self, document: Document, turn: int = 0) -> BridgeEntity | None:
+        """Return a bridge entity, another in each ``turn``, or None.
+
+        TeacherError if unanswered, RunError if no question will be answered.
+        """
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
         """Return whether the candidate makes the second hop; ERROR if unanswered, RunError if none will be answered."""

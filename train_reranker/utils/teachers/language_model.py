@@ -97,7 +97,7 @@ class LLMTeacher(Teacher):
         """Drop the replies to unanswered questions, so that they are asked again."""
         self.cache.forget_failed([self._extractor.model, self._judge.model])
 
-    async def extract(self, document: Document) -> BridgeEntity | None:
+    async def extract(self, document: Document, turn: int = 0) -> BridgeEntity | None:
         """Return a bridge entity, or None if no window has one; BudgetSpent if the ledger allows no further call."""
         min_words = self._limits.min_segment_words
         for window in context_window.windows_anywhere(document, self._limits.seed, *self._windows):

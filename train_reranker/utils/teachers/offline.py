@@ -1,107 +1,115 @@
 """The offline teacher: rules, no model, no network."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
+from utils.progress import log
 from utils.schema import BridgeEntity, Document, Outcome, SubQuestion, Verdict
 from utils.teachers.base import Teacher
-from utils.teachers.words import STOPWORDS, WORD, content_words, sentences, words
+from utils.teachers.questions import ask, ask_keywords
+from utils.teachers.terms import TermFinder
+from utils.teachers.titles import NameFinder, TitleFinder, name_of
+from utils.teachers.words import content_words, sentences, words
 
-DISAMBIGUATION = re.compile(r"\s+\([^()]*\)$|,\s.*$")
-
-
-def name_of(title: str) -> str:
-    """Return the name that running text uses for a title: "Mercury (planet)" is Mercury, "Paris, Texas" is Paris."""
-    return DISAMBIGUATION.sub("", title)
-
-
-class TitleFinder:
-    """Finds mentions of titles in a text: the longest run of words that spells a title's name exactly."""
-
-    def __init__(self, documents: Iterable[Document]) -> None:
-        """Index the names of all titles, without words like "Republic" that are as often written in lower case."""
-        self._names: dict[tuple[str, ...], str] = {}
-        spellings: Counter[str] = Counter()
-        for document in documents:
-            spellings.update(words(document.contents))
-            name = name_of(document.title)
-            if len(name) > 2 and not name.isdigit():
-                self._names.setdefault(tuple(words(name)), name)
-        for key in [key for key in self._names if len(key) <= 1]:
-            if not key or key[0].islower() or spellings[key[0].lower()] >= spellings[key[0]]:
-                del self._names[key]
-        self._longest = max(map(len, self._names), default=0)
-
-    def find(self, text: str) -> Iterator[str]:
-        """Yield the names that a text mentions, from left to right, none inside another."""
-        matches = list(WORD.finditer(text))
-        tokens = [match[0] for match in matches]
-        position = 0
-        while position < len(tokens):
-            for end in range(min(position + self._longest, len(tokens)), position, -1):
-                name = self._names.get(tuple(tokens[position:end]))
-                if name and not _inside_name(text, matches, position, end):
-                    yield name
-                    position = end
-                    break
-            else:
-                position += 1
-
-
-def _inside_name(text: str, matches: list[re.Match[str]], start: int, end: int) -> bool:
-    """Return whether the words ``start:end`` are part of a longer name, as Daniel is in "Daniel Fahrenheit"."""
-    for left, right, neighbour in ((start - 1, start, start - 1), (end - 1, end, end)):
-        if left < 0 or right >= len(matches) or text[matches[left].end() : matches[right].start()] != " ":
-            continue
-        word = matches[neighbour][0]
-        if word[0].isupper() and word.lower() not in STOPWORDS:
-            return True
-    return False
+QUESTIONS, KEYWORDS = QUERIES = "questions", "keywords"
+TRIED = 500  # documents that decide whether titles are mentioned
+MENTIONED = 0.2  # least share of them that mention another's title
 
 
 class OfflineTeacher(Teacher):
     """Rules only, a crude stand-in for a language model: trained on it, a reranker prefers passages with the entity.
 
-    A bridge entity is a mention of another document's title. A candidate is usable if one of its sentences mentions
-    the entity and adds enough to the source segment.
+    A bridge entity is a mention of another document's title, or of a recurring term in a corpus whose documents hardly
+    mention each other's titles. A candidate is usable if one of its sentences mentions the entity and adds enough to
+    the source segment.
     """
 
-    def __init__(self, documents: Iterable[Document], min_segment_words: int = 20, min_new_words: int = 5) -> None:
-        """Index the titles of a corpus. ``min_new_words`` is what a sentence must add to a segment's content words."""
-        self._finder = TitleFinder(documents)
-        self.min_segment_words, self.min_new_words = min_segment_words, min_new_words
+    def __init__(
+        self,
+        documents: Iterable[Document],
+        min_segment_words: int = 20,
+        min_new_words: int = 5,
+        queries: str = QUESTIONS,
+    ) -> None:
+        """Index the titles of a corpus, or else its terms.
+
+        ``min_new_words`` is what a sentence must add to a segment's content words; ``queries`` is one of ``QUERIES``.
+        """
+        self.min_segment_words, self.min_new_words, self.queries = min_segment_words, min_new_words, queries
+        self._turns: dict[str, int] = {}
+        self.complaint = ""  # why there is nothing to ask about
+        self._finder: NameFinder = TitleFinder(documents)
+        tried = list(islice(documents, TRIED))
+        mentioning = sum(self.turns(document) > 0 for document in tried)
+        if mentioning >= max(1, MENTIONED * len(tried)):
+            return
+        mentions = f"{mentioning} of the corpus's first {len(tried)} documents mention another's title"
+        if (terms := TermFinder(documents)).names:
+            self._finder = terms
+            self._turns.clear()
+            log.info("%s: the offline teacher asks about %d recurring terms instead", mentions, len(terms.names))
+        elif not mentioning:
+            self.complaint = f"{mentions}, and no terms of 2 to 4 words recur"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The two thresholds."""
-        return {"teacher": "offline", "min_segment_words": self.min_segment_words, "min_new_words": self.min_new_words}
+        """The version of the rules, the two thresholds, and what queries are."""
+        thresholds = {"min_segment_words": self.min_segment_words, "min_new_words": self.min_new_words}
+        return {"teacher": "offline 2", **thresholds, "queries": self.queries}
 
-    async def extract(self, document: Document) -> BridgeEntity | None:
-        """Return the first mention of another title that comes with a long enough segment, or None."""
-        own = name_of(document.title)
+    def turns(self, document: Document) -> int:
+        """Return how many entities a document has."""
+        if document.id not in self._turns:  # asked in every turn
+            self._turns[document.id] = len(list(self._mentions(document)))
+        return self._turns[document.id]
+
+    async def extract(self, document: Document, turn: int = 0) -> BridgeEntity | None:
+        """Return the first mention that comes with a long enough segment, or the one ``turn`` later, or None."""
+        found = next(islice(self._mentions(document), turn, None), None)
+        if found is None:
+            return None
+        name, sentence, segment = found
+        if self.queries == KEYWORDS:
+            query = ask_keywords(name, sentence)
+        else:
+            topic, profile = self._finder.topic(document), self._finder.profile(name, sentence)
+            query = ask(name, profile, topic, (sentence, segment, document.contents), f"{document.contents}\0{name}")
+        return BridgeEntity(name, self._finder.type, segment, query)
+
+    async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
+        """USABLE if a sentence mentions the entity and adds ``min_new_words`` content words to the segment.
+
+        A term that is mentioned once is mentioned in passing.
+        """
+        known = content_words(entity.segment) | content_words(entity.name)
+        found = [(one, Counter(self._finder.find(one))[entity.name]) for one in sentences(candidate.text)]
+        mentions = sum(count for _, count in found)
+        if mentions < self._finder.dwelt_upon:
+            reason = f"mentions {entity.name} in passing" if mentions else "does not mention the entity"
+            return Verdict(Outcome.UNUSABLE, reason)
+        for sentence, count in found:
+            if count and len(content_words(sentence) - known) >= self.min_new_words:
+                gap = f"What belongs in the gap? {entity.segment.replace(entity.name, '___')}"
+                first = SubQuestion(gap, entity.name, "A")
+                second = SubQuestion(f"What else is said of {entity.name}?", sentence, "B")
+                return Verdict(Outcome.USABLE, f"says of {entity.name}: {sentence}", (first, second))
+        return Verdict(Outcome.UNUSABLE, "adds nothing to the source's segment")
+
+    def _mentions(self, document: Document) -> Iterator[tuple[str, str, str]]:
+        """Yield each name once with the sentence that mentions it first, and that as a segment."""
+        own, known = name_of(document.title), set[str]()
         parts = sentences(document.contents)
         for position, sentence in enumerate(parts):
             for name in self._finder.find(sentence):
-                if name not in own and own not in name and (segment := self._segment(parts, position)):
-                    return BridgeEntity(name, "title", segment, query_beyond(name, sentence))
-        return None
-
-    async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
-        """USABLE if a sentence mentions the entity and adds ``min_new_words`` content words to the segment."""
-        known = content_words(entity.segment) | content_words(entity.name)
-        mentioned = False
-        for sentence in sentences(candidate.text):
-            if entity.name in self._finder.find(sentence):
-                mentioned = True
-                if len(content_words(sentence) - known) >= self.min_new_words:
-                    gap = f"What belongs in the gap? {entity.segment.replace(entity.name, '___')}"
-                    first = SubQuestion(gap, entity.name, "A")
-                    second = SubQuestion(f"What else is said of {entity.name}?", sentence, "B")
-                    return Verdict(Outcome.USABLE, f"says of {entity.name}: {sentence}", (first, second))
-        reason = "adds nothing to the source's segment" if mentioned else "does not mention the entity"
-        return Verdict(Outcome.UNUSABLE, reason)
+                # A term may be spelled in another way.
+                is_own = name in own or (own and own in name)
+                if name in known or is_own or name not in sentence:
+                    continue
+                if segment := self._segment(parts, position):
+                    known.add(name)
+                    yield name, sentence, segment
 
     def _segment(self, parts: list[str], position: int) -> str | None:
         """Return the sentence at ``position`` with as many neighbours as needed; None if the text is too short."""
@@ -114,11 +122,3 @@ class OfflineTeacher(Teacher):
             else:
                 return None
         return " ".join(parts[start : end + 1])
-
-
-def query_beyond(name: str, sentence: str, length: int = 16) -> str:
-    """Return a query of about ``length`` words for what a source's sentence does not say about an entity."""
-    aspects = ["history", "and", "significance", "beyond"]
-    known = {*words(name), *aspects}
-    context = [word for word in words(sentence) if word not in known and content_words(word)]
-    return " ".join([name, *aspects, *context[: length - len(words(name)) - len(aspects)]])

@@ -12,7 +12,7 @@ from utils.teachers.base import Teacher
 from utils.teachers.endpoint import RESPONSE_FORMATS, TIMEOUT, EndpointSettings
 from utils.teachers.language_model import LLMTeacher, PromptLimits
 from utils.teachers.ledger import Ledger, Price
-from utils.teachers.offline import OfflineTeacher
+from utils.teachers.offline import QUERIES, OfflineTeacher
 
 OFFLINE = "offline"
 LANGUAGE_MODEL = "language model"  # for every other name, which is then a model's
@@ -29,8 +29,15 @@ PROVIDERS = {
 
 
 def open_offline(config: Config, corpus: Corpus, *_: object) -> Teacher:
-    """Return the rules, with the corpus's titles as entities."""
-    return OfflineTeacher(corpus, config.min_segment_words)
+    """Return the rules; InputError for unknown ``offline_queries``, or if the corpus has nothing to ask about."""
+    if config.offline_queries not in QUERIES:
+        kinds = " or ".join(QUERIES)
+        raise InputError(f"{config.path}: offline_queries must be {kinds}, not {config.offline_queries!r}")
+    teacher = OfflineTeacher(corpus, config.min_segment_words, queries=config.offline_queries)
+    if teacher.complaint:
+        remedy = "name a language model as generator_model"
+        raise InputError(f"{corpus.path}: the offline teacher has nothing to ask about: {teacher.complaint}; {remedy}")
+    return teacher
 
 
 def open_language_model(config: Config, corpus: Corpus, reply_cache: Path, ledger: Ledger, seed: int) -> Teacher:

@@ -3,16 +3,17 @@
 import re
 
 WORD = re.compile(r"\w+(?:['’.-]\w+)*")
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'(]?[A-Z0-9])")
+# Also a mark that stands apart, as in "it rained . she left ."
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'(]?[A-Z0-9])|(?<=\s[.!?])\s+")
 STOPWORDS = frozenset({
-    "a", "about", "after", "also", "although", "among", "an", "and", "are", "as", "at", "be", "became", "because",
-    "been", "before", "being", "between", "both", "but", "by", "called", "can", "could", "de", "did", "during",
-    "each", "first", "from", "had", "has", "have", "he", "her", "his", "how", "in", "including", "into", "is", "it",
-    "its", "known", "la", "later", "made", "many", "may", "more", "most", "much", "not", "of", "often", "on", "one",
-    "only", "or", "other", "over", "part", "several", "she", "since", "so", "some", "such", "than", "that", "the",
-    "their", "them", "then", "there", "these", "they", "this", "those", "through", "to", "two", "under", "until",
-    "up", "used", "was", "were", "what", "when", "where", "which", "while", "who", "whose", "will", "with", "within",
-    "world", "would", "year", "years",
+    "a", "about", "after", "all", "also", "although", "among", "an", "and", "any", "are", "as", "at", "be",
+    "became", "because", "been", "before", "being", "between", "both", "but", "by", "called", "can", "could", "de",
+    "did", "during", "each", "first", "for", "four", "from", "had", "has", "have", "he", "her", "his", "how", "if",
+    "in", "including", "into", "is", "it", "its", "known", "la", "later", "made", "many", "may", "more", "most",
+    "much", "not", "of", "often", "on", "one", "only", "or", "other", "over", "part", "several", "she", "since",
+    "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this",
+    "those", "three", "through", "to", "two", "under", "until", "up", "used", "was", "were", "what", "when",
+    "where", "which", "while", "who", "whose", "will", "with", "within", "world", "would", "year", "years",
 })  # fmt: skip
 
 # Letters of scripts without spaces between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
