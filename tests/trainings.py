@@ -14,7 +14,7 @@ import pytest
 
 import train_reranker
 from utils.files import SCRIPTS
-from utils.training import held_out
+from utils.training import history
 
 QUICK = ["--learning_rate", "1e-3", "--query_max_len", "32", "--passage_max_len", "32", "--save_steps", "0"]
 QUICK += ["--eval_fraction", "0", "--report_to", "none"]
@@ -75,7 +75,7 @@ def train_evaluated(model: Path, data: Path, output: Path, *flags: str) -> int:
 
 
 def evaluations(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / held_out.FILE).read_text())
+    return json.loads((folder / history.FILE).read_text())
 
 
 def train_and_kill(model: Path, data: Path, output: Path, *flags: str) -> Path:

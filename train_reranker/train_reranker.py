@@ -11,7 +11,7 @@ transformers, and carries the lengths that it was trained at. Progress goes to s
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -21,6 +21,7 @@ from utils.errors import EXIT_REGRESSION
 from utils.evaluation.paired import WORSE, PairedDifference, gate
 from utils.progress import log
 from utils.training import dry_run_report, launch
+from utils.training.history import HELD_OUT, EvaluationHistory, verdict
 from utils.training.job import prepare
 from utils.training.run import run
 from utils.training.settings import TrainingSettings
@@ -40,17 +41,19 @@ def main(argv: list[str] | None = None) -> int:
     history = run(job)
     if not launch.is_main_process():
         return 0
-    summary, difference = (history.summary(), history.difference()) if history else (None, None)
-    report(job.output, summary, difference)
-    return exit_code(difference, options)
+    report(job.output, history)
+    return exit_code(history.differences() if history else {}, options)
 
 
-def exit_code(difference: PairedDifference | None, options: argparse.Namespace) -> int:
-    """Return 3 on a significant loss, or on all but a significant gain, as the flags ask, else 0."""
-    asked, compared = options.fail_on_regression or options.fail_unless_better, [difference] if difference else []
-    if not asked or not gate(compared, unless_better=options.fail_unless_better):
+def exit_code(differences: Mapping[str, PairedDifference], options: argparse.Namespace) -> int:
+    """Return 3 on a significant loss, or on all but a significant gain at home without one abroad, if asked, else 0."""
+    asked, home = options.fail_on_regression or options.fail_unless_better, differences.get(HELD_OUT)
+    failed = gate([*differences.values()], unless_better=False)
+    if options.fail_unless_better:
+        failed |= gate([home] if home else [], unless_better=True)
+    if not asked or not failed:
         return 0
-    reason = difference.outcome if difference else "not compared, for there are no held-out queries"
+    reason = verdict(differences) if home else "not compared, for there are no held-out queries"
     log.error("against its base: %s", reason)
     return EXIT_REGRESSION
 
@@ -80,9 +83,9 @@ def build_parser() -> cli.Parser:
         add(*names, default=item.default, **options)
     add("--no-gradient_checkpointing", "--no_gradient_checkpointing", dest="gradient_checkpointing",
         action="store_false", default=None, help="keep activations (default: on a CPU only)")  # fmt: skip
-    loss = "exit 3 if the model is significantly worse than its base (default: exit 0)"
+    loss = "exit 3 if the model is significantly worse than its base, also on the guard (default: exit 0)"
     add("--fail_on_regression", **SWITCH, default=False, help=loss)
-    gain = "exit 3 unless the model is significantly better than its base (default: exit 0)"
+    gain = "exit 3 unless it is significantly better, and on the guard not significantly worse (default: exit 0)"
     add("--fail_unless_better", **SWITCH, default=False, help=gain)
     add("--dry_run", **SWITCH, default=False, help="print what would be done, in numbers, and stop")
     # DeepSpeed's launcher adds this flag; the environment says the same.
@@ -107,15 +110,20 @@ def parse_bool(text: str) -> bool:
 SWITCH: dict[str, Any] = {"nargs": "?", "const": True, "type": parse_bool, "metavar": "BOOL"}
 
 
-def report(folder: Path, summary: str | None, difference: PairedDifference | None) -> None:
+def report(folder: Path, history: EvaluationHistory | None) -> None:
     """Print where the model is, whether it helped, and what to run next."""
     print(f"model: {folder}")
     if any(folder.glob("checkpoint-*")):
         print("its checkpoint-* folders, with the optimizer's state, may be deleted")
-    if summary:
+    differences = history.differences() if history else {}
+    if history and (summary := history.summary()):
         print(summary)
-    if difference and difference.outcome == WORSE:
+    worse = {name for name, one in differences.items() if one.outcome == WORSE}
+    if HELD_OUT in worse:
         log.warning("THE FINE-TUNED MODEL IS WORSE THAN ITS BASE: do not use it; lower --learning_rate, check the data")
+    elif worse:
+        remedies = "train with --mix_with_base auto, with --keep_close 1, or at a lower --learning_rate"
+        log.warning("%s: IT HAS FORGOTTEN WHAT ITS BASE COULD: %s", verdict(differences).upper(), remedies)
     print(f"next: python test_reranker.py --model_path {folder} --test_data ./data/test_data.jsonl")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainings import assert_as_uninterrupted, train_evaluated
-from utils.training import held_out
+from utils.training import history
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,6 +22,6 @@ def test_checkpoint_of_another_folder_is_resumed(
 ) -> None:
     assert train_evaluated(tiny_reranker, data, tmp_path / "other", "--resume", str(killed / "checkpoint-8")) == 0
     assert_as_uninterrupted(tmp_path / "other", trained)
-    (killed / held_out.FILE).unlink()
+    (killed / history.FILE).unlink()
     assert train_evaluated(tiny_reranker, data, tmp_path / "another", "--resume", str(killed / "checkpoint-8")) == 0
     assert "Not compared with its base" in (tmp_path / "another" / "README.md").read_text()

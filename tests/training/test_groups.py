@@ -48,7 +48,9 @@ def test_long_query_leaves_the_passage_its_room(tiny_reranker: Path) -> None:
 def test_groups_keep_scores_beside_their_passages() -> None:
     scores = {"p0": 10.0, "p1": 11.0, "n0": 0.0, "n1": 1.0, "n2": 2.0, "n3": 3.0}
     for seed in range(20):
-        passages, drawn = groups.draw_group(ROW, 4, random.Random(seed))
+        places, own = groups.draw_group(ROW, 4, random.Random(seed)), groups.row_scores(ROW)
+        assert own
+        passages, drawn = [ROW.passages[i] for i in places], [own[i] for i in places]
         assert passages[0] in ROW.pos
         assert len(set(passages[1:])) == 3
         assert set(passages[1:]) <= set(ROW.neg)
@@ -56,8 +58,8 @@ def test_groups_keep_scores_beside_their_passages() -> None:
 
 
 def test_few_negatives_are_repeated_evenly() -> None:
-    passages, _ = groups.draw_group(ROW._replace(neg=["n0", "n1"], neg_scores=None), 6, random.Random(0))
-    assert sorted(passages[1:].count(n) for n in ("n0", "n1")) == [2, 3]
+    places = groups.draw_group(ROW._replace(neg=["n0", "n1"], neg_scores=None), 6, random.Random(0))
+    assert sorted(places[1:].count(place) for place in (2, 3)) == [2, 3]
 
 
 def test_draws_depend_on_seed_epoch_and_row_alone(tiny_reranker: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from utils.training.groups import collate
+from utils.training.groups import Group, collate
 from utils.training.micro_batches import MemoryBudget, MicroBatchScorer
 
 LENGTHS = [30, 7, 120, 64, 8, 9, 100, 31]
@@ -24,7 +24,7 @@ def load(folder: Path, dropout: bool = False) -> Any:
 def ragged() -> dict[str, Any]:
     torch.manual_seed(1)
     pairs = [{"input_ids": torch.randint(5, 60, (n,)).tolist(), "token_type_ids": [0] * n} for n in LENGTHS]
-    return collate([(pairs, None)])["pair"]
+    return collate([Group(pairs)])["pair"]
 
 
 def gradients(model: Any, memory: MemoryBudget, pairs: dict[str, Any] | None = None) -> tuple[Any, list[Any]]:

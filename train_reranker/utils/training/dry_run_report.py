@@ -47,6 +47,7 @@ def render(job: TrainingJob, argv: Sequence[str], processes: int) -> str:
         ["model", str(job.model)],
         ["rows read", facts.rows],
         ["rows held out for evaluation", len(job.held_out)],
+        ["guard queries of another origin", len(job.guard)],
         ["rows left out for that", f"{facts.dropped}, and {facts.pruned} passages of others"],
         ["negatives removed from held-out rows", facts.thinned],
         ["rows trained on (groups per epoch)", len(job.examples)],
@@ -78,7 +79,7 @@ def count_tokens(job: TrainingJob) -> list[list[int]]:
     rng = random.Random(settings.seed)
     lengths = []
     for row in rng.sample(job.examples, min(SAMPLE, len(job.examples))):
-        passages, _ = draw_group(row, settings.train_group_size, rng)
+        passages = [row.passages[i] for i in draw_group(row, settings.train_group_size, rng)]
         pairs = encode_pairs(tokenizer, row.query, passages, job.lengths._replace(passage=UNCUT))
         lengths += [len(pair["input_ids"]) for pair in pairs]
     size = settings.batch_size * settings.train_group_size

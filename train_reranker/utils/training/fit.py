@@ -1,22 +1,27 @@
 """A trainer for a prepared job, and the training from the beginning or a checkpoint."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from FlagEmbedding.abc.finetune.reranker import AbsRerankerTrainingArguments
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
+from utils.data.judged import pools_of_rows
 from utils.errors import InputError
 from utils.models.devices import CPU_BATCH_TOKENS
 from utils.models.loading import BASE, load_model
 from utils.progress import log, progress_bar
-from utils.training import checkpoints, held_out, launch
+from utils.scoring import Reranker, ScoringOptions
+from utils.training import checkpoints, launch
 from utils.training.groups import TrainingGroups, collate
-from utils.training.held_out import EvaluationHistory
+from utils.training.history import FILE, EvaluationHistory
 from utils.training.job import precision
 from utils.training.micro_batches import MemoryBudget
+from utils.training.mixing import mix_with_base
 from utils.training.settings import TrainingJob
 from utils.training.trainer import GroupedCrossEncoder, RerankerTrainer
 
@@ -47,8 +52,8 @@ def training_arguments(job: TrainingJob) -> Any:
         # Rows.
         remove_unused_columns=False, dataloader_num_workers=2 if cuda else 0,  # tokenise while the GPU works
         # Evaluations and checkpoints.
-        eval_strategy="steps" if job.held_out else "no", eval_steps=settings.eval_steps or EVALUATIONS,
-        eval_on_start=bool(job.held_out) and job.resume is None,
+        eval_strategy="steps" if job.evaluates else "no", eval_steps=settings.eval_steps or EVALUATIONS,
+        eval_on_start=job.evaluates and job.resume is None,
         save_strategy="steps" if settings.save_steps else "no", save_steps=settings.save_steps or 1,
         save_total_limit=settings.save_total_limit,
         # Logs: a hundred points of the loss, however long the run, and a bar of our own.
@@ -99,19 +104,56 @@ def make_trainer(job: TrainingJob, arguments: Any, memory: MemoryBudget) -> Rera
     set_seed(settings.seed)  # also of a fresh head
     # In float32 whatever the file holds: in half precision, updates would be rounded away.
     tokenizer, base, fresh = load_model(job.model, BASE)
+    if fresh and (settings.mix_shares or job.teacher == job.model):
+        raise InputError(
+            f"model {job.model} has no trained head ({', '.join(fresh)}), so --mix_with_base and --keep_close have "
+            "nothing to keep: leave them out, or start from a reranker"
+        )
     if fresh and launch.is_main_process():
         message = "model %s has no trained head (%s): it starts from random weights, and the base ranks at random"
         log.warning(message, job.model, ", ".join(fresh))
-    group_size, distil = settings.train_group_size, settings.knowledge_distillation
-    groups = TrainingGroups(job.examples, tokenizer, job.lengths, group_size, settings.seed, distil)
-    history = EvaluationHistory(job.held_out) if job.held_out else None
+    if settings.freeze_embeddings:
+        freeze_embeddings(base, job.model)
+    groups = TrainingGroups(
+        job.examples, tokenizer, job.lengths, settings.train_group_size, settings.seed,
+        settings.knowledge_distillation, close_scores(job, arguments),
+    )  # fmt: skip
+    history = EvaluationHistory(pools_of_rows(job.held_out), job.guard) if job.evaluates else None
     trainer = RerankerTrainer(
-        job, history, model=GroupedCrossEncoder(base, tokenizer, group_size, memory), args=arguments,
-        train_dataset=groups, eval_dataset=history and history.examples, data_collator=collate,
+        job, history, model=GroupedCrossEncoder(base, tokenizer, settings, memory), args=arguments,
+        train_dataset=groups, eval_dataset=history and history.pools, data_collator=collate,
         callbacks=[StepCallback(groups, history is not None)],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def freeze_embeddings(model: Any, folder: Path) -> None:
+    """Leave the word embeddings as they are; an InputError if the model has none."""
+    try:
+        model.get_input_embeddings().requires_grad_(False)
+    except NotImplementedError:  # CANINE hashes characters
+        raise InputError(f"model {folder} has no word embeddings: leave out --freeze_embeddings") from None
+
+
+def close_scores(job: TrainingJob, arguments: Any) -> list[list[float]] | None:
+    """Return the scores of all rows' passages by the reranker to stay close to, if to any.
+
+    They are computed once, at the training's lengths; each process scores its share, and all see the same.
+    """
+    if job.teacher is None:
+        return None
+    options = ScoringOptions(
+        job.lengths.query, job.lengths.pair, half=any(precision(job.settings).values()),
+        device=str(arguments.device) if arguments.device.type == "cuda" else "cpu", lengths_from="--query_max_len and --passage_max_len",
+    )  # fmt: skip
+    pairs = [[(row.query, passage) for passage in row.passages] for row in job.examples]
+    mine = range(arguments.process_index, len(pairs), arguments.world_size)
+    desc = "reranker to stay close to" if launch.is_main_process() else None
+    scores = Reranker(job.teacher, options).score([pair for i in mine for pair in pairs[i]], desc)
+    parts = np.split(scores, np.cumsum([len(pairs[i]) for i in mine])[:-1]) if mine else []
+    found = dict(gather_object([*zip(mine, (part.tolist() for part in parts), strict=True)]))
+    return [found[i] for i in range(len(pairs))]
 
 
 def fit(trainer: RerankerTrainer) -> None:
@@ -120,10 +162,12 @@ def fit(trainer: RerankerTrainer) -> None:
     if len({found and found.name for found in gather_object([job.resume])}) > 1:
         raise InputError(f"not all machines see the checkpoints of {job.output}: move it to a disk that all share")
     if job.resume is not None and history is not None:
-        path = job.resume.parent / held_out.FILE
+        path = job.resume.parent / FILE
         found = json.loads(path.read_bytes()) if trainer.args.should_save and path.is_file() else None
         if (found := gather_object([found])[0]) is not None:  # other machines may not have the file
             history.restore(found, path, checkpoints.step_of(job.resume))
     trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
     if history is None or history.best is None:
-        trainer.keep_model()
+        trainer.keep_model(job.best)
+    if job.settings.mix_shares:
+        mix_with_base(trainer)

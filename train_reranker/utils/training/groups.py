@@ -4,11 +4,19 @@ import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils.models.devices import token_batches
 from utils.models.lengths import Lengths, cut_text
 from utils.schema import ContrastiveExample
+
+
+class Group(NamedTuple):
+    """The encoded pairs of one row: a positive, then its negatives; and a number for each where there are any."""
+
+    pairs: list[dict[str, list[int]]]
+    teacher_scores: list[float] | None = None  # the row's own, to distil from
+    close_scores: list[float] | None = None  # of the reranker to stay close to
 
 
 @dataclass
@@ -24,38 +32,44 @@ class TrainingGroups:
     lengths: Lengths
     group_size: int
     seed: int
-    distil: bool = False  # give the teacher's scores, too
+    distil: bool = False  # give the rows' scores, too
+    close: Sequence[list[float]] | None = None  # another reranker's scores of each row's passages
     epoch: int = 0  # set from outside
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.rows)
 
-    def __getitem__(self, number: int) -> tuple[list[dict[str, list[int]]], list[float] | None]:
-        """Return the encoded pairs of a row, and their teacher's scores where the training distils."""
+    def __getitem__(self, number: int) -> Group:
+        """Return the group that is drawn for a row in this epoch."""
         from torch.utils.data import get_worker_info
 
         if get_worker_info() is not None:
             os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
-        rng = random.Random(f"{self.seed} {self.epoch} {number}")
-        passages, scores = draw_group(self.rows[number], self.group_size, rng)
-        pairs = encode_pairs(self.tokenizer, self.rows[number].query, passages, self.lengths)
-        return pairs, scores if self.distil else None
+        row, rng = self.rows[number], random.Random(f"{self.seed} {self.epoch} {number}")
+        drawn = draw_group(row, self.group_size, rng)
+        pairs = encode_pairs(self.tokenizer, row.query, [row.passages[i] for i in drawn], self.lengths)
+        own = row_scores(row) if self.distil else None
+        close = None if self.close is None else self.close[number]
+        return Group(pairs, own and [own[i] for i in drawn], close and [close[i] for i in drawn])
 
 
-def draw_group(row: ContrastiveExample, size: int, rng: random.Random) -> tuple[list[str], list[float] | None]:
-    """Draw a positive and ``size`` - 1 negatives of a row, with their scores if it has any.
+def draw_group(row: ContrastiveExample, size: int, rng: random.Random) -> list[int]:
+    """Draw a positive and ``size`` - 1 negatives of a row; return their places in its ``passages``.
 
     Where negatives are too few, all are repeated equally often, or once more.
     """
     positive = rng.randrange(len(row.pos))
     times, rest = divmod(size - 1, len(row.neg))
     negatives = list(range(len(row.neg))) * times + rng.sample(range(len(row.neg)), rest)
-    passages = [row.pos[positive], *(row.neg[i] for i in negatives)]
-    # Negatives from other rows have no scores.
+    return [positive, *(len(row.pos) + i for i in negatives)]
+
+
+def row_scores(row: ContrastiveExample) -> list[float] | None:
+    """Return a row's score for each of its ``passages``; None where it has none, or negatives from other rows."""
     if row.pos_scores is None or row.neg_scores is None or len(row.neg_scores) != len(row.neg):
-        return passages, None
-    return passages, [row.pos_scores[positive], *(row.neg_scores[i] for i in negatives)]
+        return None
+    return [*row.pos_scores, *row.neg_scores]
 
 
 def encode_pairs(tokenizer: Any, query: str, passages: Sequence[str], lengths: Lengths) -> list[dict[str, list[int]]]:
@@ -65,20 +79,21 @@ def encode_pairs(tokenizer: Any, query: str, passages: Sequence[str], lengths: L
     return [dict(zip(columns.keys(), values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def collate(groups: Sequence[tuple[list[dict[str, list[int]]], list[float] | None]]) -> dict[str, Any]:
+def collate(groups: Sequence[Group]) -> dict[str, Any]:
     """Lay the pairs of several groups end to end, without padding.
 
     Returns ``pair``, the model's inputs as flat tensors of shape (tokens,) and ``lengths``, the tokens of each pair;
-    and ``teacher_scores``, one number per pair, or None.
+    and ``teacher_scores`` and ``close_scores``, one number per pair, or None.
     """
     import torch
 
-    pairs = [pair for encoded, _ in groups for pair in encoded]
+    pairs = [pair for group in groups for pair in group.pairs]
     keys = [key for key in pairs[0] if key != "attention_mask"]  # which follows from the lengths
     flat: dict[str, Any] = {key: torch.tensor([i for pair in pairs for i in pair[key]]) for key in keys}
     flat["lengths"] = [len(pair["input_ids"]) for pair in pairs]
-    scores = [score for _, group in groups if group is not None for score in group]
-    return {"pair": flat, "teacher_scores": scores or None}
+    own = [score for group in groups for score in group.teacher_scores or ()]
+    close = [score for group in groups for score in group.close_scores or ()]
+    return {"pair": flat, "teacher_scores": own or None, "close_scores": close or None}
 
 
 def plan_micro_batches(lengths: Sequence[int], max_tokens: int, multiple: int = 1) -> list[list[int]]:

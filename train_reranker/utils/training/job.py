@@ -6,10 +6,11 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.data.judged import JudgedPool, pools_of_rows
 from utils.data.rows import canonical, fill_negatives, read_examples
 from utils.data.split import Split
 from utils.errors import InputError
@@ -20,13 +21,14 @@ from utils.models.lengths import length_limit, training_lengths
 from utils.models.loading import load_tokenizer
 from utils.progress import log
 from utils.schema import ContrastiveExample
-from utils.training import checkpoints, held_out, launch
-from utils.training.settings import DataStats, TrainingJob, TrainingSettings, check_settings
+from utils.training import checkpoints, held_out, history, launch
+from utils.training.guard import as_json, read_guard
+from utils.training.settings import AUTO, UNMIXED, DataStats, TrainingJob, TrainingSettings, check_settings
 
 SETTINGS_FILE = "training.json"
 CARD_FILE = "README.md"  # the model card, written last
 # What a run leaves before it has a model or a checkpoint; "runs" are TensorBoard's logs.
-FIRST_FILES = (SETTINGS_FILE, held_out.FILE, held_out.CURVE, "runs")
+FIRST_FILES = (SETTINGS_FILE, history.FILE, history.CURVE, "runs")
 # DeepSpeed compares these with the flags and fails where one is no number; it requires the first two.
 DS_COUNTS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
 
@@ -36,19 +38,23 @@ def prepare(settings: TrainingSettings) -> TrainingJob:
     check_settings(settings)
     model = find_model(settings.model_path)
     ds_config = _find_ds_config(settings) if settings.use_deepspeed else None
-    rows, test, facts = _read_rows(settings)
+    rows, test, guard, facts = _read_rows(settings)
     output = Path(settings.output_dir).resolve()
     tokenizer, config = load_tokenizer(model)
     limit = length_limit(config, tokenizer)
     lengths = training_lengths(settings.query_max_len, settings.passage_max_len, limit, settings.pad_to_multiple_of)
-    job = TrainingJob(settings, model, output, rows, test, lengths, facts, ds_config)
+    job = TrainingJob(settings, model, output, rows, test, lengths, facts, guard, ds_config, _find_teacher(settings))
+    if settings.mix_with_base == AUTO and not job.evaluates:
+        raise InputError("--mix_with_base auto needs queries to choose by: give --eval_data, --guard_data or a share")
     if launch.is_main_process():  # when another process comes here, the first may be writing
         _check_output(job)
     return job._replace(resume=_find_resume(job)) if settings.resume else job
 
 
-def _read_rows(settings: TrainingSettings) -> tuple[list[ContrastiveExample], list[ContrastiveExample], DataStats]:
-    """Return the rows to train on, with the negatives of a group, those to evaluate on, and what became of them."""
+def _read_rows(
+    settings: TrainingSettings,
+) -> tuple[list[ContrastiveExample], list[ContrastiveExample], list[JudgedPool], DataStats]:
+    """Return the rows to train on, with the negatives of a group, those to evaluate on, the guard, and their facts."""
     notes: list[str] = []
     rows = read_examples(settings.train_data, warn=notes.append)
     for number, row in enumerate(rows if settings.knowledge_distillation else (), 1):
@@ -69,8 +75,12 @@ def _read_rows(settings: TrainingSettings) -> tuple[list[ContrastiveExample], li
     short = sum(len(row.neg) < needed for row in split.train)
     # To be repeated, one negative is enough.
     trained = fill_negatives(split.train, 1 if settings.fill == "repeat" else needed, random.Random(settings.seed))
-    digests = _digest(rows), _digest(split.test)
-    return trained, split.test, DataStats(*digests, len(rows), short, split.dropped, split.pruned, split.thinned, notes)
+    guard = read_guard(settings.guard_data, settings.seed, notes.append)
+    _note_overlap(rows, guard, "--guard_data", notes)
+    digests = [_digest(row.row() for row in part) for part in (rows, split.test)]
+    stats = len(rows), short, split.dropped, split.pruned, split.thinned
+    facts = DataStats(digests[0], digests[1], _digest(map(as_json, guard)), *stats, notes)
+    return trained, split.test, guard, facts
 
 
 def _read_eval_data(
@@ -79,16 +89,25 @@ def _read_eval_data(
     found = read_examples(settings.eval_data, "evaluation data", notes.append)
     if not any(row.neg for row in found):
         raise InputError(f"evaluation data {', '.join(settings.eval_data)}: no row has a negative to rank against")
-    texts = {canonical(text) for row in found for text in (row.query, *row.passages)}
-    overlap = sum(any(canonical(text) in texts for text in (row.query, *row.passages)) for row in rows)
-    if overlap:
-        notes.append(f"{overlap} rows share a query or passage with --eval_data: it will flatter the model")
+    _note_overlap(rows, pools_of_rows(found), "--eval_data", notes)
     return found
 
 
-def _digest(rows: Sequence[ContrastiveExample]) -> str:
-    """Return the SHA-256 of rows as they stand in a data file."""
-    return hashlib.sha256(b"".join(dumps(row.row()).encode() + b"\n" for row in rows)).hexdigest()
+def _note_overlap(rows: Sequence[ContrastiveExample], pools: Sequence[JudgedPool], flag: str, notes: list[str]) -> None:
+    texts = {canonical(text) for pool in pools for text in (pool.query, *pool.passages)}
+    overlap = sum(any(canonical(text) in texts for text in (row.query, *row.passages)) for row in rows)
+    if overlap:
+        notes.append(f"{overlap} rows share a query or passage with {flag}: it will flatter the model")
+
+
+def _digest(rows: Iterable[Any]) -> str:
+    """Return the SHA-256 of JSON values as they stand on the lines of a file."""
+    return hashlib.sha256(b"".join(dumps(row).encode() + b"\n" for row in rows)).hexdigest()
+
+
+def _find_teacher(settings: TrainingSettings) -> Path | None:
+    """Return the folder of the reranker to stay close to, if to any."""
+    return find_model(settings.keep_close_to or settings.model_path) if settings.keep_close else None
 
 
 def _find_ds_config(settings: TrainingSettings) -> Path:
@@ -163,10 +182,13 @@ def _fixed_settings(job: TrainingJob) -> dict[str, Any]:
     """Return all that steps, rates, rows or sums depend on: what must not change when a run is resumed."""
     names = ["epochs", "batch_size", "gradient_accumulation_steps", "learning_rate", "warmup_ratio", "weight_decay"]
     names += ["train_group_size", "negative_fill", "knowledge_distillation", "use_deepspeed", "seed"]
+    names += ["soft_labels_only", "freeze_embeddings", "keep_close", "mix_with_base"]
     half = [name for name, chosen in precision(job.settings).items() if chosen]
     return {f"--{name}": getattr(job.settings, name) for name in names} | {
         "rows with the digest": job.facts.digest,
         "held-out rows with the digest": job.facts.held_out_digest,
+        "guard queries with the digest": job.facts.guard_digest,
+        "reranker to stay close to with the digest": job.teacher and weights_fingerprint(job.teacher),
         "model with the digest": weights_fingerprint(job.model),  # its path says nothing: models are moved, replaced
         "processes": int(os.environ.get("WORLD_SIZE") or launch.count_processes(job.settings.num_gpus)),
         "precision": half[0] if half else "fp32",
@@ -198,10 +220,10 @@ def open_output(job: TrainingJob) -> None:
     """
     try:
         if job.resume is None:
-            for folder in job.output.glob("checkpoint-*"):
-                shutil.rmtree(folder)
+            for folder in (*job.output.glob("checkpoint-*"), job.output / UNMIXED):
+                shutil.rmtree(folder, ignore_errors=folder.name == UNMIXED)
             checkpoints.remove_staging(job.output)
-            for name in (held_out.FILE, held_out.CURVE):
+            for name in (history.FILE, history.CURVE):
                 (job.output / name).unlink(missing_ok=True)
         write_json(job.output / SETTINGS_FILE, _fixed_settings(job))
     except OSError as error:

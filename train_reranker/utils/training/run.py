@@ -7,7 +7,7 @@ from utils.errors import InputError, RunError
 from utils.models.devices import is_out_of_memory
 from utils.progress import log
 from utils.training import dry_run_report, launch, model_card
-from utils.training.held_out import EvaluationHistory
+from utils.training.history import EvaluationHistory
 from utils.training.job import open_output
 from utils.training.settings import TrainingJob
 
@@ -77,6 +77,8 @@ def _log_start(job: TrainingJob, arguments: Any) -> None:
     steps = dry_run_report.count_steps(job, arguments.world_size)
     if steps.warmup >= steps.total:
         log.warning("the only steps are warm-up, the first at a learning rate of 0: give more rows or --warmup_ratio 0")
+    if job.guard:
+        log.info("%d guard queries of another origin are evaluated, too", len(job.guard))
     if job.resume:
         log.info("resuming from %s", job.resume)
     log.info(

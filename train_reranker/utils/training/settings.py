@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from utils.data.judged import JudgedPool
 from utils.errors import InputError
 from utils.models.lengths import Lengths
 from utils.schema import ContrastiveExample
@@ -18,6 +19,8 @@ from utils.schema import ContrastiveExample
 REPORTERS = {"none": None, "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 NEGATIVE_FILLS = ("other_rows", "repeat")  # what `--negative_fill` can name
 SHORTEST_PASSAGE = 8  # tokens: room for the special ones and some text
+AUTO, MIX_SHARES = "auto", (0.0, 0.25, 0.5, 0.75)  # what `--mix_with_base auto` tries
+UNMIXED = "unmixed"  # the folder, in the output folder, of a model before that
 
 
 def setting(default: Any, help: str, *aliases: str, **options: Any) -> Any:
@@ -53,7 +56,17 @@ class TrainingSettings:
     pad_to_multiple_of: int = setting(8, "pad to a multiple of this many tokens; 0: to the longest pair only")
     negative_fill: str = setting("other_rows", choices=NEGATIVE_FILLS,
         help="where a row has too few negatives, take passages of other rows, or repeat its own")  # fmt: skip
+    # What is learnt, and what is kept.
     knowledge_distillation: bool = setting(False, "also learn from the rows' pos_scores and neg_scores")
+    soft_labels_only: bool = setting(False,
+        "for --knowledge_distillation: learn nothing else, not even which passage is the positive")  # fmt: skip
+    freeze_embeddings: bool = setting(False, "do not train the word embeddings, half of a small model's weights")
+    keep_close: float = setting(0.0,
+        "weight of a loss that holds the scores close to the base's, against forgetting (try 1)")  # fmt: skip
+    keep_close_to: str | None = setting(None, "reranker to stay close to, for --keep_close (default: the base)")
+    mix_with_base: str = setting("0",
+        "share of the base's weights in the model that is written, against forgetting (try 0.5); auto: the best of "
+        "0, 0.25, 0.5 and 0.75 on the held-out and guard queries", metavar="SHARE")  # fmt: skip
     # Devices and precision.
     num_gpus: int | None = setting(None, "processes to train in (default: one per visible GPU, or 1)")
     use_deepspeed: bool = setting(False, "train with DeepSpeed")
@@ -68,6 +81,8 @@ class TrainingSettings:
     # Evaluation.
     eval_data: Sequence[str] = setting((), "JSONL files to evaluate on (default: rows held out)")
     eval_fraction: float = setting(0.1, "share of the rows that is held out; 0: no evaluation")
+    guard_data: Sequence[str] = setting((),
+        "JSONL files, or BEIR folders, of another origin: is the model worse there than its base?")  # fmt: skip
     eval_steps: int | None = setting(None, "steps between evaluations (default: a fifth of all)")
     patience: int | None = setting(None, "stop after this many evaluations without a better one (default: never)")
     # Checkpoints and logs.
@@ -83,12 +98,25 @@ class TrainingSettings:
         """How missing negatives are filled: another row's passage has no teacher's score to distil from."""
         return "repeat" if self.knowledge_distillation else self.negative_fill
 
+    @property
+    def mix_shares(self) -> tuple[float, ...]:
+        """The shares of the base's weights that are tried at the end; none where the model is not mixed.
+
+        ValueError if ``mix_with_base`` is neither ``auto`` nor a number from 0 to below 1.
+        """
+        if self.mix_with_base == AUTO:
+            return MIX_SHARES
+        if not 0 <= (share := float(self.mix_with_base)) < 1:
+            raise ValueError(f"{share} is not from 0 to below 1")
+        return (share,) if share else ()
+
 
 class DataStats(NamedTuple):
     """What became of the rows that were read."""
 
     digest: str  # of all rows, SHA-256
     held_out_digest: str
+    guard_digest: str
     rows: int
     short: int  # rows that had too few negatives of their own
     dropped: int  # rows lost to both sides, so that others can be held out
@@ -107,14 +135,26 @@ class TrainingJob(NamedTuple):
     held_out: list[ContrastiveExample]  # never trained on
     lengths: Lengths
     facts: DataStats
+    guard: list[JudgedPool]  # of another origin, never trained on
     ds_config: Path | None = None
+    teacher: Path | None = None  # the reranker to stay close to
     resume: Path | None = None
+
+    @property
+    def best(self) -> Path:
+        """The folder of the best model so far, before its weights are mixed with the base's."""
+        return self.output / UNMIXED if self.settings.mix_shares else self.output
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there is anything to evaluate on."""
+        return bool(self.held_out or self.guard)
 
 
 LEAST = {
     "batch_size": 1, "gradient_accumulation_steps": 1, "train_group_size": 2, "query_max_len": 1,
     "passage_max_len": SHORTEST_PASSAGE, "num_gpus": 1, "pad_to_multiple_of": 0, "save_steps": 0, "save_total_limit": 1,
-    "weight_decay": 0, "eval_steps": 1, "patience": 1, "max_tokens_per_micro_batch": 1,
+    "weight_decay": 0, "keep_close": 0, "eval_steps": 1, "patience": 1, "max_tokens_per_micro_batch": 1,
 }  # fmt: skip
 
 
@@ -127,18 +167,33 @@ def check_settings(settings: TrainingSettings) -> None:
     wrong += [f"--{k} must be at least 0 and below 1" for k in shares if not 0 <= values[k] < 1]
     if not settings.output_dir:
         wrong.append("--output_dir must name a folder")
+    wrong += _conflicts(settings)
     if settings.negative_fill not in NEGATIVE_FILLS:
         wrong.append(f"--negative_fill must be one of {', '.join(NEGATIVE_FILLS)}")
-    if settings.resume and settings.overwrite_output_dir:
-        wrong.append("only one of --resume and --overwrite_output_dir can be given")
-    if settings.fp16 + settings.bf16 + settings.no_mixed_precision > 1:
-        wrong.append("only one of --fp16, --bf16 and --no_mixed_precision can be given")
     if not 0 <= settings.seed < 2**32:
         wrong.append("--seed must be from 0 to 4294967295")  # numpy's range
     if reporter := _reporter_fault(settings.report_to):
         wrong.append(f"--report_to {reporter}")
     if wrong:
         raise InputError("; ".join(wrong))
+
+
+def _conflicts(settings: TrainingSettings) -> list[str]:
+    """Say which settings exclude or need one another, or name nothing."""
+    wrong = []
+    if settings.resume and settings.overwrite_output_dir:
+        wrong.append("only one of --resume and --overwrite_output_dir can be given")
+    if settings.fp16 + settings.bf16 + settings.no_mixed_precision > 1:
+        wrong.append("only one of --fp16, --bf16 and --no_mixed_precision can be given")
+    if settings.soft_labels_only and not settings.knowledge_distillation:
+        wrong.append("--soft_labels_only needs --knowledge_distillation")
+    if settings.keep_close_to and not settings.keep_close:
+        wrong.append("--keep_close_to needs --keep_close, the weight of that loss")
+    try:
+        settings.mix_shares  # noqa: B018
+    except ValueError:
+        wrong.append(f"--mix_with_base must be at least 0 and below 1, or {AUTO}")
+    return wrong
 
 
 def _reporter_fault(reporter: str) -> str | None:

@@ -9,13 +9,13 @@ import functools
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object, wait_for_everyone
+from accelerate.utils import broadcast, gather_object, wait_for_everyone
 from FlagEmbedding.finetune.reranker.encoder_only.base import CrossEncoderModel, EncoderOnlyRerankerTrainer
 from torch import Tensor
 from transformers.trainer_utils import rotate_checkpoints
@@ -25,11 +25,12 @@ from utils.files import write_json
 from utils.models.folders import read_json, tokenizer_files
 from utils.models.loading import RERANKER, first_not_finite, load_model, load_tokenizer
 from utils.progress import log
-from utils.training import checkpoints, held_out
-from utils.training.groups import collate, encode_pairs
-from utils.training.held_out import EvaluationHistory
+from utils.training import checkpoints, history
+from utils.training.groups import Group, collate, encode_pairs
+from utils.training.history import EvaluationHistory
+from utils.training.losses import as_groups, distillation
 from utils.training.micro_batches import MemoryBudget, MicroBatchScorer
-from utils.training.settings import TrainingJob
+from utils.training.settings import TrainingJob, TrainingSettings
 
 # A model has collapsed if all scores of a batch differ by less, in so many consecutive batches.
 SAME_SCORES, PATIENCE_WITH_SAME_SCORES = 1e-6, 20
@@ -38,10 +39,10 @@ SAME_SCORES, PATIENCE_WITH_SAME_SCORES = 1e-6, 20
 class GroupedCrossEncoder(CrossEncoderModel):
     """FlagEmbedding's model over ragged batches of any number of groups, with a loss in full precision."""
 
-    def __init__(self, base_model: Any, tokenizer: Any, group_size: int, memory: MemoryBudget) -> None:
-        """Hold the model."""
+    def __init__(self, base_model: Any, tokenizer: Any, settings: TrainingSettings, memory: MemoryBudget) -> None:
+        """Hold the model; the settings say how large groups are, and what is minimised."""
         super().__init__(base_model, tokenizer=tokenizer)
-        self.group_size = group_size
+        self.settings = settings
         padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         padding = {key: value for key, value in padding.items() if key in tokenizer.model_input_names}
         self.scorer = MicroBatchScorer(base_model, padding, memory, tokenizer.padding_side)
@@ -50,11 +51,22 @@ class GroupedCrossEncoder(CrossEncoderModel):
         """Return the scores of a ragged batch, float32 of shape (pairs, 1)."""
         return self.scorer(features)
 
-    def forward(self, pair: Any = None, teacher_scores: Any = None) -> Any:
-        """Return FlagEmbedding's output: the mean listwise cross-entropy over the groups, and the scores."""
+    def forward(self, pair: Any = None, teacher_scores: Any = None, close_scores: Any = None) -> Any:
+        """Return FlagEmbedding's output: the loss as a mean over the groups, and the scores.
+
+        It is the listwise cross-entropy, with the divergence from the rows' scores where these are to be learnt from,
+        or the distillation towards these alone; to which the one towards another reranker's scores is added.
+        """
         # The last batch of an epoch may be short.
-        self.train_batch_size = len(pair["lengths"]) // self.group_size
-        return super().forward(pair, teacher_scores)
+        self.train_batch_size = len(pair["lengths"]) // self.settings.train_group_size
+        soft_only = self.settings.soft_labels_only
+        output = super().forward(pair, None if soft_only else teacher_scores)
+        scores = output.scores.view(self.train_batch_size, -1)
+        if soft_only:
+            output.loss = distillation(scores, as_groups(teacher_scores, scores))
+        if close_scores is not None:
+            output.loss = output.loss + self.settings.keep_close * distillation(scores, as_groups(close_scores, scores))
+        return output
 
 
 class RerankerTrainer(EncoderOnlyRerankerTrainer):
@@ -86,7 +98,7 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         """Raise a RunError with the reason and the last good model."""
         output = self.job.output
         if self.history is not None and self.history.best is not None:
-            good = f"the best model, of step {self.history.best.step}, is in {output}"
+            good = f"the best model, of step {self.history.best}, is in {self.job.best}"
         elif found := checkpoints.last_complete(output):
             good = f"the last good checkpoint is {found}"
         else:
@@ -94,23 +106,26 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         raise RunError(f"stopped at step {self.state.global_step}: {reason}; {good}; {remedy}")
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Score the held-out examples, record the metrics, keep the model if it is the best, mind ``patience``."""
+        """Score the held-out and guard queries, record the metrics, keep the best model, mind ``patience``."""
         assert self.history is not None
         step = self.state.global_step
-        scores = self.score_held_out()
+        scores = self.score_queries()
         if not np.isfinite(scores).all():
             self.stop("the scores of held-out pairs are not finite", "lower --learning_rate")
         if step and np.ptp(scores) <= SAME_SCORES:
             self.stop("all held-out pairs have the same score", "lower --learning_rate")
         new = self.history.add(step, scores)
-        if new is self.history.best:
-            self.keep_model()
+        if step and self.history.best == step:
+            self.keep_model(self.job.best)
         if self.args.should_save:
             with self.writing("evaluation"):
                 self.history.write(self.job.output)
-                held_out.draw_curve(self.history, self.job.output / held_out.CURVE)
-            log.info("step %d: MRR %.3f, nDCG@10 %.3f on held-out queries", step, new.MRR, new.nDCG_10)
-        values = {"eval_MRR": new.MRR, "eval_nDCG@10": new.nDCG_10}
+                history.draw_curve(self.history, self.job.output / history.CURVE)
+            for name, one in new.items():
+                log.info("step %d: MRR %.3f, nDCG@10 %.3f on %s queries", step, one.MRR, one.nDCG_10, name)
+        prefixes = {name: "eval_" if name == history.HELD_OUT else f"eval_{name}_" for name in new}
+        values = {f"{prefixes[name]}MRR": one.MRR for name, one in new.items()}
+        values |= {f"{prefixes[name]}nDCG@10": one.nDCG_10 for name, one in new.items()}
         self.log(dict(values))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, values)
         if self.history.since_best >= (self.job.settings.patience or math.inf):
@@ -118,22 +133,22 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         return values
 
     @functools.cached_property
-    def held_out_pairs(self) -> list[dict[str, list[int]]]:
-        """The token ids of the held-out pairs, in the order of ``metrics.pairs_of``."""
+    def evaluated_pairs(self) -> list[dict[str, list[int]]]:
+        """The token ids of the held-out and guard pairs, in the order of ``metrics.pairs_of``."""
         assert self.history is not None
         pairs, tokenizer = [], self.train_dataset.tokenizer
-        for example in self.history.examples:
-            pairs += encode_pairs(tokenizer, example.query, example.passages, self.job.lengths)
+        for pool in self.history.pools:
+            pairs += encode_pairs(tokenizer, pool.query, pool.passages, self.job.lengths)
         return pairs
 
-    def score_held_out(self) -> np.ndarray:
-        """Return the scores of the held-out pairs, (pairs,); each process scores its share."""
-        model, pairs = self.model, self.held_out_pairs
+    def score_queries(self) -> np.ndarray:
+        """Return the scores of the held-out and guard pairs, (pairs,); each process scores its share."""
+        model, pairs = self.model, self.evaluated_pairs
         order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i]["input_ids"]))
         mine = order[self.args.process_index :: self.args.world_size]
         mine_scored: list[float] = []
         if mine:
-            batch = self._prepare_inputs(collate([([pairs[i] for i in mine], None)]))
+            batch = self._prepare_inputs(collate([Group([pairs[i] for i in mine])]))
             model.eval()
             with torch.inference_mode(), self.accelerator.autocast():
                 mine_scored = model.scorer(batch["pair"]).flatten().tolist()
@@ -143,13 +158,23 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
             scores[positions] = values
         return scores
 
-    def keep_model(self) -> None:
-        """Write the model as it is now into the output folder, in place of an earlier one."""
+    def keep_model(self, place: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write the model as it is now, or with other weights by name, into a folder, in place of an earlier one."""
         folder = self.job.output / checkpoints.STAGING / "model"
         with self.writing("model"):
-            self.save_model(str(folder))
+            if weights is None:
+                self.save_model(str(folder))
+            else:
+                self._save(str(folder), {f"model.{name}": values for name, values in weights.items()})
             if self.args.should_save:
-                checkpoints.publish(folder, self.job.output)
+                checkpoints.publish(folder, place)
+
+    def take_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take other weights, by name, from the first process."""
+        model = self.model.model
+        if self.args.should_save:
+            model.load_state_dict(weights)
+        broadcast(dict(model.state_dict()))  # in place
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if not self.args.should_save:
