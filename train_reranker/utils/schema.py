@@ -41,7 +41,8 @@ def parse_document(row: dict[str, Any], where: str) -> Document:
     missing or empty, or a value is not text.
     """
     if "id" not in row and "_id" in row:
-        row = {"id": row["_id"], "contents": row.get("text"), "title": row.get("title"), "doc_id": row.get("doc_id")}
+        contents = row.get("text") or row.get("title")  # some of BEIR's documents are a title alone
+        row = {"id": row["_id"], "contents": contents, "title": row.get("title"), "doc_id": row.get("doc_id")}
     document_id, title, doc_id = (_label(row, key, where) for key in ("id", "title", "doc_id"))
     contents = _given(row.get("contents"))
     if not isinstance(contents, str | None):

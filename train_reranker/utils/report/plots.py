@@ -12,6 +12,7 @@ from utils.evaluation.results import (
     AblationResult,
     ArmComparison,
     ArmFigures,
+    Curves,
     MetricFigures,
     ModelComparison,
     RerankerTestResult,
@@ -113,10 +114,10 @@ def arm_differences(comparisons: Sequence[ArmComparison]) -> Plot:
     return forest(values, measure, "left")
 
 
-def model_differences(comparisons: Sequence[ModelComparison]) -> Plot:
-    """Plot the difference in MRR from each baseline."""
-    values = {one.baseline: (one.difference or 0.0, one.interval) for one in comparisons}
-    return forest(values, "MRR of the model, less the baseline's", "right")
+def order_differences(comparisons: Sequence[ModelComparison]) -> Plot:
+    """Plot each comparison's difference, all of one metric."""
+    values = {f"{one.order} − {one.baseline}": (one.difference or 0.0, one.interval) for one in comparisons}
+    return forest(values, f"difference in {comparisons[0].metric}", "right")
 
 
 def forest(values: Mapping[str, tuple[float, Interval | None]], measure: str, better: str) -> Plot:
@@ -252,13 +253,39 @@ def latency(arms: Mapping[str, Mapping[str, float]]) -> Plot:
 
 
 def reranker_test_plots(result: RerankerTestResult) -> list[Plot]:
-    """Return the plots of a test of rerankers."""
+    """Return the plots of a test of rerankers; those that would be empty are left out."""
     from matplotlib import rc_context
 
-    mrr = [one for one in result.comparisons if one.metric == "MRR"]
+    parts: list[tuple[Callable[[Any], Plot], Any]] = [
+        (order_differences, [one for one in result.comparisons if one.metric == result.main_metric]),
+        (curves, result.curves), (metrics, result.metrics), (scores, result.separation),
+    ]  # fmt: skip
     with rc_context(STYLE):
-        plots = [metrics(result.metrics), scores(result.separation)]
-        return [model_differences(mrr), *plots] if mrr else plots
+        return [draw(figures) for draw, figures in parts if figures]
+
+
+def curves(found: Curves) -> Plot:
+    """Plot nDCG@10 by the documents that are reranked, and by the weight of the model."""
+    figure, (left, right) = new_figure(3.2, 1, 2, sharey=True)
+    places = range(len(found.depths))
+    for number, (name, values) in enumerate(
+        (("the model alone", found.alone), (f"weight {found.weight:g}", found.fused))
+    ):
+        left.plot(places, values, color=SERIES[number], linestyle=DASHES[number], marker=MARKERS[number], label=name)
+    left.set_xticks(places, list(map(str, found.depths)))
+    left.set(xlabel="documents reranked", ylabel="nDCG@10")
+    right.plot(found.weights, found.by_weight, color=SERIES[0], marker=MARKERS[0], label=f"the first {found.depth}")
+    right.set(xlabel="weight of the model")
+    for one in (left, right):
+        one.axhline(found.by_weight[0], color=INK, linewidth=1, linestyle=":", label="first stage")
+        one.legend(fontsize=8)
+    by_depth = "; ".join(f"{depth}: {value:.3f}" for depth, value in zip(found.depths, found.alone, strict=True))
+    listed = "; ".join(f"{weight:g}: {value:.3f}" for weight, value in zip(found.weights, found.by_weight, strict=True))
+    description = (
+        f"nDCG@10 by the documents that the model alone reranks, {by_depth}; by its weight in the fusion with the "
+        f"first stage, of the first {found.depth}, {listed}. The best of a curve flatters, because it was chosen to be."
+    )
+    return Plot("curves", "Depth and weight", description, figure)
 
 
 def metrics(rows: Sequence[MetricFigures]) -> Plot:
@@ -279,7 +306,7 @@ def metrics(rows: Sequence[MetricFigures]) -> Plot:
     axes.grid(axis="y", visible=False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     listed = "; ".join(f"{name} {rows[0].values[name]:.3f}" for name in names)
-    description = f"Each metric with its 95% interval, and a random order's value. MRR: {listed}."
+    description = f"Each metric with its 95% interval, and a random order's value. {rows[0].metric}: {listed}."
     return Plot("metrics", "Metrics", description, figure)
 
 
