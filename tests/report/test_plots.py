@@ -16,7 +16,7 @@ def test_plots_are_the_same_to_the_byte(tmp_path: Path) -> None:
         for plot in [*ablation_plots(result), *reranker_test_plots(reranker_test())]:
             plot.save(tmp_path / folder)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert len(files) == 2 * 5  # both have a plot "differences"
+    assert len(files) == 2 * 6  # both have a plot "differences"
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 

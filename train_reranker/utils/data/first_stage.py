@@ -15,7 +15,17 @@ import numpy as np
 from utils.config import Config, load_config
 from utils.corpus.documents import Corpus
 from utils.corpus.offsets import CACHE, id_hash
-from utils.data.judged import JudgedPool, JudgedSet, Run, is_beir, pools_of_rows, pools_of_run, read_beir, read_run
+from utils.data.judged import (
+    JudgedPool,
+    JudgedSet,
+    Run,
+    is_beir,
+    pools_of_rows,
+    pools_of_run,
+    rankable,
+    read_beir,
+    read_run,
+)
 from utils.data.rows import read_examples
 from utils.errors import InputError
 from utils.files import find
@@ -53,41 +63,51 @@ def read_test_data(
         InputError: a file is missing, malformed, or of another set.
     """
     found = find(path)
-    if found and is_beir(found):
-        return _of_beir(read_beir(found), found, run, config, depth)
-    if run:
+    beir = found is not None and is_beir(found)
+    if run and not beir:
         raise InputError(f"--run {run} needs a BEIR folder as --test_data; rows are pools themselves: leave it out")
-    rng = random.Random(seed)
+    test = _of_beir(read_beir(path), run, config, depth) if beir else _of_rows(path, config, random.Random(seed))
+    if not rankable(test.pools):
+        raise InputError(
+            f"{path}: no query has both positives and negatives: there is nothing to rank; add some to neg"
+        )
+    return test
+
+
+def _of_rows(path: str, config: Config | None, rng: random.Random) -> RankedPools:
     pools = [_shuffled(pool, rng) for pool in pools_of_rows(read_examples([path], "test data"))]
+    graded = any(pool.grades.max() > 1 for pool in pools)
     texts = list(dict.fromkeys(passage for pool in pools for passage in pool.passages))
     lexical = _bm25(pools, dict(zip(texts, texts, strict=True)), [pool.passages for pool in pools])
-    graded = any(pool.grades.max() > 1 for pool in pools)
     if config is None:
         return RankedPools(pools, LEXICAL, graded, {FIRST: lexical})
     return RankedPools(pools, config.retrieval_method, graded, _with_bm25(_similarities(pools, texts, config), lexical))
 
 
-def _of_beir(judged: JudgedSet, folder: Path, run: str | None, config: Config | None, depth: int | None) -> RankedPools:
+def _of_beir(judged: JudgedSet, run: str | None, config: Config | None, depth: int | None) -> RankedPools:
     if run:
         found, name = read_run(run, judged), Path(run).name
     else:
         config = config or load_config()
-        found, name = retrieve(judged, folder, config, depth or DEPTH), config.retrieval_method
+        found, name = retrieve(judged, config, depth or DEPTH), config.retrieval_method
     pools = pools_of_run(judged, found, depth)
     first = [without_ties(pool.first) for pool in pools if pool.first is not None]
     lexical = _bm25(pools, judged.documents, [pool.ids for pool in pools])
     return RankedPools(pools, name, True, _with_bm25(first, lexical))
 
 
-def retrieve(judged: JudgedSet, folder: Path, config: Config, depth: int) -> Run:
+def retrieve(judged: JudgedSet, config: Config, depth: int) -> Run:
     """Return the ``depth`` nearest documents of each query by a configuration's encoder.
 
     The vectors of the folder's corpus are kept in an index beside it, or in the cache where it is read-only. A document
     that is its own query, as in ArguAna and Quora, is left out.
     """
-    config = replace(config, corpus_path=str(folder / "corpus.jsonl"), method2corpus=MappingProxyType({}),
-                     method2index=MappingProxyType({}), vector_store="faiss", faiss_index_factory="Flat",
-                     faiss_search_params=None)  # fmt: skip
+    folder, own = judged.folder, MappingProxyType({})
+    # The configuration's index belongs to its own corpus; this one is small enough to be searched exactly.
+    config = replace(
+        config, corpus_path=str(folder / "corpus.jsonl"), method2corpus=own, method2index=own,
+        vector_store="faiss", faiss_index_factory="Flat", faiss_search_params=None,
+    )  # fmt: skip
     corpus, encoder = Corpus(config.corpus), open_encoder(config)
     if not os.access(folder, os.W_OK):
         cached = CACHE / f"{id_hash(str(folder.resolve())):016x}.{index_file(config, corpus).name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,7 +20,7 @@ SPLITS = ("test", "dev", "validation", "train")  # which qrels of a folder are r
 class JudgedSet(NamedTuple):
     """Queries, documents and the grades of (query, document) pairs; a grade above 0 is relevant."""
 
-    name: str
+    folder: Path
     queries: dict[str, str]
     documents: dict[str, str]
     grades: dict[str, dict[str, int]]  # by query, then by document
@@ -62,7 +62,7 @@ def read_beir(folder: str | Path) -> JudgedSet:
     missing = sum(document not in documents for query in known for document in grades[query])
     if missing:
         log.warning("%s judges %d documents that are not in %s", qrels, missing, path / "corpus.jsonl")
-    return JudgedSet(path.name, {query: queries[query] for query in known}, documents, known)
+    return JudgedSet(path, {query: queries[query] for query in known}, documents, known)
 
 
 def _texts(path: Path) -> dict[str, str]:
@@ -127,14 +127,16 @@ def read_run(path: str | Path, judged: JudgedSet) -> Run:
         if query not in judged.queries:
             continue
         if document not in judged.documents:
-            raise InputError(f"{found}, line {number}: document {document!r} is not in {judged.name}'s corpus.jsonl")
+            raise InputError(
+                f"{found}, line {number}: document {document!r} is not in {judged.folder / 'corpus.jsonl'}"
+            )
         if (value := _number(score)) is None:
             raise InputError(f"{found}, line {number}: the score must be a finite number, not {score!r}")
         if document in run.setdefault(query, {}):
             raise InputError(f"{found}, line {number}: document {document!r} is ranked twice for query {query!r}")
         run[query][document] = value
     if not run:
-        raise InputError(f"{found} ranks none of the judged queries of {judged.name}: give the run of the same set")
+        raise InputError(f"{found} ranks none of the judged queries of {judged.folder}: give the run of the same set")
     if len(run) < len(judged.queries):
         lacking = len(judged.queries) - len(run)
         log.warning("%s lacks %d of %d judged queries, which count as 0", found, lacking, len(judged.queries))
@@ -189,6 +191,26 @@ def pools_of_run(judged: JudgedSet, run: Run, depth: int | None = None) -> list[
             )
         )
     return pools
+
+
+class Graded(Protocol):
+    """What a pool knows of relevance."""
+
+    @property
+    def grades(self) -> np.ndarray:
+        """The passages' grades, (N,)."""
+
+    @property
+    def missed(self) -> tuple[int, ...]:
+        """The grades of the relevant documents that are not in the pool."""
+
+
+AnyPool = TypeVar("AnyPool", bound=Graded)
+
+
+def rankable(pools: Iterable[AnyPool]) -> list[AnyPool]:
+    """Return the pools that an order can be right or wrong about: not all of the same grade, or some are missed."""
+    return [pool for pool in pools if pool.missed or np.ptp(pool.grades) > 0]
 
 
 def missed(pools: Sequence[JudgedPool]) -> float:

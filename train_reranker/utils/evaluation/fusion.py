@@ -18,11 +18,11 @@ CUTOFF = 10  # of the nDCG that everything here is chosen by
 
 
 class Fusion(NamedTuple):
-    """The weight and depth that are best over all queries, the curves, and orders that no query helped to choose."""
+    """The weight and depth that all queries choose, the curves, and each pool's order by what the others choose."""
 
     weight: float  # of the reranker, 0 to 1; 0 is the first stage alone
     depth: int  # documents that are reranked
-    pools: list[Pool]  # ordered with the weight and depth that were best on the other folds
+    pools: list[Pool]  # ordered with the weight and depth that the other folds choose
     depths: list[int]
     table: np.ndarray  # mean nDCG@10 by weight and depth, (weights, depths)
 
@@ -54,8 +54,7 @@ def ndcg(first: Sequence[Pool], model: Sequence[Pool], depths: Sequence[int]) ->
     for query, (before, after) in enumerate(zip(first, model, strict=True)):
         gains = np.maximum(before.grades, 0) / (dcg(before.ideal, CUTOFF) or 1)
         for number, depth in enumerate(depths):
-            # Beyond the pool nothing changes.
-            if number and depths[number - 1] >= before.size:
+            if number and depths[number - 1] >= before.size:  # the whole pool was reranked already
                 found[:, number, query] = found[:, number - 1, query]
             elif before.size:
                 top = gains[orders(before, after, WEIGHTS, depth)[:, :CUTOFF]]
@@ -63,17 +62,22 @@ def ndcg(first: Sequence[Pool], model: Sequence[Pool], depths: Sequence[int]) ->
     return found
 
 
-def best(table: np.ndarray) -> tuple[int, int]:
-    """Return weight and depth, as places in ``table`` (weights, depths), of the highest value, up to rounding.
+def choose(table: np.ndarray) -> tuple[int, int]:
+    """Return weight and depth, as places in ``table`` (weights, depths, queries) of nDCG@10.
 
-    Of equally good ones, those closest to the first stage: the smallest weight, then the smallest depth.
+    Of all that are within one standard error of the best, the one closest to the first stage, which is the smallest
+    weight, then the smallest depth (Breiman et al., Classification and Regression Trees, 1984): of a hundred choices
+    the best one is too good by chance, and on few queries by much.
     """
-    weight, depth = np.unravel_index(np.argmax(table.round(9)), table.shape)
+    means = table.mean(2)
+    behind = table[np.unravel_index(np.argmax(means), means.shape)] - table
+    error = behind.std(2) / np.sqrt(max(1, table.shape[2] - 1))
+    weight, depth = np.unravel_index(np.argmax(behind.mean(2) <= error + 1e-9), means.shape)
     return int(weight), int(depth)
 
 
 def cross_fit(first: Sequence[Pool], model: Sequence[Pool], seed: int = 0) -> Fusion:
-    """Choose weight and depth, and order each pool with those that are best on the other folds.
+    """Choose weight and depth, and order each pool with those that the other folds choose.
 
     So what the orders are worth is not flattered by the choice (cross-fitting: Chernozhukov et al., 2018).
 
@@ -92,10 +96,9 @@ def cross_fit(first: Sequence[Pool], model: Sequence[Pool], seed: int = 0) -> Fu
         others = sorted(set(rows) - set(held))
         if not others:  # a single query keeps the first stage's order
             continue
-        weight, depth = best(table[:, :, others].mean(2))
-        for row in held:
+        weight, depth = choose(table[:, :, others])
+        for row in filter(lambda row: first[row].size, held):
             (order,) = orders(first[row], model[row], [WEIGHTS[weight]], depths[depth])
             fitted[row] = first[row]._replace(scores=-np.argsort(order).astype(float))
-    mean = table.mean(2)
-    weight, depth = best(mean)
-    return Fusion(WEIGHTS[weight], depths[depth], fitted, depths, mean)
+    weight, depth = choose(table)
+    return Fusion(WEIGHTS[weight], depths[depth], fitted, depths, table.mean(2))

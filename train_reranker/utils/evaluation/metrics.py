@@ -8,12 +8,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from utils.data.first_stage import without_ties
-from utils.data.judged import JudgedPool
+from utils.data.judged import JudgedPool, rankable
 from utils.evaluation.results import MetricFigures
 from utils.evaluation.statistics import area_under_curve, bootstrap_mean
 from utils.files import replacing
@@ -163,14 +163,6 @@ def write_trec(folder: Path, judged: Sequence[JudgedPool], orders: Mapping[str, 
                 scores = without_ties(np.array([doc.score for doc in docs], dtype=np.float32)).tolist()
                 for rank, (doc, score) in enumerate(zip(docs, scores, strict=True), 1):
                     out.write(f"{queries[int(query)]} Q0 {names[query, doc.doc_id]} {rank} {score!r} {tag}\n")
-
-
-Ranked = TypeVar("Ranked", Pool, JudgedPool)
-
-
-def rankable(pools: Sequence[Ranked]) -> list[Ranked]:
-    """Return the pools that an order can be right or wrong about: not all of the same grade, or some are missed."""
-    return [pool for pool in pools if pool.missed or np.ptp(pool.grades) > 0]
 
 
 def pairwise_accuracy(pool: Pool) -> float:

@@ -10,7 +10,6 @@ import scipy
 
 from utils.data.first_stage import FIRST, HYBRID, LEXICAL, RankedPools
 from utils.data.judged import JudgedPool, judged_share, missed
-from utils.errors import InputError
 from utils.evaluation.fusion import WEIGHTS, Fusion, cross_fit
 from utils.evaluation.metrics import METRICS, Pool, evaluate, figures, pools_of, random_reciprocal_rank, rankable
 from utils.evaluation.paired import correct, paired
@@ -28,13 +27,7 @@ def orders_of(test: RankedPools, scores: Mapping[str, np.ndarray]) -> tuple[dict
     Args:
         test: the pools, and their orders before reranking.
         scores: of each model by name, (pairs,) in the order of ``metrics.pairs_of``; ``MODEL`` is the one tested.
-
-    Raises:
-        InputError: there is nothing to rank.
     """
-    if not rankable(test.pools):
-        raise InputError("no query of the test data has passages of different grades: there is nothing to rank; "
-                         "add some to neg")  # fmt: skip
     models = {name: pools_of(test.pools, values) for name, values in scores.items()}
     stages = {name: pools_of(test.pools, np.concatenate(values)) for name, values in test.orders.items()}
     fusion = cross_fit(stages[FIRST], models[MODEL])

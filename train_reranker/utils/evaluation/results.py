@@ -250,7 +250,7 @@ class Separation:
 class Advice:
     """Whether to rerank with the tested model, how many documents, and its weight in the fusion with the first stage.
 
-    The weight (0 to 1, 1 is the model alone) and the depth are the best over all queries by nDCG@10.
+    The weight (0 to 1, 1 is the model alone) and the depth are chosen by nDCG@10 over all queries.
     """
 
     rerank: bool

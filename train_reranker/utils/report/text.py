@@ -149,19 +149,19 @@ def metric_table(result: RerankerTestResult) -> Table:
         for name, value in main.values.items()
     ]
     rows.append(["random order", *(number(row.random, THREE) for row in (main, *others))])
-    notes = ["[95% bootstrap interval], – where it cannot be computed; random order: its exact expected value"]
-    if result.first_stage:
-        lost = (
-            f", and the pools miss {percent(result.missed)} of the relevant documents: no reranker can bring them back"
-        )
-        notes.append(
-            f"first stage: {result.first_stage}. model + first stage: weight and depth of each fifth of the queries are "
-            "chosen on the others"
-        )
-        notes.append(f"{percent(result.judged)} of the passages are judged{lost if result.missed else ''}")
     caption = "Mean over the queries that have passages of different grades"
     headers = ["order", *(row.metric for row in (main, *others))]
-    return Table("Metrics", caption, headers, rows, notes)
+    return Table("Metrics", caption, headers, rows, _metric_notes(result))
+
+
+def _metric_notes(result: RerankerTestResult) -> list[str]:
+    notes = ["[95% bootstrap interval], – where it cannot be computed; random order: its exact expected value"]
+    if result.first_stage:  # which earlier versions lack
+        chosen = "weight and depth of each fifth of the queries are chosen on the others"
+        notes.append(f"first stage: {result.first_stage}; model + first stage: {chosen}")
+        lost = f"{percent(result.missed)} of the relevant documents are in no pool: no reranker can bring them back"
+        notes.append(f"{percent(result.judged)} of the passages are judged; {lost}")
+    return notes
 
 
 def order_comparison_table(result: RerankerTestResult) -> Table:
@@ -184,13 +184,18 @@ def curve_tables(result: RerankerTestResult) -> list[Table]:
     if (curves := result.curves) is None:
         return []
     by_depth = [["the model alone", *curves.alone], [f"weight {curves.weight:g}", *curves.fused]]
-    heading = f"first {curves.depth}, weight"
+    depths, weights = (list(map(str, values)) for values in (curves.depths, curves.weights))
     note = "the best of a curve flatters, because it was chosen to be; model + first stage, cross-fitted, does not"
     return [
-        Table("Depth", "nDCG@10 by the documents reranked", ["documents reranked", *map(str, curves.depths)], by_depth),
-        Table("Weight", "nDCG@10 by the model's weight", [heading, *map(str, curves.weights)], [["nDCG@10", *curves.by_weight]],
-              [note]),
-    ]  # fmt: skip
+        Table("Depth", "nDCG@10 by the documents reranked", ["documents reranked", *depths], by_depth),
+        Table(
+            "Weight",
+            "nDCG@10 by the model's weight",
+            ["weight", *weights],
+            [[f"of the first {curves.depth}", *curves.by_weight]],
+            [note],
+        ),
+    ]
 
 
 def slice_table(result: RerankerTestResult) -> Table:
@@ -239,4 +244,6 @@ def ablation_text(result: AblationResult) -> str:
 def reranker_test_text(result: RerankerTestResult) -> str:
     """Return what a test of rerankers prints: the summary, then the tables."""
     head = f"{result.queries} queries of {result.settings['test_data']}\n{result.summary}\n"
-    return head + "\n\n".join(one.text(SHOWN) for one in reranker_test_tables(result))
+    main = sum(one.metric == result.main_metric for one in result.comparisons)
+    shown = {"Paired comparison": main}
+    return head + "\n\n".join(one.text(shown.get(one.heading)) for one in reranker_test_tables(result))
