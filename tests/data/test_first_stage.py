@@ -110,6 +110,14 @@ def test_rows_are_ordered_by_bm25_or_the_encoder_and_never_by_their_place(tmp_pa
     np.testing.assert_allclose(named.orders[FIRST][400], expected, atol=1e-3)
 
 
+def test_rows_with_grades_are_graded(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(lines(row("a"), row("b", pos=["b1", "b2"], pos_grades=[1, 2])))
+    test = read_test_data(str(path))
+    assert test.graded
+    assert dict(zip(test.pools[1].passages, test.pools[1].grades.tolist(), strict=True))["b2"] == 2
+
+
 def test_bad_combinations_are_one_line(tmp_path: Path, config: Config) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(lines(row("a")))

@@ -64,7 +64,7 @@ def test_reranker_test_of_version_2_is_read_and_shown() -> None:
     assert (result.version, result.main_metric, result.advice, result.curves) == (VERSION, "MRR", None, None)
     assert {(one.order, one.baseline) for one in result.comparisons} == {("model", "baseline")}
     assert result.difference("model", "baseline").difference == values["comparisons"][0]["difference"]
-    assert "MRR, model − baseline" in reranker_test_text(result)
+    assert "MRR, model vs baseline" in reranker_test_text(result)
 
 
 def test_file_of_a_later_version_is_refused() -> None:

@@ -49,7 +49,7 @@ def test_comparisons_say_their_outcome(shift: float, outcome: str) -> None:
     result = reranker_test(shift)
     assert result.difference("model", "baseline").outcome == outcome
     text = reranker_test_text(result)
-    row = next(line for line in text.splitlines() if line.startswith("MRR, model − baseline"))
+    row = next(line for line in text.splitlines() if line.startswith("MRR, model vs baseline"))
     assert outcome in row
     assert ("No significant difference" if outcome == "no difference" else f"is {outcome} than") in result.summary
     assert "MAP, model" not in text  # the page has it

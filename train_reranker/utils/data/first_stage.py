@@ -102,7 +102,8 @@ def retrieve(judged: JudgedSet, config: Config, depth: int) -> Run:
     The vectors of the folder's corpus are kept in an index beside it, or in the cache where it is read-only. A document
     that is its own query, as in ArguAna and Quora, is left out.
     """
-    folder, own = judged.folder, MappingProxyType({})
+    folder = judged.folder
+    own: Mapping[str, str] = MappingProxyType({})
     # The configuration's index belongs to its own corpus; this one is small enough to be searched exactly.
     config = replace(
         config, corpus_path=str(folder / "corpus.jsonl"), method2corpus=own, method2index=own,

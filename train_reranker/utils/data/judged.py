@@ -167,8 +167,11 @@ class JudgedPool(NamedTuple):
 
 
 def pools_of_rows(rows: Iterable[ContrastiveExample]) -> list[JudgedPool]:
-    """Return each row's pool: its positives with grade 1, then its negatives with grade 0."""
-    return [JudgedPool(row.query, row.passages, np.repeat([1, 0], [len(row.pos), len(row.neg)])) for row in rows]
+    """Return each row's pool: its positives with their grades, 1 where there are none, then its negatives with 0."""
+    return [
+        JudgedPool(row.query, row.passages, np.array((row.pos_grades or [1] * len(row.pos)) + [0] * len(row.neg)))
+        for row in rows
+    ]
 
 
 def pools_of_run(judged: JudgedSet, run: Run, depth: int | None = None) -> list[JudgedPool]:

@@ -116,7 +116,7 @@ def arm_differences(comparisons: Sequence[ArmComparison]) -> Plot:
 
 def order_differences(comparisons: Sequence[ModelComparison]) -> Plot:
     """Plot each comparison's difference, all of one metric."""
-    values = {f"{one.order} − {one.baseline}": (one.difference or 0.0, one.interval) for one in comparisons}
+    values = {f"{one.order} vs {one.baseline}": (one.difference or 0.0, one.interval) for one in comparisons}
     return forest(values, f"difference in {comparisons[0].metric}", "right")
 
 

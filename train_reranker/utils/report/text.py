@@ -170,7 +170,7 @@ def order_comparison_table(result: RerankerTestResult) -> Table:
     for one in sorted(result.comparisons, key=lambda one: one.metric != result.main_metric):
         difference, needed = with_interval(one.difference, one.interval, SIGNED_THREE), number(one.pairs_needed, ",")
         p = [p_value(one.p), p_value(one.p_corrected)]
-        rows.append([f"{one.metric}, {one.order} − {one.baseline}", difference, *p, one.outcome, needed])
+        rows.append([f"{one.metric}, {one.order} vs {one.baseline}", difference, *p, one.outcome, needed])
     note = (
         "p: paired permutation test over queries; corrected by Holm over the rows of a metric. outcome: at 5%, after "
         "correction. needed: queries to detect such a difference with 80% power"
@@ -184,6 +184,7 @@ def curve_tables(result: RerankerTestResult) -> list[Table]:
     if (curves := result.curves) is None:
         return []
     by_depth = [["the model alone", *curves.alone], [f"weight {curves.weight:g}", *curves.fused]]
+    by_depth = by_depth[: 2 if curves.weight else 1]  # weight 0 is the first stage at any depth
     depths, weights = (list(map(str, values)) for values in (curves.depths, curves.weights))
     note = "the best of a curve flatters, because it was chosen to be; model + first stage, cross-fitted, does not"
     return [
