@@ -144,5 +144,5 @@ class ContrastiveExample(NamedTuple):
         return [*self.pos, *self.neg]
 
     def row(self) -> dict[str, Any]:
-        """Return the row of a data file: ``query``, ``pos`` and ``neg``, and scores and grades only if there are any."""
+        """Return the row of a data file: ``query``, ``pos``, ``neg``, and scores and grades if there are any."""
         return {key: value for key, value in self._asdict().items() if value is not None}
