@@ -44,7 +44,7 @@ class RankedPools(NamedTuple):
     pools: list[JudgedPool]
     first_stage: str  # what it is, in words
     graded: bool  # else relevance is yes or no
-    orders: dict[str, list[np.ndarray]]  # scores without ties, pool by pool, by ``FIRST``, ``LEXICAL`` and ``HYBRID``
+    orders: dict[str, list[np.ndarray]]  # scores, pool by pool, by ``FIRST``, ``LEXICAL`` and ``HYBRID``
 
 
 def read_test_data(
@@ -80,7 +80,7 @@ def _of_rows(path: str, config: Config | None, rng: random.Random) -> RankedPool
     texts = list(dict.fromkeys(passage for pool in pools for passage in pool.passages))
     lexical = _bm25(pools, dict(zip(texts, texts, strict=True)), [pool.passages for pool in pools])
     if config is None:
-        return RankedPools(pools, LEXICAL, graded, {FIRST: lexical})
+        return RankedPools(pools, LEXICAL, graded, {FIRST: list(map(without_ties, lexical))})
     return RankedPools(pools, config.retrieval_method, graded, _with_bm25(_similarities(pools, texts, config), lexical))
 
 
@@ -91,7 +91,7 @@ def _of_beir(judged: JudgedSet, run: str | None, config: Config | None, depth: i
         config = config or load_config()
         found, name = retrieve(judged, config, depth or DEPTH), config.retrieval_method
     pools = pools_of_run(judged, found, depth)
-    first = [without_ties(pool.first) for pool in pools if pool.first is not None]
+    first = [pool.first for pool in pools if pool.first is not None]
     lexical = _bm25(pools, judged.documents, [pool.ids for pool in pools])
     return RankedPools(pools, name, True, _with_bm25(first, lexical))
 
@@ -130,7 +130,7 @@ def _similarities(pools: Sequence[JudgedPool], texts: Sequence[str], config: Con
     queries = encoder.encode([pool.query for pool in pools], QUERY)
     passages, row = encoder.encode(texts, PASSAGE), {text: row for row, text in enumerate(texts)}
     return [
-        without_ties(passages[[row[passage] for passage in pool.passages]] @ query)
+        passages[[row[passage] for passage in pool.passages]] @ query
         for pool, query in zip(pools, queries, strict=True)
     ]
 
@@ -140,15 +140,13 @@ def _bm25(
 ) -> list[np.ndarray]:
     """Return the BM25 scores of each pool's ``chosen`` documents, by name, with statistics over all documents."""
     index, row = BM25(list(documents.values())), {name: row for row, name in enumerate(documents)}
-    return [
-        without_ties(index.scores(pool.query)[[row[name] for name in names]])
-        for pool, names in zip(pools, chosen, strict=True)
-    ]
+    return [index.scores(pool.query)[[row[name] for name in names]] for pool, names in zip(pools, chosen, strict=True)]
 
 
 def _with_bm25(first: list[np.ndarray], lexical: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
-    fused = [without_ties(reciprocal_rank_fusion(*both)) for both in zip(first, lexical, strict=True)]
-    return {FIRST: first, LEXICAL: lexical, HYBRID: fused}
+    """Return all orders; the first stage's has no ties, so that metrics and fusions see the same one."""
+    hybrid = [reciprocal_rank_fusion(*both) for both in zip(first, lexical, strict=True)]
+    return {FIRST: list(map(without_ties, first)), LEXICAL: lexical, HYBRID: hybrid}
 
 
 def _shuffled(pool: JudgedPool, rng: random.Random) -> JudgedPool:

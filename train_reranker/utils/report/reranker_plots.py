@@ -29,9 +29,8 @@ def curves(found: Curves) -> Plot:
     """Plot nDCG@10 by the documents that are reranked, and by the weight of the model."""
     figure, (left, right) = new_figure(3.2, 1, 2, sharey=True)
     places = range(len(found.depths))
-    for number, (name, values) in enumerate(
-        (("the model alone", found.alone), (f"weight {found.weight:g}", found.fused))
-    ):
+    lines = [("the model alone", found.alone), (f"weight {found.weight:g}", found.fused)]
+    for number, (name, values) in enumerate(lines[: 2 if found.weight else 1]):  # weight 0 is the first stage
         left.plot(places, values, color=SERIES[number], linestyle=DASHES[number], marker=MARKERS[number], label=name)
     left.set_xticks(places, list(map(str, found.depths)))
     left.set(xlabel="documents reranked", ylabel="nDCG@10")
@@ -50,7 +49,7 @@ def curves(found: Curves) -> Plot:
 
 
 def metrics(rows: Sequence[MetricFigures]) -> Plot:
-    """Plot every model's metrics with intervals, and what a random order would have."""
+    """Plot every order's metrics with intervals, and what a random order would have."""
     names = list(rows[0].values)
     figure, axes = new_figure(1.2 + 0.2 * len(rows) * (1 + len(names)))
     for number, name in enumerate(names):
