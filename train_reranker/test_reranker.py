@@ -22,13 +22,14 @@ from utils.data.first_stage import read_test_data
 from utils.data.judged import JudgedPool
 from utils.errors import EXIT_REGRESSION
 from utils.evaluation.metrics import Pool, pairs_of, rankable, write_trec
+from utils.evaluation.paired import WORSE
 from utils.evaluation.reranker_results import orders_of, reranker_test_result
 from utils.evaluation.results import RerankerTestResult
-from utils.evaluation.verdict import MODEL, reasons_to_fail
+from utils.evaluation.verdict import MODEL, difference_text, failures
 from utils.files import check_output, write_json
 from utils.progress import log
 from utils.report.page import write_test_page
-from utils.report.text import reranker_test_text
+from utils.report.text import p_value, reranker_test_text
 from utils.scoring import open_reranker
 
 
@@ -113,10 +114,12 @@ def exit_code(args: argparse.Namespace, result: RerankerTestResult) -> int:
     """Return 3 where a flag asks for it, after reporting why, else 0."""
     if not (args.fail_on_regression or args.fail_unless_better):
         return 0
-    reasons = reasons_to_fail(result, unless_better=args.fail_unless_better)
-    for reason in reasons:
-        log.error(reason)
-    return EXIT_REGRESSION if reasons else 0
+    failed = failures(result, unless_better=args.fail_unless_better)
+    for one in failed:
+        reason = "regression" if one.outcome == WORSE else "no significant gain"
+        found = f"{one.metric} of {one.order} {difference_text(one)} against {one.baseline}"
+        log.error("%s: %s, corrected p %s", reason, found, p_value(one.p_corrected))
+    return EXIT_REGRESSION if failed else 0
 
 
 if __name__ == "__main__":

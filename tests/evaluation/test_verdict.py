@@ -15,7 +15,7 @@ from utils.evaluation.metrics import Pool, dcg
 from utils.evaluation.paired import PairedDifference, correct, paired
 from utils.evaluation.results import Advice, RerankerTestResult
 from utils.evaluation.statistics import Interval
-from utils.evaluation.verdict import FUSED, MODEL, advise, reasons_to_fail, summary
+from utils.evaluation.verdict import FUSED, MODEL, advise, failures, summary
 
 DEPTHS = [5, 10, 20]
 
@@ -96,10 +96,8 @@ def test_exit_codes_follow_the_verdict(
 ) -> None:
     differences = {"alone": alone, "fused": fused, "baseline": baseline}
     result = result_with(**{name: found(value, 0.001 if value else 1.0) for name, value in differences.items()})
-    for unless_better, expected in ((False, regression), (True, not_better)):
-        reasons = reasons_to_fail(result, unless_better=unless_better)
-        assert len(reasons) == len(expected)
-        assert all(f"of the {name} " in reason for name, reason in zip(expected, reasons, strict=True))
+    assert [one.order for one in failures(result, unless_better=False)] == regression
+    assert [one.order for one in failures(result, unless_better=True)] == not_better
 
 
 def test_summary_says_what_to_do() -> None:

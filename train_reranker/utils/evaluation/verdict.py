@@ -1,4 +1,4 @@
-"""What a test of rerankers says to do: as a record, in words, and as reasons to exit with an error."""
+"""What a test of rerankers says to do: as a record, in words, and as what a script fails on."""
 
 from __future__ import annotations
 
@@ -80,21 +80,15 @@ def against_baselines(result: RerankerTestResult) -> list[ModelComparison]:
     ]
 
 
-def reasons_to_fail(result: RerankerTestResult, *, unless_better: bool) -> list[str]:
-    """Return why a script that was asked to must exit 3, empty where it must not.
+def failures(result: RerankerTestResult, *, unless_better: bool) -> list[ModelComparison]:
+    """Return the comparisons for which a script that was asked to must exit 3, none where it must not.
 
-    A regression is a significant loss to a baseline, or to the first stage unless the fusion gains. With
-    ``unless_better``, the model must beat every baseline, and the model or the fusion the first stage.
+    These are significant losses to a baseline, or to the first stage unless the fusion gains. With ``unless_better``,
+    the model must beat every baseline, and the model or the fusion the first stage.
     """
     alone, fused = compared_with_first(result)
     baselines, gains = against_baselines(result), BETTER in (alone.outcome, fused.outcome)
     if unless_better:
-        failed = [one for one in baselines if one.outcome != BETTER] + ([] if gains else [fused])
-    else:
-        lost = alone.outcome == WORSE and fused.outcome != BETTER
-        failed = [one for one in baselines if one.outcome == WORSE] + [alone] * lost
-    return [
-        f"{'regression' if one.outcome == WORSE else 'no significant gain'}: {one.metric} of the {one.order} "
-        f"{difference_text(one)} against {one.baseline}, corrected p {one.p_corrected:.3f}"
-        for one in failed
-    ]
+        return [one for one in baselines if one.outcome != BETTER] + ([] if gains else [fused])
+    lost = alone.outcome == WORSE and fused.outcome != BETTER
+    return [one for one in baselines if one.outcome == WORSE] + ([alone] if lost else [])
