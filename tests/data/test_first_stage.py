@@ -50,6 +50,16 @@ def test_a_run_gives_pools_and_first_stage(tmp_path: Path) -> None:
         np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
+def test_ties_of_a_run_keep_its_order(tmp_path: Path) -> None:
+    folder, run = write_beir(tmp_path / "towns"), tmp_path / "first.trec"
+    names = ["Arden-2", "Belmont-0", "Arden-0", "Arden-1"]
+    run.write_text("".join(f"q-Arden Q0 {name} 1 {score} drawn\n" for name, score in zip(names, "2222", strict=True)))
+    test = read_test_data(str(folder), str(run))
+    assert test.pools[0].ids == names
+    assert np.argsort(-test.orders[FIRST][0]).tolist() == [0, 1, 2, 3]
+    assert len(set(test.orders[FIRST][0].tolist())) == 4
+
+
 def test_the_retriever_searches_the_folders_corpus_and_leaves_the_configurations_index_alone(
     tmp_path: Path, config: Config, encoded: list[int]
 ) -> None:

@@ -160,7 +160,7 @@ def _metric_notes(result: RerankerTestResult) -> list[str]:
         chosen = "weight and depth of each fifth of the queries are chosen on the others"
         notes.append(f"first stage: {result.first_stage}; model + first stage: {chosen}")
         lost = f"{percent(result.missed)} of the relevant documents are in no pool: no reranker can bring them back"
-        notes.append(f"{percent(result.judged)} of the passages are judged; {lost}")
+        notes.append(f"all orders are of the same pools: {percent(result.judged)} of the passages are judged; {lost}")
     return notes
 
 
