@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,8 +41,7 @@ def orders(first: Pool, model: Pool, weights: Sequence[float], depth: int) -> np
     """
     before = np.argsort(-first.scores, kind="stable")
     head, tail = before[:depth], before[depth:]
-    column: Any = np.array(weights)[:, None]
-    fused = fuse(first.scores[head].astype(float), model.scores[head].astype(float), column)
+    fused = fuse(first.scores[head].astype(float), model.scores[head].astype(float), np.array(weights)[:, None])
     sorted_heads = head[np.argsort(-fused, axis=1, kind="stable")]
     return np.hstack([sorted_heads, np.broadcast_to(tail, (len(weights), len(tail)))])
 

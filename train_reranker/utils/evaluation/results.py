@@ -248,14 +248,11 @@ class Separation:
 
 @dataclass(frozen=True)
 class Advice:
-    """Whether to rerank with the tested model, how many documents, and its weight in the fusion with the first stage.
-
-    The weight (0 to 1, 1 is the model alone) and the depth are chosen by nDCG@10 over all queries.
-    """
+    """Whether to rerank with the tested model, and how: weight and depth are chosen by nDCG@10 over all queries."""
 
     rerank: bool
-    weight: float
-    depth: int
+    weight: float  # of the model in the fusion with the first stage, 0 to 1; 1 is the model alone
+    depth: int  # documents to rerank
 
 
 @dataclass(frozen=True)
@@ -289,8 +286,8 @@ class RerankerTestResult(Result):
 
     def difference(self, order: str, baseline: str) -> ModelComparison | None:
         """Return the comparison of two orders by the main metric, None if they were not compared."""
-        found = ((one.metric, one.order, one.baseline) for one in self.comparisons)
-        return dict(zip(found, self.comparisons, strict=True)).get((self.main_metric, order, baseline))
+        wanted = (self.main_metric, order, baseline)
+        return next((one for one in self.comparisons if (one.metric, one.order, one.baseline) == wanted), None)
 
     def value(self, order: str) -> float | None:
         """Return the mean of the main metric for an order, None if there is no such order."""
