@@ -79,6 +79,29 @@ def t5(folder: Path) -> None:
     T5ForSequenceClassification(T5Config(vocab_size=size, num_labels=1, **config)).save_pretrained(folder)
 
 
+def write_beir(folder: Path) -> Path:
+    """Write a BEIR folder: of each town's facts, the first has grade 2, the second 1, the third none."""
+    (folder / "qrels").mkdir(parents=True)
+    facts = [(f"{town}-{i}", f"{town} {fact}.", i) for town in TOWNS for i, fact in enumerate(FACTS)]
+    corpus = [{"_id": key, "title": "", "text": text} for key, text, _ in facts]
+    queries = [{"_id": f"q-{town}", "text": f"what of {town} and its founders?"} for town in TOWNS]
+    (folder / "corpus.jsonl").write_bytes(lines(*corpus))
+    (folder / "queries.jsonl").write_bytes(lines(*queries))
+    judged = [f"q-{key.partition('-')[0]}\t{key}\t{2 - i}\n" for key, _, i in facts if i < 2]
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(judged))
+    return folder
+
+
+def write_run(path: Path, depth: int = 10, seed: int = 0) -> Path:
+    """Write a TREC run of that folder: for each query, documents drawn at random."""
+    rng, names = random.Random(seed), [f"{town}-{i}" for town in TOWNS for i in range(len(FACTS))]
+    with path.open("w") as out:
+        for town in TOWNS:
+            for rank, name in enumerate(rng.sample(names, depth), 1):
+                out.write(f"q-{town} Q0 {name} {rank} {1 / rank:.3f} drawn\n")
+    return path
+
+
 def row(name: str, **more: Any) -> dict[str, Any]:
     """Return one row of a data file."""
     return {"query": name, "pos": [f"{name} is so"], "neg": [f"{name} is not"]} | more

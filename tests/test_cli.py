@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from miniature import write_beir, write_run
 from utils import cli
 from utils.corpus.documents import Corpus
+from utils.evaluation.results import RerankerTestResult
 from utils.files import SCRIPTS
 from utils.schema import Outcome, Verdict
 
@@ -81,7 +83,8 @@ def test_from_documents_to_a_table(config_file: Path, capsys: pytest.CaptureFixt
     assert run("test_reranker", *test, "--output_file", "results.json") == 0
     results = json.loads(Path("results.json").read_text())
     assert [row["metric"] for row in results["metrics"]][:2] == ["MRR", "nDCG@5"]
-    assert all({"model", "baseline"} == set(row["values"]) and 0 < row["random"] <= 1 for row in results["metrics"])
+    orders = {"model", "baseline", "first stage", "model + first stage"}
+    assert all(orders == set(row["values"]) and 0 < row["random"] <= 1 for row in results["metrics"])
 
     capsys.readouterr()
     ablate = ["--config", config_file, "--num", "6", "--candidates", "4", "--min_length", "0"]
@@ -187,18 +190,46 @@ def test_several_baselines_and_trec_files(examples_file: Path, tiny_reranker: Pa
         "r.json",
     ]
     baselines = ["--baseline_model", other, "--baseline_model", tiny_reranker]
-    assert run("test_reranker", *test, *baselines, "--fail_on_regression") == 0
+    assert run("test_reranker", *test, *baselines, "--fail_on_regression") == 3  # BM25 ranks all of them right
     result = json.loads(Path("r.json").read_text())
-    assert {row["baseline"] for row in result["comparisons"]} == {"baseline", "baseline_2"}
-    assert all((row["difference"], row["p_corrected"]) == (0, 1) for row in result["comparisons"])
+    assert {row["baseline"] for row in result["comparisons"]} == {"baseline", "baseline_2", "first stage"}
+    same = [row for row in result["comparisons"] if row["baseline"] != "first stage"]
+    assert all((row["difference"], row["p_corrected"]) == (0, 1) for row in same)
     assert {row["kind"] for row in result["slices"]} == {"passages in the pool", "words of the positive"}
     assert all(
         sum(r["queries"] for r in result["slices"] if r["kind"] == row["kind"]) == 24 for row in result["slices"]
     )
     assert 0 <= result["separation"]["model"]["auc"] <= 1
     files = sorted(path.name for path in Path("trec").iterdir())
-    assert files == ["baseline.run", "baseline_2.run", "model.run", "qrels.txt"]
+    runs = ["baseline.run", "baseline_2.run", "first-stage.run", "model-first-stage.run", "model.run"]
+    assert files == [*runs, "qrels.txt"]
     assert "MRR" in Path("r.html").read_text()
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["run", "retriever"])
+def test_beir_folder_is_tested_on(named: bool, tiny_reranker: Path, config_file: Path, tmp_path: Path) -> None:
+    folder, run_file = write_beir(tmp_path / "towns"), write_run(tmp_path / "first.trec")
+    first = ["--run", run_file] if named else ["--config", config_file, "--depth", "10"]
+    test = ["--model_path", tiny_reranker, "--test_data", folder, *first, "--output_file", "r.json"]
+    assert run("test_reranker", *test, "--trec_dir", "trec") == 0
+    result = RerankerTestResult.from_json(json.loads(Path("r.json").read_text()))
+    assert (result.main_metric, result.queries, result.first_stage) == ("nDCG@10", 8, "first.trec" if named else "tiny")
+    assert list(result.metrics[0].values) == [
+        "model",
+        "model + first stage",
+        "first stage",
+        "BM25",
+        "first stage + BM25",
+    ]
+    (folder / "qrels.trec").write_text(
+        "".join(f"{q} 0 {d} {grade}\n" for q, d, grade in (
+            line.split() for line in (folder / "qrels" / "test.tsv").read_text().splitlines()[1:]
+        ))
+    )  # fmt: skip
+    for order, name in (("model", "model"), ("model + first stage", "model-first-stage"), ("BM25", "BM25")):
+        command = [sys.executable, "-m", "ir_measures", "--places", "9", folder / "qrels.trec", f"trec/{name}.run"]
+        done = subprocess.run([*command, "nDCG@10"], capture_output=True, text=True, check=True)
+        assert float(done.stdout.split("\t")[1]) == pytest.approx(result.value(order), abs=1e-8)
 
 
 def test_sampled_ids_are_the_sources(config_file: Path, corpus_file: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -268,9 +299,13 @@ BAD: dict[str, tuple[str, Callable[[dict], list[object]], str]] = {
     "reranker's weights": ("ablate", lambda f: ["--sweep_rerank_weight", "0", "nan"], "nan must be from 0 to 1"),
     "reranker's weight in the file": ("ablate", lambda f: put(f, "config", "rerank_weight: 2"), "from 0 to 1, not 2"),
     "nothing to sweep": ("ablate", lambda f: ["--single", "standard", "--sweep_lambdas"], "changes none of standard"),
-    "no negative": ("test", lambda f: put(f, "data", None) + put(f, "data", '{"query": "q", "pos": ["p"]}'), "no row"),
+    "no negative": (
+        "test",
+        lambda f: put(f, "data", None) + put(f, "data", '{"query": "q", "pos": ["p"]}'),
+        "nothing to rank",
+    ),
     "unknown arm": ("ablate", lambda f: ["--single", "dense"], "invalid choice"),
-    "better than nothing": ("test", lambda f: ["--fail_unless_better"], "name a --baseline_model"),
+    "run of rows": ("test", lambda f: ["--run", "first.trec"], "needs a BEIR folder"),
     "no model": ("test", lambda f: ["--model_path", "none"], "none not found"),
     "model is no model": ("test", lambda f: ["--model_path", f["corpus"].parent], "has no config.json"),
     "no test data": ("test", lambda f: ["--test_data", "none.jsonl"], "none.jsonl not found"),

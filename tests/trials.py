@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from utils.data.first_stage import FIRST, HYBRID, LEXICAL, RankedPools
+from utils.data.judged import pools_of_rows
 from utils.evaluation.ablation_results import RunContext, ablation_result
 from utils.evaluation.metrics import Pool
-from utils.evaluation.reranker_results import MODEL, reranker_test_result
+from utils.evaluation.reranker_results import orders_of, reranker_test_result
 from utils.evaluation.results import AblationResult, RerankerTestResult
+from utils.evaluation.verdict import MODEL
 from utils.labelling.record import JudgedSource, Trial
 from utils.schema import BridgeEntity, ContrastiveExample, Outcome, Verdict
 
@@ -46,12 +49,30 @@ def result_of(results: list[JudgedSource], arms: list[str], **context: Any) -> A
 
 
 def reranker_test(shift: float = 1.0, queries: int = 30) -> RerankerTestResult:
-    """A model whose positives score higher by ``shift`` than a baseline's, on drawn scores."""
+    """A model whose positives score higher by ``shift`` than a baseline's and the first stage's, on drawn scores."""
     rng = np.random.default_rng(0)
-    examples = [ContrastiveExample(f"q{i}", ["p " * (1 + i % 7)], ["n"] * (2 + i % 3)) for i in range(queries)]
-    noise = [rng.normal(size=1 + len(example.neg)) for example in examples]
-    pools = {
-        name: [Pool.of(1, scores + by * (np.arange(len(scores)) == 0)) for scores in noise]
-        for name, by in ((MODEL, shift), ("baseline", 0.0))
-    }
-    return reranker_test_result(examples, pools, {"test_data": "test.jsonl"})
+    rows = [ContrastiveExample(f"q{i}", ["p " * (1 + i % 7)], ["n"] * (2 + i % 3)) for i in range(queries)]
+    pools = pools_of_rows(rows)
+    noise = [rng.normal(size=len(pool.passages)) for pool in pools]
+    scores = {MODEL: np.concatenate([scores + shift * (np.arange(len(scores)) == 0) for scores in noise])}
+    scores["baseline"] = np.concatenate(noise)
+    first = {name: [rng.normal(size=len(one)) for one in noise] for name in (FIRST, LEXICAL, HYBRID)}
+    return result_from(RankedPools(pools, "tiny", False, first), scores)
+
+
+def result_from(test: RankedPools, scores: dict[str, np.ndarray]) -> RerankerTestResult:
+    """What a test with these scores shows."""
+    return reranker_test_result(test, *orders_of(test, scores), {"test_data": "test.jsonl"})
+
+
+def simulated(kind: str, seed: int, queries: int = 60, size: int = 20) -> tuple[list[Pool], list[Pool]]:
+    """Pools of a fair first stage, and of a reranker that is useful, useless or harmful, on drawn scores."""
+    rng = np.random.default_rng(seed)
+    signal = {"useful": 1.5, "useless": 0.0, "harmful": -1.5}[kind]
+    first, model = [], []
+    for _ in range(queries):
+        grades = np.zeros(size, dtype=int)
+        grades[rng.choice(size, rng.integers(1, 4), replace=False)] = rng.integers(1, 3)
+        first.append(Pool(grades, (grades > 0) + rng.normal(size=size)))
+        model.append(Pool(grades, signal * (grades > 0) + rng.normal(size=size)))
+    return first, model

@@ -1,11 +1,13 @@
-"""Test a reranker on query/pos/neg pools, next to a random order and other models.
+"""Test a reranker against the order before it, a random order and other models, on anything judged.
 
     python test_reranker.py --model_path ./output_new --test_data ./data/test_data.jsonl
-    python test_reranker.py --model_path ./output_new --baseline_model ../models/demo-reranker --output_file a.json
+    python test_reranker.py --model_path ./output_new --test_data ./scifact --run first_stage.trec
     python test_reranker.py --baseline_model ../models/a ../models/b --trec_dir ./trec
 
-Each metric has a bootstrap interval, and the models are compared query by query. Next to the JSON file are a report
-(HTML) and its plots (PNG, SVG); --trec_dir writes run and qrels files, with which other tools can check the figures.
+The test data are rows of query, pos and neg, or a BEIR folder, whose documents the retriever of --config finds, or a
+run has. All orders are compared query by query, and the result says whether to rerank, how many and with which weight.
+Next to the JSON file are a report (HTML) and its plots (PNG, SVG); --trec_dir writes run and qrels files, with which
+other tools can check the figures.
 """
 
 import argparse
@@ -15,18 +17,19 @@ from pathlib import Path
 import numpy as np
 
 from utils import cli
-from utils.data.judged import pools_of_rows
-from utils.data.rows import read_examples
+from utils.config import load_config
+from utils.data.first_stage import read_test_data
+from utils.data.judged import JudgedPool
 from utils.errors import EXIT_REGRESSION
-from utils.evaluation.metrics import Pool, pairs_of, pools_of, rankable, write_trec
-from utils.evaluation.paired import WORSE, gate
-from utils.evaluation.reranker_results import MODEL, reranker_test_result
+from utils.evaluation.metrics import Pool, pairs_of, rankable, write_trec
+from utils.evaluation.paired import WORSE
+from utils.evaluation.reranker_results import orders_of, reranker_test_result
 from utils.evaluation.results import RerankerTestResult
+from utils.evaluation.verdict import MODEL, difference_text, failures
 from utils.files import check_output, write_json
 from utils.progress import log
 from utils.report.page import write_test_page
 from utils.report.text import p_value, reranker_test_text
-from utils.schema import ContrastiveExample
 from utils.scoring import open_reranker
 
 
@@ -35,7 +38,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model_path", default="./output_new", help="folder of the reranker")
-    add("--test_data", default="./data/test_data.jsonl", help="JSONL file, or folder of them, of query/pos/neg rows")
+    data = "query/pos/neg rows (a JSONL file or a folder of them), or a BEIR folder"
+    add("--test_data", default="./data/test_data.jsonl", help=data)
+    add("--run", metavar="FILE", help="first stage of a BEIR folder, in TREC format (default: --config's retriever)")
+    config = "YAML configuration of the first stage (default: the demo's for a BEIR folder, BM25 for rows)"
+    add("--config", "--config_path", help=config)
+    depth = "documents to rerank for each query of a BEIR folder (default: all of --run, else 100)"
+    add("--depth", type=cli.positive, help=depth)
     add("--output_file", default="./finetune_results.json", help="JSON file of the results; replaced if it exists")
     baselines = "other rerankers to compare with; may be given more than once (default: none)"
     add("--baseline_model", nargs="+", action="extend", default=[], metavar="FOLDER", help=baselines)
@@ -46,29 +55,27 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--batch_size", type=cli.positive, default=16, help="pairs of --max_length that fit into memory at once")
     add("--trec_dir", help="folder for TREC run and qrels files (default: none are written)")
-    loss = "exit 3 if the MRR is significantly worse than a baseline's, at 5%% after correction (default: exit 0)"
-    add("--fail_on_regression", action="store_true", help=loss)
-    gain = "exit 3 unless the MRR is significantly better than every baseline's (default: exit 0)"
-    add("--fail_unless_better", action="store_true", help=gain)
-    args = parser.parse_args(argv)
-    if args.fail_unless_better and not args.baseline_model:
-        parser.error("--fail_unless_better needs something to be better than: name a --baseline_model")
-    return args
+    loss = "exit 3 if the model is significantly worse than a baseline, or than the first stage and no fusion gains"
+    add("--fail_on_regression", action="store_true", help=f"{loss} (default: exit 0)")
+    gain = "exit 3 unless it is significantly better than every baseline and, alone or fused, than the first stage"
+    add("--fail_unless_better", action="store_true", help=f"{gain} (default: exit 0)")
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Score the pools, then print and write the metrics and what they show."""
     args = parse_args(argv)
     output = check_output(args.output_file)
-    examples = read_examples([args.test_data], "test data")
+    config = load_config(args.config) if args.config else None
+    cli.use_gpus(config.gpu_id if config else None)
+    test = read_test_data(args.test_data, args.run, config, args.depth)
     models = {MODEL: args.model_path} | name_baselines(args.baseline_model)
-    pools = {name: pools_of(pools_of_rows(examples), score(args, path, examples)) for name, path in models.items()}
-    warn_of_ties(models, pools)
-    settings = models | {"test_data": args.test_data, "queries": len(examples), "max_length": args.max_length}
-    result = reranker_test_result(examples, pools, settings)
+    orders, fusion = orders_of(test, {name: score(args, path, test.pools) for name, path in models.items()})
+    warn_of_ties(models, orders)
+    result = reranker_test_result(test, orders, fusion, describe(args, models, test.pools))
     write_json(output, result.to_json())
     if args.trec_dir:
-        write_trec(Path(args.trec_dir), pools)
+        write_trec(Path(args.trec_dir), test.pools, orders)
     print(reranker_test_text(result))
     print(f"results are in {output}, the report in {write_test_page(result, output)}")
     print(f"next: python rerank_ablation_test.py --ft_model {args.model_path}")
@@ -80,16 +87,23 @@ def name_baselines(paths: Sequence[str]) -> dict[str, str]:
     return {"baseline" if i == 1 else f"baseline_{i}": path for i, path in enumerate(dict.fromkeys(paths), 1)}
 
 
-def score(args: argparse.Namespace, path: str, examples: list[ContrastiveExample]) -> np.ndarray:
+def describe(args: argparse.Namespace, models: Mapping[str, str], pools: Sequence[JudgedPool]) -> dict[str, object]:
+    """Return the settings that the figures depend on."""
+    first = {"run": args.run, "config": args.config, "depth": args.depth}
+    settings = {**models, "test_data": args.test_data, "queries": len(pools), "max_length": args.max_length}
+    return settings | {key: value for key, value in first.items() if value is not None}
+
+
+def score(args: argparse.Namespace, path: str, pools: Sequence[JudgedPool]) -> np.ndarray:
     """Return the scores of one model for all pairs."""
     reranker = open_reranker(path, max_length=args.max_length, batch_size=args.batch_size)
-    return reranker.score(pairs_of(pools_of_rows(examples)), desc=f"scoring with {Path(path).name}")
+    return reranker.score(pairs_of(pools), desc=f"scoring with {Path(path).name}")
 
 
 def warn_of_ties(models: Mapping[str, str], pools: Mapping[str, Sequence[Pool]]) -> None:
     """Warn of each model that scores all passages of a pool alike: their order is drawn at random."""
     for name, path in models.items():
-        ranked = rankable(pools[name])
+        ranked = [pool for pool in rankable(pools[name]) if pool.size > 1]
         tied = sum(np.ptp(pool.scores) == 0 for pool in ranked)
         if tied:
             message = "%s scores all passages alike in %d of %d pools: their order there is random"
@@ -97,15 +111,14 @@ def warn_of_ties(models: Mapping[str, str], pools: Mapping[str, Sequence[Pool]])
 
 
 def exit_code(args: argparse.Namespace, result: RerankerTestResult) -> int:
-    """Return 3 where a flag asks for it, after reporting the baselines that it is for, else 0."""
+    """Return 3 where a flag asks for it, after reporting why, else 0."""
     if not (args.fail_on_regression or args.fail_unless_better):
         return 0
-    mrr = [one for one in result.comparisons if one.metric == "MRR"]
-    failed = [one for one in mrr if gate([one], unless_better=args.fail_unless_better)]
+    failed = failures(result, unless_better=args.fail_unless_better)
     for one in failed:
         reason = "regression" if one.outcome == WORSE else "no significant gain"
-        p = p_value(one.p_corrected)
-        log.error("%s: MRR %+.3f against %s, corrected p %s", reason, one.difference, one.baseline, p)
+        found = f"{one.metric} of {one.order} {difference_text(one)} against {one.baseline}"
+        log.error("%s: %s, corrected p %s", reason, found, p_value(one.p_corrected))
     return EXIT_REGRESSION if failed else 0
 
 

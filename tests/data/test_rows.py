@@ -14,7 +14,8 @@ import pytest
 import test_reranker as script
 import train_reranker
 from miniature import lines, queries, row
-from utils.data.rows import fill_negatives, parse_example, read_examples
+from utils.data.judged import pools_of_rows
+from utils.data.rows import fill_negatives, parse_example, read_examples, without
 from utils.errors import InputError, RunError
 from utils.files import read_jsonl
 from utils.schema import ContrastiveExample
@@ -113,7 +114,7 @@ def test_positive_among_the_negatives_is_left_out(tmp_path: Path) -> None:
     )
     found = {(one.query, one.pos[0]): one for one in read_examples([path], warn=told.append)}
     assert [query for query, _ in found] == ["a", "b", "d", "d"]
-    assert found["b", "b is so"][2:] == (["wrong"], None, [2.0])
+    assert found["b", "b is so"][2:5] == (["wrong"], None, [2.0])
     assert found["d", "three"].neg == ["none"]
     assert len(told) == 1
     assert (
@@ -261,6 +262,15 @@ def test_negatives_are_optional() -> None:
     assert parse_example({"query": "q", "pos": ["p"], "neg": None}, "").neg == []
 
 
+def test_grades_are_read_follow_their_positives_and_make_pools() -> None:
+    example = parse_example(row("a", pos=["one", "two", "three"], pos_grades=[3, 1, 2]), "")
+    assert without(example, "one".__eq__).pos_grades == [1, 2]
+    assert [pool.grades.tolist() for pool in pools_of_rows([example, example._replace(pos_grades=None)])] == [
+        [3, 1, 2, 0], [1, 1, 1, 0],
+    ]  # fmt: skip
+    assert example.row()["pos_grades"] == [3, 1, 2]
+
+
 def test_row_has_exactly_three_keys_without_scores() -> None:
     assert list(ContrastiveExample("q", ["p"], ["n"]).row()) == ["query", "pos", "neg"]
     assert ContrastiveExample("q", ["p"], [], [1.0], []).row()["pos_scores"] == [1.0]
@@ -275,6 +285,10 @@ def test_row_has_exactly_three_keys_without_scores() -> None:
         ({"query": "q", "pos": []}, '"pos" must hold at least one'),
         ({"query": "q", "pos": ["p"], "neg": [""]}, '"neg" must be a list of non-empty strings'),
         ({"query": "q", "pos": ["p"], "pos_scores": [1, 2]}, '"pos_scores" must hold one number'),
+        ({"query": "q", "pos": ["p"], "pos_grades": [1, 2]}, '"pos_grades" must hold one whole number above 0'),
+        ({"query": "q", "pos": ["p"], "pos_grades": [0]}, '"pos_grades" must hold one whole number above 0'),
+        ({"query": "q", "pos": ["p"], "pos_grades": ["high"]}, '"pos_grades" must hold one whole number above 0'),
+        ({"query": "q", "pos": ["p"], "pos_grades": [True]}, '"pos_grades" must hold one whole number above 0'),
     ],
 )
 def test_malformed_row_is_told_with_file_and_line(tmp_path: Path, row: dict, problem: str) -> None:

@@ -13,7 +13,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 
-from utils.data.judged import pools_of_rows
+from utils.data.judged import JudgedPool, pools_of_rows
 from utils.evaluation.metrics import (
     METRICS,
     Pool,
@@ -111,9 +111,15 @@ def test_random_order_is_ten_thousand_shuffles_to_three_decimals() -> None:
     assert np.mean(first == 1) == pytest.approx(expected["P@1"], abs=1e-3)
 
 
-def test_trec_files_give_the_same_figures_on_irmeasures_command_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("own", [False, True], ids=["rows", "own ids"])
+def test_trec_files_give_the_same_figures_on_irmeasures_command_line(own: bool, tmp_path: Path) -> None:
     pools = [*drawn_pools(), Pool.of(1, np.zeros(1))]  # the last ranks nothing and is left out
-    write_trec(tmp_path, {"model": pools, "other": [pool._replace(scores=-pool.scores) for pool in pools]})
+    pools[3] = pools[3]._replace(grades=pools[3].grades * 3, missed=(2, 1))
+    judged = [JudgedPool("", [""] * pool.size, pool.grades, pool.missed) for pool in pools]
+    if own:  # which sort the other way round
+        judged = [one._replace(query_id=f"q{i}", ids=[f"d{-k}" for k in range(len(one.passages))])
+                  for i, one in enumerate(judged)]  # fmt: skip
+    write_trec(tmp_path, judged, {"model": pools, "a + b": [pool._replace(scores=-pool.scores) for pool in pools]})
     ours = {row.metric: row.values["model"] for row in compare({"model": pools})}
     measures = {name: metric.measure for name, metric in METRICS.items() if isinstance(metric.measure, str)}
     command = [sys.executable, "-m", "ir_measures", "--places", "9", str(tmp_path / "qrels.txt")]
@@ -123,7 +129,7 @@ def test_trec_files_give_the_same_figures_on_irmeasures_command_line(tmp_path: P
     theirs = dict(line.split("\t") for line in done.stdout.splitlines())
     for metric, measure in measures.items():
         assert ours[metric] == pytest.approx(float(theirs[measure]), abs=1e-8), metric
-    assert (tmp_path / "other.run").read_text().startswith("0 Q0 ")
+    assert (tmp_path / "a-b.run").read_text().startswith("q0 Q0 d" if own else "0 Q0 0")
 
 
 def test_grades_and_missed_documents_count() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from trials import reranker_test, result_of, sources
 from utils.evaluation.results import VERSION, AblationResult, RerankerTestResult, Result
+from utils.report.text import reranker_test_text
 
 DATA = Path(__file__).parents[1] / "fixtures"
 
@@ -55,6 +56,15 @@ def test_reranker_test_of_an_earlier_version_is_read() -> None:
     assert (first.metric, first.pairs, first.pairs_needed) == (row["metric"], 4, row["queries_needed"])
     assert first.outcome == "no difference"
     assert result.separation["model"].histogram.edges == values["separation"]["model"]["histogram"]["edges"]
+
+
+def test_reranker_test_of_version_2_is_read_and_shown() -> None:
+    values = json.loads((DATA / "reranker_test_v2.json").read_text())
+    result = RerankerTestResult.from_json(values)
+    assert (result.version, result.main_metric, result.advice, result.curves) == (VERSION, "MRR", None, None)
+    assert {(one.order, one.baseline) for one in result.comparisons} == {("model", "baseline")}
+    assert result.difference("model", "baseline").difference == values["comparisons"][0]["difference"]
+    assert "MRR, model vs baseline" in reranker_test_text(result)
 
 
 def test_file_of_a_later_version_is_refused() -> None:

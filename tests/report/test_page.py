@@ -55,9 +55,9 @@ def test_reasons_of_runs_side_by_side_name_their_run(tmp_path: Path) -> None:
 
 def test_page_of_a_test_has_its_tables_and_plots(tmp_path: Path) -> None:
     page = write_test_page(reranker_test(), tmp_path / "r.json").read_text()
-    for heading in ("Metrics", "Paired comparison", "Slices", "Scores"):
+    for heading in ("Metrics", "Paired comparison", "Depth", "Weight", "Slices", "Scores"):
         assert f">{heading}</h2>" in page
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert {path.name for path in (tmp_path / "r_plots").glob("*.svg")} == {
-        "differences.svg", "metrics.svg", "scores.svg",
+        "curves.svg", "differences.svg", "metrics.svg", "scores.svg",
     }  # fmt: skip

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from trials import reranker_test, result_of, sources
+from trials import result_of, sources
 from utils.evaluation.results import SweepFigures
-from utils.report.plots import ablation_plots, reranker_test_plots
+from utils.report.plots import ablation_plots
 
 
 def test_plots_are_the_same_to_the_byte(tmp_path: Path) -> None:
     result = result_of(sources(base=[4, 3, None, 1], a=[1, 3, 2, 2]), ["base", "a"])
     for folder in ("one", "two"):
-        for plot in [*ablation_plots(result), *reranker_test_plots(reranker_test())]:
+        for plot in ablation_plots(result):
             plot.save(tmp_path / folder)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert len(files) == 2 * 5  # both have a plot "differences"
+    assert len(files) == 2 * 3
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 

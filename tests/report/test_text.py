@@ -47,8 +47,11 @@ def test_ablation_leaves_empty_tables_out_and_names_arms_that_did_not_run() -> N
 @pytest.mark.parametrize(("shift", "outcome"), [(3.0, "better"), (-3.0, "worse"), (0.0, "no difference")])
 def test_comparisons_say_their_outcome(shift: float, outcome: str) -> None:
     result = reranker_test(shift)
-    (mrr,) = [one for one in result.comparisons if one.metric == "MRR"]
-    assert mrr.outcome == outcome
-    row = next(line for line in reranker_test_text(result).splitlines() if line.startswith("MRR, baseline"))
+    assert result.difference("model", "baseline").outcome == outcome
+    text = reranker_test_text(result)
+    row = next(line for line in text.splitlines() if line.startswith("MRR, model vs baseline"))
     assert outcome in row
     assert ("No significant difference" if outcome == "no difference" else f"is {outcome} than") in result.summary
+    assert "MAP, model" not in text  # the page has it
+    assert "0.0% of the relevant documents are in no pool" in text
+    assert "documents reranked" in text

@@ -41,7 +41,8 @@ def parse_document(row: dict[str, Any], where: str) -> Document:
     missing or empty, or a value is not text.
     """
     if "id" not in row and "_id" in row:
-        row = {"id": row["_id"], "contents": row.get("text"), "title": row.get("title"), "doc_id": row.get("doc_id")}
+        contents = row.get("text") or row.get("title")  # some of BEIR's documents are a title alone
+        row = {"id": row["_id"], "contents": contents, "title": row.get("title"), "doc_id": row.get("doc_id")}
     document_id, title, doc_id = (_label(row, key, where) for key in ("id", "title", "doc_id"))
     contents = _given(row.get("contents"))
     if not isinstance(contents, str | None):
@@ -125,13 +126,17 @@ class Verdict(NamedTuple):
 
 
 class ContrastiveExample(NamedTuple):
-    """One row in FlagEmbedding's training format; ``neg`` may be empty, the scores are for distillation."""
+    """One row in FlagEmbedding's training format; ``neg`` may be empty, the scores are for distillation.
+
+    Grades tell how relevant the positives are, for tests alone; training takes them as equals.
+    """
 
     query: str
     pos: list[str]
     neg: list[str]
     pos_scores: list[float] | None = None
     neg_scores: list[float] | None = None
+    pos_grades: list[int] | None = None  # whole numbers above 0; None is 1 for all
 
     @property
     def passages(self) -> list[str]:
@@ -139,5 +144,5 @@ class ContrastiveExample(NamedTuple):
         return [*self.pos, *self.neg]
 
     def row(self) -> dict[str, Any]:
-        """Return the row of a data file: exactly ``query``, ``pos``, ``neg``, and scores if there are any."""
+        """Return the row of a data file: ``query``, ``pos``, ``neg``, and scores and grades if there are any."""
         return {key: value for key, value in self._asdict().items() if value is not None}

@@ -18,7 +18,7 @@ LARGEST_SCORE = 3e38  # about the largest number in single precision
 
 
 def parse_example(row: dict[str, Any], where: str) -> ContrastiveExample:
-    """Check a row; only ``neg`` and scores may be missing. ``InputError``, beginning with ``where``, if it is wrong."""
+    """Check a row; only ``neg``, scores and grades may be missing. ``InputError`` with ``where`` if it is wrong."""
     query = row.get("query")
     if not isinstance(query, str) or not query.strip():
         raise InputError(f'{where}: "query" must be a non-empty string')
@@ -36,7 +36,11 @@ def parse_example(row: dict[str, Any], where: str) -> ContrastiveExample:
         finite = fits and all(type(v) in (int, float) and abs(v) <= LARGEST_SCORE for v in values)  # NaN is not
         if values is not None and not finite:
             raise InputError(f'{where}: "{key}_scores" must hold one number for each text of "{key}", all finite')
-    return ContrastiveExample(query, texts["pos"], texts["neg"], row.get("pos_scores"), row.get("neg_scores"))
+    grades: Any = row.get("pos_grades")
+    fits = isinstance(grades, list) and len(grades) == len(texts["pos"])
+    if grades is not None and not (fits and all(type(grade) is int and grade > 0 for grade in grades)):
+        raise InputError(f'{where}: "pos_grades" must hold one whole number above 0 for each text of "pos"')
+    return ContrastiveExample(query, texts["pos"], texts["neg"], row.get("pos_scores"), row.get("neg_scores"), grades)
 
 
 def read_examples(
@@ -124,13 +128,13 @@ def canonical(text: str) -> str:
 
 
 def without(example: ContrastiveExample, unwanted: Callable[[str], bool]) -> ContrastiveExample:
-    """Return the example without the unwanted passages and their scores."""
+    """Return the example without the unwanted passages, their scores and their grades."""
     kept: dict[str, Any] = {}
-    for key in ("pos", "neg"):
-        passages, scores = getattr(example, key), getattr(example, f"{key}_scores")
-        places = [i for i, passage in enumerate(passages) if not unwanted(passage)]
-        kept[key] = [passages[i] for i in places]
-        kept[f"{key}_scores"] = None if scores is None else [scores[i] for i in places]
+    for key, others in (("pos", ("pos_scores", "pos_grades")), ("neg", ("neg_scores",))):
+        good = [not unwanted(passage) for passage in getattr(example, key)]
+        for name in (key, *others):
+            values = getattr(example, name)
+            kept[name] = None if values is None else list(itertools.compress(values, good))
     return example._replace(**kept)
 
 

@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -11,7 +12,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from utils.data.judged import JudgedPool
+from utils.data.first_stage import without_ties
+from utils.data.judged import JudgedPool, rankable
 from utils.evaluation.results import MetricFigures
 from utils.evaluation.statistics import area_under_curve, bootstrap_mean
 from utils.files import replacing
@@ -137,25 +139,30 @@ def trec(pools: Sequence[Pool], seed: int = 0) -> tuple[list[Any], list[Any]]:
     return qrels, run
 
 
-def write_trec(folder: Path, models: Mapping[str, Sequence[Pool]]) -> None:
-    """Write ``qrels.txt`` and each model's ``<name>.run``, so that other tools can check the figures.
+def write_trec(folder: Path, judged: Sequence[JudgedPool], orders: Mapping[str, Sequence[Pool]]) -> None:
+    """Write ``qrels.txt`` and each order's ``<name>.run``, so that other tools can check the figures.
 
-    Queries that have a negative are numbered from 0 in the data's order.
+    Queries and documents have the set's own ids; those of rows are numbered. The scores are made different, so that
+    every tool sees the order that was evaluated, however it breaks ties.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, pools in models.items():
+    kept = rankable(judged)
+    queries = [pool.query_id or str(number) for number, pool in enumerate(kept)]
+    own = [name for pool in kept for name in pool.ids or [""] * len(pool.passages)]
+    for order, pools in orders.items():
         qrels, run = trec(rankable(pools))
+        names = {(doc.query_id, doc.doc_id): name or doc.doc_id for doc, name in zip(run, own, strict=True)}
         with replacing(folder / "qrels.txt") as out:
-            out.writelines(f"{qrel.query_id} 0 {qrel.doc_id} {qrel.relevance}\n" for qrel in qrels)
-        ranked = sorted(run, key=lambda doc: (int(doc.query_id), -doc.score))
-        with replacing(folder / f"{name}.run") as out:
-            for query, docs in itertools.groupby(ranked, key=lambda doc: doc.query_id):
-                out.writelines(f"{query} Q0 {doc.doc_id} {n} {doc.score!r} {name}\n" for n, doc in enumerate(docs, 1))
-
-
-def rankable(pools: Sequence[Pool]) -> list[Pool]:
-    """Return the pools that an order can be right or wrong about: not all of the same grade, or some are missed."""
-    return [pool for pool in pools if pool.missed or np.ptp(pool.grades) > 0]
+            for qrel in qrels:
+                name = names.get((qrel.query_id, qrel.doc_id), qrel.doc_id)
+                out.write(f"{queries[int(qrel.query_id)]} 0 {name} {qrel.relevance}\n")
+        tag = re.sub(r"\W+", "-", order)
+        with replacing(folder / f"{tag}.run") as out:
+            for query, found in itertools.groupby(run, key=lambda doc: doc.query_id):
+                docs = sorted(found, key=lambda doc: (np.float32(doc.score), doc.doc_id), reverse=True)  # as trec_eval
+                scores = without_ties(np.array([doc.score for doc in docs], dtype=np.float32)).tolist()
+                for rank, (doc, score) in enumerate(zip(docs, scores, strict=True), 1):
+                    out.write(f"{queries[int(query)]} Q0 {names[query, doc.doc_id]} {rank} {score!r} {tag}\n")
 
 
 def pairwise_accuracy(pool: Pool) -> float:
@@ -179,11 +186,16 @@ METRICS = {
 
 def compare(models: Mapping[str, Sequence[Pool]]) -> list[MetricFigures]:
     """Return each metric's figures over the pools that can be ranked; all models, by name, have the same pools."""
-    values = {name: evaluate(rankable(pools)) for name, pools in models.items()}
-    pools = rankable(next(iter(models.values())))
+    ranked = {name: rankable(pools) for name, pools in models.items()}
+    return figures({name: evaluate(pools) for name, pools in ranked.items()}, next(iter(ranked.values())))
+
+
+def figures(values: Mapping[str, Mapping[str, Sequence[float]]], pools: Sequence[Pool]) -> list[MetricFigures]:
+    """Return each metric's figures by each pool's values, by model and metric."""
     rows = []
     for metric, (_, expected) in METRICS.items():
         means = {name: fmean(found[metric]) for name, found in values.items()}
         intervals = {name: bootstrap_mean(found[metric]) for name, found in values.items()}
-        rows.append(MetricFigures(metric, means, intervals, fmean(expected(pool) for pool in pools)))
+        random = fmean(expected(pool) if pool.size else 0.0 for pool in pools)
+        rows.append(MetricFigures(metric, means, intervals, random))
     return rows

@@ -1,76 +1,107 @@
-"""What a test of rerankers shows: paired differences between models, slices, and whether the scores separate."""
+"""What a test of rerankers shows: every order's metrics, paired differences, slices, and whether scores separate."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 import scipy
 
-from utils.errors import InputError
-from utils.evaluation.metrics import METRICS, Pool, compare, evaluate, random_reciprocal_rank, rankable
-from utils.evaluation.paired import NO_DIFFERENCE, correct, paired
-from utils.evaluation.results import Histogram, MetricFigures, ModelComparison, RerankerTestResult, Separation, Slice
+from utils.data.first_stage import FIRST, HYBRID, LEXICAL, RankedPools
+from utils.data.judged import JudgedPool, judged_share, missed
+from utils.evaluation.fusion import WEIGHTS, Fusion, cross_fit
+from utils.evaluation.metrics import METRICS, Pool, evaluate, figures, pools_of, random_reciprocal_rank, rankable
+from utils.evaluation.paired import correct, paired
+from utils.evaluation.results import Curves, Histogram, ModelComparison, RerankerTestResult, Separation, Slice
 from utils.evaluation.statistics import area_under_curve, bootstrap_mean
-from utils.schema import ContrastiveExample
+from utils.evaluation.verdict import FUSED, MODEL, advise, compared_with_first, summary
 
-MODEL = "model"
 SLICES = 4  # of each kind at most
 BINS = 10  # of the calibration error
 
 
+def orders_of(test: RankedPools, scores: Mapping[str, np.ndarray]) -> tuple[dict[str, list[Pool]], Fusion]:
+    """Return the pools of every order by its name, and the fusion of the tested model with the first stage.
+
+    Args:
+        test: the pools, and their orders before reranking.
+        scores: of each model by name, (pairs,) in the order of ``metrics.pairs_of``; ``MODEL`` is the one tested.
+    """
+    models = {name: pools_of(test.pools, values) for name, values in scores.items()}
+    stages = {name: pools_of(test.pools, np.concatenate(values)) for name, values in test.orders.items()}
+    fusion = cross_fit(stages[FIRST], models[MODEL])
+    return {**models, FUSED: fusion.pools, **stages}, fusion
+
+
 def reranker_test_result(
-    examples: Sequence[ContrastiveExample], models: Mapping[str, Sequence[Pool]], settings: dict[str, Any]
+    test: RankedPools, orders: Mapping[str, Sequence[Pool]], fusion: Fusion, settings: dict[str, Any]
 ) -> RerankerTestResult:
-    """Return what a test has shown: metrics, differences, slices, separation; InputError if no example has a negative.
-
-    ``models`` are pools in the examples' order, by the model's name; ``MODEL`` is the one that is tested.
-    """
-    kept = [example for example in examples if example.neg]
-    if not kept:
-        raise InputError("no row of the test data has a negative: there is nothing to rank; add some to neg")
-    ranked = {name: rankable(pools) for name, pools in models.items()}
+    """Return what a test has shown, of the orders and the fusion that :func:`orders_of` returns."""
+    ranked = {name: rankable(pools) for name, pools in orders.items()}
     values = {name: evaluate(pools) for name, pools in ranked.items()}
-    rows, comparisons = compare(models), compare_models(values)
-    return RerankerTestResult(
-        settings=settings,
-        summary=summary(rows[0], comparisons, len(kept)),
-        queries=len(kept),
-        metrics=rows,
-        comparisons=comparisons,
-        slices=slices(kept, {name: of["MRR"] for name, of in values.items()}),
-        separation={name: separation(pools) for name, pools in ranked.items()},
-    )
+    models = [name for name in orders if name not in (*test.orders, FUSED)]
+    kept = rankable(test.pools)
+    mrr = {name: values[name]["MRR"] for name in (*models, FIRST)}
+    result = RerankerTestResult(
+        settings=settings, summary="", queries=len(kept),
+        metrics=figures(values, ranked[FIRST]),
+        comparisons=compare_orders(values, models),
+        slices=slices(kept, mrr),
+        separation={name: found for name in models if (found := separation(ranked[name]))},
+        main_metric="nDCG@10" if test.graded else "MRR",
+        first_stage=test.first_stage, judged=judged_share(test.pools), missed=missed(test.pools), curves=curves(fusion),
+    )  # fmt: skip
+    result = replace(result, advice=advise(*compared_with_first(result), fusion))
+    return replace(result, summary=summary(result))
 
 
-def compare_models(values: Mapping[str, Mapping[str, Sequence[float]]]) -> list[ModelComparison]:
-    """Compare the tested model with every baseline on every metric, by each query's values by model and metric.
+def compare_orders(values: Mapping[str, Mapping[str, Sequence[float]]], models: Sequence[str]) -> list[ModelComparison]:
+    """Compare the tested model with every baseline and the first stage, and with the latter what else could be used.
 
-    P-values are corrected by Holm over the baselines, for each metric by itself.
+    Args:
+        values: each query's, by order and metric.
+        models: names of the orders that are single models.
+
+    Returns:
+        For each metric a comparison of every pair, with p-values corrected by Holm over the pairs.
     """
-    baselines = [name for name in values if name != MODEL]
+    pairs = [(MODEL, name) for name in models if name != MODEL]
+    pairs += [(name, FIRST) for name in (MODEL, FUSED, LEXICAL, HYBRID) if name in values]
     found = []
     for metric in METRICS:
-        pairs = [paired(values[MODEL][metric], values[name][metric], tests=len(baselines)) for name in baselines]
-        for name, pair in zip(baselines, correct(pairs), strict=True):
-            measured = {key: value for key, value in vars(pair).items() if key != "outcome"}
-            found.append(ModelComparison(**measured, metric=metric, baseline=name))
+        differences = [paired(values[a][metric], values[b][metric], tests=len(pairs)) for a, b in pairs]
+        for (order, baseline), one in zip(pairs, correct(differences), strict=True):
+            measured = {key: value for key, value in vars(one).items() if key != "outcome"}
+            found.append(ModelComparison(**measured, metric=metric, order=order, baseline=baseline))
     return found
 
 
-def slices(examples: Sequence[ContrastiveExample], values: Mapping[str, Sequence[float]]) -> list[Slice]:
-    """Return every model's MRR over queries with pools of similar size, and with positives of similar length.
+def curves(fusion: Fusion) -> Curves:
+    """Return the curves through the best weight and depth; where that is not to rerank, the weights' is of all."""
+    weight, depth = fusion.weight, fusion.depth if fusion.weight else fusion.depths[-1]
+    alone, fused = fusion.table[-1].tolist(), fusion.table[WEIGHTS.index(weight)].tolist()
+    by_weight = fusion.table[:, fusion.depths.index(depth)].tolist()
+    return Curves(fusion.depths, alone, fused, weight, list(WEIGHTS), by_weight, depth)
 
-    ``values`` are each query's reciprocal ranks, by model.
+
+def slices(pools: Sequence[JudgedPool], values: Mapping[str, Sequence[float]]) -> list[Slice]:
+    """Return the orders' MRR over queries with pools of similar size, and with positives of similar length.
+
+    ``values`` are each query's reciprocal ranks, by order. Queries without a positive in their pool are left out.
     """
-    sizes = [len(example.pos) + len(example.neg) for example in examples]
-    lengths = [round(fmean(len(text.split()) for text in example.pos)) for example in examples]
-    expected = [random_reciprocal_rank(len(one.pos), size) for one, size in zip(examples, sizes, strict=True)]
     found = []
+    places = [i for i, pool in enumerate(pools) if (pool.grades > 0).any()]
+    sizes = [len(pools[i].passages) for i in places]
+    positives = [np.flatnonzero(pools[i].grades > 0) for i in places]
+    lengths = [
+        round(fmean(len(pools[i].passages[p].split()) for p in of)) for i, of in zip(places, positives, strict=True)
+    ]
+    expected = [random_reciprocal_rank(len(of), size) for of, size in zip(positives, sizes, strict=True)]
     for kind, measured in (("passages in the pool", sizes), ("words of the positive", lengths)):
-        for low, high in ranges(measured):
+        for low, high in ranges(measured) if measured else ():
             chosen = [i for i, value in enumerate(measured) if low <= value <= high]
-            mrr = {name: [ranks[i] for i in chosen] for name, ranks in values.items()}
+            mrr = {name: [ranks[places[i]] for i in chosen] for name, ranks in values.items()}
             means, random = {name: fmean(ranks) for name, ranks in mrr.items()}, fmean(expected[i] for i in chosen)
             intervals = {name: bootstrap_mean(ranks) for name, ranks in mrr.items()}
             found.append(Slice(kind, low, high, len(chosen), means, intervals, random))
@@ -84,9 +115,11 @@ def ranges(values: Sequence[int]) -> list[tuple[int, int]]:
     return list(zip(lows, map(int, edges), strict=True))
 
 
-def separation(pools: Sequence[Pool]) -> Separation:
-    """Return how well a model's scores separate positives from negatives."""
+def separation(pools: Sequence[Pool]) -> Separation | None:
+    """Return how well a model's scores separate positives from negatives; None if no pool has both."""
     both = [pool for pool in pools if 0 < pool.relevant < pool.size]
+    if not both:
+        return None
     cut = [[pool.scores[kind].astype(float) for kind in (pool.grades > 0, pool.grades <= 0)] for pool in both]
     positives, negatives = (np.concatenate(kind) for kind in zip(*cut, strict=True))
     gaps = [float(ours.mean() - others.mean()) for ours, others in cut]
@@ -112,17 +145,3 @@ def histogram(positives: np.ndarray, negatives: np.ndarray, bins: int = 30) -> H
     edges = np.histogram_bin_edges(np.concatenate([positives, negatives]), bins)
     shares = [(np.histogram(scores, edges)[0] / len(scores)).tolist() for scores in (positives, negatives)]
     return Histogram(edges.tolist(), *shares)
-
-
-def summary(mrr: MetricFigures, comparisons: Sequence[ModelComparison], queries: int) -> str:
-    """Say in a sentence or two what the test has shown, and no more than that."""
-    sentences = [f"MRR {mrr.values[MODEL]:.3f} over {queries} queries; a random order would have {mrr.random:.3f}."]
-    for found in (one for one in comparisons if one.metric == mrr.metric):
-        ends = f" (95% interval {found.interval.low:+.3f} to {found.interval.high:+.3f})" if found.interval else ""
-        if found.outcome == NO_DIFFERENCE:
-            more = f"; detecting it takes about {found.pairs_needed:,} queries" if found.pairs_needed else ""
-            sentences.append(f"No significant difference from {found.baseline}: {found.difference:+.3f}{ends}{more}.")
-        else:
-            by = abs(found.difference or 0)
-            sentences.append(f"The model is {found.outcome} than {found.baseline} by {by:.3f}{ends}.")
-    return " ".join(sentences)

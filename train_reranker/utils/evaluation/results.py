@@ -15,7 +15,7 @@ from utils.evaluation.paired import NO_DIFFERENCE, PairedDifference
 from utils.evaluation.statistics import Interval
 from utils.labelling.record import JudgedSource
 
-VERSION = 2
+VERSION = 3
 # What the figures depend on.
 PACKAGES = ("torch", "transformers", "FlagEmbedding", "faiss-cpu", "numpy", "scipy", "ir-measures", "matplotlib")
 
@@ -204,9 +204,10 @@ class MetricFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelComparison(PairedDifference):
-    """One metric of the tested model less that of a baseline, query by query."""
+    """One metric of an order less that of a baseline, query by query."""
 
     metric: str
+    order: str = "model"
     baseline: str
 
 
@@ -245,15 +246,52 @@ class Separation:
     histogram: Histogram
 
 
+@dataclass(frozen=True)
+class Advice:
+    """Whether to rerank with the tested model, and how: weight and depth are chosen by nDCG@10 over all queries."""
+
+    rerank: bool
+    weight: float  # of the model in the fusion with the first stage, 0 to 1; 1 is the model alone
+    depth: int  # documents to rerank
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Mean nDCG@10 by how many documents are reranked, and by the model's weight; the best of them flatters."""
+
+    depths: list[int]
+    alone: list[float]  # by depth, of the model alone
+    fused: list[float]  # by depth, at ``weight``
+    weight: float
+    weights: list[float]
+    by_weight: list[float]  # at ``depth``
+    depth: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class RerankerTestResult(Result):
-    """A test of a reranker, beside baselines where there are any."""
+    """A test of a reranker, beside baselines where there are any, and the orders that need none of them."""
 
     queries: int
     metrics: list[MetricFigures]
     comparisons: list[ModelComparison]
     slices: list[Slice]
     separation: dict[str, Separation]  # by the model's name
+    main_metric: str = "MRR"  # that the summary and the exit code go by
+    first_stage: str = ""  # what the order before reranking is, in words; earlier versions had none
+    judged: float = 1.0  # share of the passages that have a grade, 0 to 1
+    missed: float = 0.0  # share of the relevant documents that are in no pool, 0 to 1
+    advice: Advice | None = None
+    curves: Curves | None = None
+
+    def difference(self, order: str, baseline: str) -> ModelComparison | None:
+        """Return the comparison of two orders by the main metric, None if they were not compared."""
+        wanted = (self.main_metric, order, baseline)
+        return next((one for one in self.comparisons if (one.metric, one.order, one.baseline) == wanted), None)
+
+    def value(self, order: str) -> float | None:
+        """Return the mean of the main metric for an order, None if there is no such order."""
+        return next(row for row in self.metrics if row.metric == self.main_metric).values.get(order)
 
     @classmethod
     def _upgraded(cls, row: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from utils.evaluation.results import AblationResult, RerankerTestResult, Result
 from utils.files import replacing
 from utils.labelling.record import JudgedSource, Trial
-from utils.report.plots import Plot, ablation_plots, reranker_test_plots
+from utils.report.plots import Plot, ablation_plots
+from utils.report.reranker_plots import reranker_test_plots
 from utils.report.text import Table, ablation_tables, reranker_test_tables
 from utils.schema import Outcome, Verdict
 

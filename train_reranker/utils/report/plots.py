@@ -8,16 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from utils.evaluation.results import (
-    AblationResult,
-    ArmComparison,
-    ArmFigures,
-    MetricFigures,
-    ModelComparison,
-    RerankerTestResult,
-    Separation,
-    SweepFigures,
-)
+from utils.evaluation.results import AblationResult, ArmComparison, ArmFigures, SweepFigures
 from utils.evaluation.statistics import Interval
 
 if TYPE_CHECKING:
@@ -111,12 +102,6 @@ def arm_differences(comparisons: Sequence[ArmComparison]) -> Plot:
     }
     measure = f"candidates judged per source, less {baselines.pop() if single else 'baseline'}"
     return forest(values, measure, "left")
-
-
-def model_differences(comparisons: Sequence[ModelComparison]) -> Plot:
-    """Plot the difference in MRR from each baseline."""
-    values = {one.baseline: (one.difference or 0.0, one.interval) for one in comparisons}
-    return forest(values, "MRR of the model, less the baseline's", "right")
 
 
 def forest(values: Mapping[str, tuple[float, Interval | None]], measure: str, better: str) -> Plot:
@@ -249,51 +234,3 @@ def latency(arms: Mapping[str, Mapping[str, float]]) -> Plot:
     axes.grid(axis="y", visible=False)
     listed = "; ".join(f"{arm} {total:.1f} ms" for arm, total in left.items())
     return Plot("latency", "Latency of each arm", f"Mean milliseconds per query, by stage. {listed}.", figure)
-
-
-def reranker_test_plots(result: RerankerTestResult) -> list[Plot]:
-    """Return the plots of a test of rerankers."""
-    from matplotlib import rc_context
-
-    mrr = [one for one in result.comparisons if one.metric == "MRR"]
-    with rc_context(STYLE):
-        plots = [metrics(result.metrics), scores(result.separation)]
-        return [model_differences(mrr), *plots] if mrr else plots
-
-
-def metrics(rows: Sequence[MetricFigures]) -> Plot:
-    """Plot every model's metrics with intervals, and what a random order would have."""
-    names = list(rows[0].values)
-    figure, axes = new_figure(1.2 + 0.2 * len(rows) * (1 + len(names)))
-    for number, name in enumerate(names):
-        colour = SERIES[number % len(SERIES)]
-        places = [place + 0.7 * (number + 0.5) / len(names) - 0.35 for place in range(len(rows))]
-        for place, row in zip(places, rows, strict=True):
-            if interval := row.intervals[name]:
-                axes.plot(interval, [place, place], color=colour, linewidth=2)
-        values = [row.values[name] for row in rows]
-        axes.plot(values, places, MARKERS[number % len(MARKERS)], color=colour, label=name)
-    axes.plot([row.random for row in rows], range(len(rows)), "|", color=INK, markersize=14, label="random order")
-    axes.set_yticks(range(len(rows)), [row.metric for row in rows])
-    axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(0, 1.02))
-    axes.grid(axis="y", visible=False)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-    listed = "; ".join(f"{name} {rows[0].values[name]:.3f}" for name in names)
-    description = f"Each metric with its 95% interval, and a random order's value. MRR: {listed}."
-    return Plot("metrics", "Metrics", description, figure)
-
-
-def scores(models: Mapping[str, Separation]) -> Plot:
-    """Plot how the scores of positives and negatives are distributed, a panel for each model."""
-    figure, axes = new_figure(0.9 + 1.5 * len(models), len(models), squeeze=False)
-    for one, (name, separation) in zip(axes[:, 0], models.items(), strict=True):
-        shares = separation.histogram
-        for number, (kind, heights) in enumerate((("positives", shares.positives), ("negatives", shares.negatives))):
-            one.stairs(heights, shares.edges, color=SERIES[number], fill=True, alpha=0.35)
-            one.stairs(heights, shares.edges, color=SERIES[number], label=kind, linestyle=DASHES[number])
-        one.set_title(name, loc="left", fontsize=10)
-        one.yaxis.set_major_formatter("{x:.0%}")
-    axes[0, 0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-    axes[-1, 0].set_xlabel("score")
-    listed = "; ".join(f"{name}: AUC {separation.auc:.3f}" for name, separation in models.items())
-    return Plot("scores", "Scores", f"Scores of positives and of negatives. {listed}.", figure)

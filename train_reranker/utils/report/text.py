@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from utils.evaluation.results import AblationResult, ArmComparison, MetricFigures, RerankerTestResult, Slice
+from utils.evaluation.results import AblationResult, ArmComparison, RerankerTestResult, Slice
 from utils.evaluation.statistics import Interval
 
 DASH = "–"
@@ -134,33 +134,69 @@ def sweep_table(result: AblationResult) -> Table:
     return Table("Sweep", "Settings on the same sources, fewest candidates judged first", headers, rows, [note])
 
 
-def _by_model(row: MetricFigures | Slice) -> list[str]:
+def _by_model(row: Slice) -> list[str]:
     """Return every model's value, then a random order's."""
     values = [with_interval(value, row.intervals[name], THREE) for name, value in row.values.items()]
     return [*values, number(row.random, THREE)]
 
 
 def metric_table(result: RerankerTestResult) -> Table:
-    """Return the models' metrics, and a random order's."""
-    rows: list[list[Any]] = [[row.metric, *_by_model(row)] for row in result.metrics]
-    note = "[95% bootstrap interval], – where it cannot be computed; random order: its exact expected value"
-    caption = "Mean over the queries that have a negative"
-    return Table("Metrics", caption, ["metric", *result.metrics[0].values, "random order"], rows, [note])
+    """Return every order's metrics, the main one with intervals, and a random order's."""
+    main = next(row for row in result.metrics if row.metric == result.main_metric)
+    others = [row for row in result.metrics if row is not main]
+    rows: list[list[Any]] = [
+        [name, with_interval(value, main.intervals[name], THREE), *(number(row.values[name], THREE) for row in others)]
+        for name, value in main.values.items()
+    ]
+    rows.append(["random order", *(number(row.random, THREE) for row in (main, *others))])
+    caption = "Mean over the queries that have passages of different grades"
+    headers = ["order", *(row.metric for row in (main, *others))]
+    return Table("Metrics", caption, headers, rows, _metric_notes(result))
 
 
-def model_comparison_table(result: RerankerTestResult) -> Table:
-    """Return the paired comparisons of the model with its baselines."""
+def _metric_notes(result: RerankerTestResult) -> list[str]:
+    notes = ["[95% bootstrap interval], – where it cannot be computed; random order: its exact expected value"]
+    if result.first_stage:  # which earlier versions lack
+        chosen = "weight and depth of each fifth of the queries are chosen on the others"
+        notes.append(f"first stage: {result.first_stage}; model + first stage: {chosen}")
+        lost = f"{percent(result.missed)} of the relevant documents are in no pool: no reranker can bring them back"
+        notes.append(f"all orders are of the same pools: {percent(result.judged)} of the passages are judged; {lost}")
+    return notes
+
+
+def order_comparison_table(result: RerankerTestResult) -> Table:
+    """Return the paired comparisons of orders, those by the main metric first."""
     rows: list[list[Any]] = []
-    for one in result.comparisons:
+    for one in sorted(result.comparisons, key=lambda one: one.metric != result.main_metric):
         difference, needed = with_interval(one.difference, one.interval, SIGNED_THREE), number(one.pairs_needed, ",")
         p = [p_value(one.p), p_value(one.p_corrected)]
-        rows.append([f"{one.metric}, {one.baseline}", difference, *p, one.outcome, needed])
+        rows.append([f"{one.metric}, {one.order} vs {one.baseline}", difference, *p, one.outcome, needed])
     note = (
-        "p: paired permutation test over queries; corrected by Holm over the baselines, per metric. outcome: at 5%, "
-        "after correction. needed: queries to detect such a difference with 80% power"
+        "p: paired permutation test over queries; corrected by Holm over the rows of a metric. outcome: at 5%, after "
+        "correction. needed: queries to detect such a difference with 80% power"
     )
-    headers = ("metric", "model − baseline", "p", "corrected p", "outcome", "needed")
-    return Table("Paired comparison", "The model less each baseline, query by query", headers, rows, [note])
+    headers = ("comparison", "difference", "p", "corrected p", "outcome", "needed")
+    return Table("Paired comparison", "One order less another, query by query", headers, rows, [note])
+
+
+def curve_tables(result: RerankerTestResult) -> list[Table]:
+    """Return nDCG@10 by depth and by weight."""
+    if (curves := result.curves) is None:
+        return []
+    by_depth = [["the model alone", *curves.alone], [f"weight {curves.weight:g}", *curves.fused]]
+    by_depth = by_depth[: 2 if curves.weight else 1]  # weight 0 is the first stage at any depth
+    depths, weights = (list(map(str, values)) for values in (curves.depths, curves.weights))
+    note = "the best of a curve flatters, because it was chosen to be; model + first stage, cross-fitted, does not"
+    return [
+        Table("Depth", "nDCG@10 by the documents reranked", ["documents reranked", *depths], by_depth),
+        Table(
+            "Weight",
+            "nDCG@10 by the model's weight",
+            ["weight", *weights],
+            [[f"of the first {curves.depth}", *curves.by_weight]],
+            [note],
+        ),
+    ]
 
 
 def slice_table(result: RerankerTestResult) -> Table:
@@ -169,7 +205,8 @@ def slice_table(result: RerankerTestResult) -> Table:
     for row in result.slices:
         between = f"{row.low}–{row.high}" if row.low < row.high else f"{row.low}"
         rows.append([f"{between} {row.kind}", row.queries, *_by_model(row)])
-    headers = ["MRR over", "queries", *result.metrics[0].values, "random order"]
+    names = result.slices[0].values if result.slices else ()
+    headers = ["MRR over", "queries", *names, "random order"]
     return Table("Slices", "MRR over similar queries", headers, rows)
 
 
@@ -196,8 +233,8 @@ def ablation_tables(result: AblationResult) -> list[Table]:
 
 def reranker_test_tables(result: RerankerTestResult) -> list[Table]:
     """Return the tables of a test of rerankers, but for empty ones."""
-    tables = [metric_table(result), model_comparison_table(result), slice_table(result), separation_table(result)]
-    return [one for one in tables if one.rows]
+    tables = [metric_table(result), order_comparison_table(result), *curve_tables(result)]
+    return [one for one in (*tables, slice_table(result), separation_table(result)) if one.rows]
 
 
 def ablation_text(result: AblationResult) -> str:
@@ -208,4 +245,6 @@ def ablation_text(result: AblationResult) -> str:
 def reranker_test_text(result: RerankerTestResult) -> str:
     """Return what a test of rerankers prints: the summary, then the tables."""
     head = f"{result.queries} queries of {result.settings['test_data']}\n{result.summary}\n"
-    return head + "\n\n".join(one.text() for one in reranker_test_tables(result))
+    main = sum(one.metric == result.main_metric for one in result.comparisons)
+    shown = {"Paired comparison": main}
+    return head + "\n\n".join(one.text(shown.get(one.heading)) for one in reranker_test_tables(result))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ class BM25:
         """Index the texts; their positions are the rows of the results."""
         import bm25s
 
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to report every index
         self._index = bm25s.BM25()
         self._index.index(_tokens(texts), show_progress=False)
         self.size = len(texts)

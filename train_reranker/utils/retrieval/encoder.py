@@ -19,6 +19,8 @@ from utils.retrieval.model_conventions import EncoderOptions, read_conventions
 if TYPE_CHECKING:
     import torch
 
+    from utils.config import Config
+
 QUERY, PASSAGE = "query", "passage"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # show whether a tokenizer is case-sensitive
 
@@ -154,6 +156,15 @@ class Encoder:
         for step in self._steps:
             pooled = step(pooled)
         return unit_length(pooled)
+
+
+def open_encoder(config: Config) -> Encoder:
+    """Open the encoder that a configuration names; ``InputError`` if it cannot be used."""
+    options = EncoderOptions(
+        config.retrieval_method, config.pooling, config.instruction, config.passage_instruction,
+        config.retrieval_query_max_length, config.retrieval_batch_size, config.retrieval_use_fp16,
+    )  # fmt: skip
+    return Encoder(config.encoder_path, options, config.devices("retrieval_devices"))
 
 
 def unit_length(vectors: torch.Tensor) -> torch.Tensor:

@@ -11,16 +11,16 @@ def normalised(scores: np.ndarray) -> np.ndarray:
     return (scores - np.mean(scores)) / spread if spread > 0 else np.zeros(len(scores))
 
 
-def fuse(first: np.ndarray, reranker: np.ndarray, weight: float) -> np.ndarray:
+def fuse(first: np.ndarray, reranker: np.ndarray, weight: float | np.ndarray) -> np.ndarray:
     """Return the weighted sum of two rankings' scores for one query's documents, each normalised within the query.
 
     Args:
         first: scores of the first stage, higher is better, (N,).
         reranker: scores of the reranker for the same documents, (N,).
-        weight: of the reranker, 0 to 1; 0 is the first stage alone, 1 the reranker alone.
+        weight: of the reranker, 0 to 1; 0 is the first stage alone, 1 the reranker alone. Several are of shape (W, 1).
 
     Returns:
-        weight · reranker + (1 − weight) · first, (N,), rounded so that ties are ties.
+        weight · reranker + (1 − weight) · first, (N,) or (W, N), rounded so that ties are ties.
     """
     return np.round(weight * normalised(reranker) + (1 - weight) * normalised(first), DECIMALS)
 

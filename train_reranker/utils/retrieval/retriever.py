@@ -12,7 +12,7 @@ import numpy as np
 
 from utils.corpus.documents import Corpus
 from utils.retrieval.arms import ARMS, Arm
-from utils.retrieval.encoder import QUERY, Encoder, EncoderOptions
+from utils.retrieval.encoder import QUERY, Encoder, open_encoder
 from utils.retrieval.fusion import fuse
 from utils.retrieval.mmr import LAMBDAS, Lambdas, mmr
 from utils.retrieval.stores import Index, open_store
@@ -208,10 +208,6 @@ def open_retrieval(
     config: Config, corpus: Corpus, weights: Lambdas, rerankers: Mapping[str, Scorer] | None = None
 ) -> Retriever:
     """Open a corpus's encoder and index as a configuration names them; ``InputError`` if one cannot be used."""
-    options = EncoderOptions(
-        config.retrieval_method, config.pooling, config.instruction, config.passage_instruction,
-        config.retrieval_query_max_length, config.retrieval_batch_size, config.retrieval_use_fp16,
-    )  # fmt: skip
-    encoder = Encoder(config.encoder_path, options, config.devices("retrieval_devices"))
+    encoder = open_encoder(config)
     reranking = Reranking(config.rerank_pool_factor, config.rerank_weight)
     return Retriever(corpus, encoder, open_store(config, corpus, encoder), weights, rerankers, reranking)
