@@ -223,7 +223,7 @@ def test_generator_and_ablation_never_judge_a_copy(config_file: Path, corpus_fil
     assert run(*generate, "--output_dir", tmp_path / "out", "--output_file", "e.jsonl") == 0
     text_of = {document.id: " ".join(document.text.split()) for document in Corpus(corpus_file)}
     rows = [row for _, row in read_jsonl(tmp_path / "out" / "e.provenance.jsonl")][1:]
-    assert len(rows) == 24
+    assert len({row["source"] for row in rows}) == 24
     for row in rows:
         assert list(row["arms"]) == (["diverse"] if row["entity"] else [])
         texts = [text_of[document_id] for trial in row["arms"].values() for document_id in trial["retrieved"]]

@@ -41,12 +41,15 @@ def load_tokenizer(folder: Path) -> tuple[Any, Any]:
         raise _unloadable(folder, error) from None
 
 
-def load_model(folder: Path, task: str, *, pooler: bool = False) -> tuple[Any, Any, list[str]]:
+def load_model(
+    folder: Path, task: str, *, pooler: bool = False, dropout: float | None = None
+) -> tuple[Any, Any, list[str]]:
     """Load a folder as ``ENCODER``, ``RERANKER`` or ``BASE``; an InputError if its outputs would not be its own.
 
     Returns the tokenizer, whose padding changes no score, the model, in float32 on the CPU and in evaluation mode, and
     the names of the weights that no file holds, which are random. None may be missing but those never used (an
-    encoder's pooler, unless ``pooler`` says that it is) and, for ``BASE``, the head that makes the scores.
+    encoder's pooler, unless ``pooler`` says that it is) and, for ``BASE``, the head that makes the scores. ``dropout``
+    replaces all of its rates.
     """
     import torch
     import transformers
@@ -55,9 +58,12 @@ def load_model(folder: Path, task: str, *, pooler: bool = False) -> tuple[Any, A
     tokenizer, config = load_tokenizer(folder)
     transformers.utils.logging.disable_progress_bar()  # loading takes a second
     auto: Any = transformers.AutoModel if task == ENCODER else transformers.AutoModelForSequenceClassification
-    options = {} if task == ENCODER else {"num_labels": 1}
+    options: dict[str, Any] = {} if task == ENCODER else {"num_labels": 1}
     if task == ENCODER and config.is_encoder_decoder and type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING:
         auto = transformers.AutoModelForTextEncoding  # T5's encoder alone
+    if dropout is not None:
+        rates = {key: rate for key, rate in config.to_dict().items() if "drop" in key and isinstance(rate, float)}
+        options |= dict.fromkeys(rates, dropout)
     try:
         model, found = auto.from_pretrained(
             folder, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,

@@ -26,6 +26,7 @@ from utils.training.settings import TrainingJob
 from utils.training.trainer import GroupedCrossEncoder, RerankerTrainer
 
 EVALUATIONS = 0.2  # the default share of all steps between two evaluations
+SHORT_PAIR = 256  # tokens up to which plain attention trains faster on a CPU than its fused kernels
 GPU_BATCH_TOKENS = 16384  # the default of a micro-batch: more make a GPU no faster
 
 
@@ -103,7 +104,9 @@ def make_trainer(job: TrainingJob, arguments: Any, memory: MemoryBudget) -> Rera
     settings = job.settings
     set_seed(settings.seed)  # also of a fresh head
     # In float32 whatever the file holds: in half precision, updates would be rounded away.
-    tokenizer, base, fresh = load_model(job.model, BASE)
+    tokenizer, base, fresh = load_model(job.model, BASE, dropout=settings.dropout)
+    if arguments.device.type == "cpu" and job.lengths.pair <= SHORT_PAIR:
+        base.set_attn_implementation("eager")
     if fresh and (settings.mix_shares or job.teacher == job.model):
         raise InputError(
             f"model {job.model} has no trained head ({', '.join(fresh)}), so --mix_with_base and --keep_close have "

@@ -60,6 +60,7 @@ class TrainingSettings:
     knowledge_distillation: bool = setting(False, "also learn from the rows' pos_scores and neg_scores")
     soft_labels_only: bool = setting(False,
         "for --knowledge_distillation: learn nothing else, not even which passage is the positive")  # fmt: skip
+    dropout: float | None = setting(None, "dropout of all layers (default: as the model's config.json has it)")
     freeze_embeddings: bool = setting(False, "do not train the word embeddings, half of a small model's weights")
     keep_close: float = setting(0.0,
         "weight of a loss that holds the scores close to the base's, against forgetting (try 1)")  # fmt: skip
@@ -163,8 +164,8 @@ def check_settings(settings: TrainingSettings) -> None:
     values = {name: value for name, value in vars(settings).items() if value is not None}
     wrong = [f"--{k} must be at least {v}" for k, v in LEAST.items() if k in values and not v <= values[k] < math.inf]
     wrong += [f"--{k} must be above 0" for k in ("epochs", "learning_rate") if not 0 < values[k] < math.inf]
-    shares = ("warmup_ratio", "eval_fraction")
-    wrong += [f"--{k} must be at least 0 and below 1" for k in shares if not 0 <= values[k] < 1]
+    shares = ("warmup_ratio", "eval_fraction", "dropout")
+    wrong += [f"--{k} must be at least 0 and below 1" for k in shares if k in values and not 0 <= values[k] < 1]
     if not settings.output_dir:
         wrong.append("--output_dir must name a folder")
     wrong += _conflicts(settings)
