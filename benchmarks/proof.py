@@ -1,0 +1,193 @@
+"""Does the demo's reranker help on relevance that people judged? And does each part of its recipe?
+
+    make proof PROOF_DATA="~/beir/scifact ~/beir/nfcorpus"   # the demo's recipe, about 15 minutes a seed on two cores
+    python benchmarks/proof.py --data ~/beir/scifact --recipe --seeds 1   # and each part of it changed, 40 minutes
+
+For each seed a base is distilled, examples are labelled and a reranker is trained with the Makefile's flags; then base
+and reranker are tested on each BEIR folder (its first_stage.trec if there is one), on the held-out sources, and in the
+ablation. Finished stages are kept in --work and used again. The p-values are corrected by Holm over the folders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / "train_reranker"
+sys.path.insert(0, str(SCRIPTS))
+
+from utils.data.first_stage import FIRST, LEXICAL
+from utils.evaluation.paired import PairedDifference, correct
+from utils.evaluation.results import ModelComparison, RerankerTestResult
+from utils.evaluation.verdict import FUSED, MODEL
+from utils.files import write_json
+from utils.report.text import p_value, table
+
+BASE = "baseline"
+
+
+class Recipe(NamedTuple):
+    """How a reranker is made, by what is changed in the demo's way."""
+
+    base: str = ""  # flags of tools.distil_base
+    generate: str = ""  # flags of the generator, after the Makefile's
+    train: str = ""  # of the training, likewise
+    keywords: bool = False  # the offline teacher's queries are keywords
+
+
+DEMO = "the demo's"
+RECIPES = {
+    DEMO: Recipe(),
+    "base: half the queries": Recipe(base="--num_queries 1250"),
+    "base: dense alone": Recipe(base="--bm25_weight 0"),
+    "queries: keywords": Recipe(keywords=True),
+    "examples: 400": Recipe(generate="--num_examples 400"),
+    "no --mix_with_base": Recipe(train="--mix_with_base 0"),
+    "--keep_close instead": Recipe(train="--mix_with_base 0 --keep_close 1"),
+}
+
+
+def main() -> None:
+    """Make and test the rerankers of all seeds and recipes, print the tables, write the results."""
+    args = parse_args()
+    names = list(RECIPES) if args.recipe else [DEMO]
+    made = [(name, seed, make(args, RECIPES[name], seed)) for name in names for seed in range(args.seeds)]
+    found = {
+        folder: [(name, seed, test(args, folder, *folders)) for name, seed, folders in made] for folder in args.data
+    }
+    print(sets_table(found))
+    homes = [(name, seed, at_home(args, *folders)) for name, seed, folders in made]
+    print(f"\n{home_table(homes)}")
+    value = {
+        Path(folder).name: [[name, seed, one.to_json()] for name, seed, one in rows] for folder, rows in found.items()
+    }
+    write_json(ROOT / "benchmarks" / "results" / "proof.json", {"sets": value, "home": homes})
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", nargs="+", required=True, type=Path, help="BEIR folders with judged queries")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--recipe", action="store_true", help="also change each part of the recipe")
+    parser.add_argument("--work", type=Path, default=SCRIPTS / "data" / "proof", help="folder of what is made")
+    return parser.parse_args()
+
+
+def flags(name: str) -> list[str]:
+    """Return the flags that a variable of the Makefile holds."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    found = re.search(rf"^{name} := ((?:.*\\\n)*.*)$", text, re.MULTILINE)
+    assert found is not None, name
+    return shlex.split(found[1].replace("\\\n", " "))
+
+
+def run(script: str, *arguments: Any) -> None:
+    """Run a script of the toolkit from its folder."""
+    command = [sys.executable, *script.split(), *map(str, arguments)]
+    sys.stderr.write(f"{shlex.join(command[1:])}\n")
+    subprocess.run(command, cwd=SCRIPTS, check=True, stdout=subprocess.DEVNULL)
+
+
+def make(args: argparse.Namespace, recipe: Recipe, seed: int) -> tuple[Path, Path, Path]:
+    """Return the folders of the base, the examples and the reranker, made unless they are there."""
+
+    def place(kind: str, *parts: object) -> Path:
+        return args.work.resolve() / re.sub(r"[^\w.]+", "_", "-".join(map(str, (kind, *parts, seed))))
+
+    base, data = place("base", recipe.base), place("data", recipe.base, recipe.generate, recipe.keywords)
+    model = place("model", *recipe)
+    if not base.exists():
+        base.parent.mkdir(parents=True, exist_ok=True)
+        run("-m tools.distil_base", "--output_dir", base, "--seed", seed, *shlex.split(recipe.base))
+    config = data.with_suffix(".yaml")
+    queries = "keywords" if recipe.keywords else "questions"
+    demo = (ROOT / "config_lib" / "demo_config.yaml").read_text(encoding="utf-8")
+    demo = re.sub("(?m)^reranker_path: .*$", f"reranker_path: {base}", demo)
+    config.write_text(f"{demo}\noffline_queries: {queries}\n", encoding="utf-8")
+    if not (data / "test_data.jsonl").exists():
+        common = ["--config", config, "--output_dir", data, "--output_file", "examples.jsonl", "--overwrite"]
+        run("contrastive_data_generator.py", *flags("GENERATE"), *common, "--seed", seed, *shlex.split(recipe.generate))
+    if not (model / "README.md").exists():
+        common = ["--model_path", base, "--train_data", data / "train_data.jsonl", "--output_dir", model]
+        own = ["--seed", seed, "--report_to", "none", "--overwrite_output_dir", *shlex.split(recipe.train)]
+        run("train_reranker.py", *common, *flags("TRAIN"), *own)
+    return base, data, model
+
+
+def test(args: argparse.Namespace, folder: Path, base: Path, data: Path, model: Path) -> RerankerTestResult:
+    """Test a reranker and its base on a BEIR folder, or on rows."""
+    output = args.work.resolve() / "results" / f"{folder.name}-{model.name}.json"
+    if not output.exists():
+        stage = folder / "first_stage.trec"
+        given = ["--run", stage.resolve()] if stage.exists() else ["--config", data.with_suffix(".yaml")]
+        output.parent.mkdir(parents=True, exist_ok=True)
+        models = ["--model_path", model, "--baseline_model", base]
+        run("test_reranker.py", *models, "--test_data", folder.resolve(), *given, "--output_file", output)
+    return RerankerTestResult.from_json(json.loads(output.read_text(encoding="utf-8")))
+
+
+def sets_table(found: dict[Path, list[tuple[str, int, RerankerTestResult]]]) -> str:
+    """Return nDCG@10 by folder, recipe and seed; p is corrected over the folders of the same reranker."""
+    rows, runs = [], list(zip(*found.values(), strict=True))
+    for tests in runs:
+        against = list(corrected([one for _, _, one in tests], MODEL, BASE))
+        gains = list(corrected([one for _, _, one in tests], FUSED, FIRST))
+        for folder, (name, seed, one), worth, gain in zip(found, tests, against, gains, strict=True):
+            values = [one.value(order) for order in (FIRST, LEXICAL, BASE, MODEL, FUSED)]
+            rows.append([folder.name, name, seed, *values, shown(worth), shown(gain)])
+    rows.sort(key=lambda row: row[0])
+    headers = ["nDCG@10", "recipe", "seed", "first stage", "BM25", "base", "tuned", "fused", "tuned − base"]
+    return table(rows, [*headers, "fused − first stage"])
+
+
+def corrected(tests: Sequence[RerankerTestResult], order: str, baseline: str) -> Iterator[PairedDifference]:
+    """Yield the difference of two orders in each test, corrected by Holm over the tests."""
+    found = [next(one for one in each.comparisons if is_of(one, order, baseline)) for each in tests]
+    return iter(correct(found))
+
+
+def is_of(one: ModelComparison, order: str, baseline: str) -> bool:
+    """Tell whether a comparison is of nDCG@10 and these two orders."""
+    return (one.metric, one.order, one.baseline) == ("nDCG@10", order, baseline)
+
+
+def shown(one: PairedDifference) -> str:
+    """Return a difference with interval and corrected p."""
+    ends = f" [{one.interval.low:+.3f}, {one.interval.high:+.3f}]" if one.interval else ""
+    return f"{one.difference or 0.0:+.3f}{ends} p {p_value(one.p_corrected)}"
+
+
+def at_home(args: argparse.Namespace, base: Path, data: Path, model: Path) -> dict[str, Any]:
+    """Return what the teacher that labelled says: MRR on held-out sources, candidates judged per source by arm."""
+    output = args.work.resolve() / "results" / f"ablation-{model.name}.json"
+    if not output.exists():
+        own = ["--config", data.with_suffix(".yaml"), "--exclude_data", data / "examples.provenance.jsonl"]
+        run("rerank_ablation_test.py", "--num", 100, "--ft_model", model, *own, "--output_file", output)
+    ablation = json.loads(output.read_text(encoding="utf-8"))
+    tested = test(args, data / "test_data.jsonl", base, data, model)
+    mrr = next(row for row in tested.metrics if row.metric == "MRR").values
+    judged = {row["arm"]: row["mean_judged"] for row in ablation["table"]}
+    return {"base": mrr[BASE], "tuned": mrr[MODEL], "first stage": mrr[FIRST], "judged": judged}
+
+
+def home_table(homes: Sequence[tuple[str, int, dict[str, Any]]]) -> str:
+    """Return the table of what the teacher thinks; the arms' figures are candidates judged per source."""
+    rows = []
+    for name, seed, home in homes:
+        judged = home["judged"]
+        rows.append([name, seed, home["first stage"], home["base"], home["tuned"], *judged.values()])
+    judged_by = list(homes[0][2]["judged"])
+    return table(rows, ["held-out MRR", "seed", "first stage", "base", "tuned", *judged_by])
+
+
+if __name__ == "__main__":
+    main()
