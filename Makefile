@@ -25,9 +25,13 @@ $(INSTALLED): requirements.txt requirements-demo.txt
 
 # The demo: corpus to examples, examples to a reranker, and whether it helped.
 demo: $(MODEL)/config.json
-	$(RUN) test_reranker.py --model_path output_new --baseline_model ../$(BASE) --test_data data/test_data.jsonl
-	$(RUN) rerank_ablation_test.py --num 100 --ft_model output_new --exclude_data data/train_data.jsonl \
+	$(RUN) test_reranker.py --model_path output_new --baseline_model ../$(BASE) --test_data data/test_data.jsonl \
+	    --config ../config_lib/demo_config.yaml
+	$(RUN) rerank_ablation_test.py --num 100 --ft_model output_new --exclude_data data/demo_examples.provenance.jsonl \
 	    --output_file ablation_results/demo.json
+	@$(if $(PROOF_DATA),$(PYTHON) benchmarks/proof.py --data $(PROOF_DATA) --depth 20 --model $(MODEL) --base $(BASE),\
+	    echo "By the teacher that labelled the training data. For relevance that people judged: make proof PROOF_DATA=<folders>" \
+	    "(of BEIR: https://github.com/beir-cellar/beir)")
 
 data: $(DATA)/train_data.jsonl
 
@@ -41,9 +45,9 @@ $(MODEL)/config.json: | $(DATA)/train_data.jsonl
 	$(RUN) train_reranker.py --model_path ../$(BASE) --train_data data/train_data.jsonl --output_dir output_new \
 	    $(TRAIN) --overwrite_output_dir
 
-# The demo's recipe on relevance that people judged.
+# The demo's recipe on relevance that people judged, in the BEIR folders PROOF_DATA.
 proof: $(DATA)/train_data.jsonl
-	$(PYTHON) benchmarks/proof.py --data $(PROOF_DATA)
+	$(PYTHON) benchmarks/proof.py --data $(PROOF_DATA) --seeds $(or $(SEEDS),1)
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest

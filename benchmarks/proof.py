@@ -58,6 +58,10 @@ RECIPES = {
 def main() -> None:
     """Make and test the rerankers of all seeds and recipes, print the tables, write the results."""
     args = parse_args()
+    if args.model:
+        folders = args.base.resolve(), ROOT / "config_lib" / "demo_config.yaml", args.model.resolve()
+        print(sets_table({folder: [("given", 0, test(args, folder, *folders))] for folder in args.data}))
+        return
     names = list(RECIPES) if args.recipe else [DEMO]
     made = [(name, seed, make(args, RECIPES[name], seed)) for name in names for seed in range(args.seeds)]
     found = {
@@ -76,6 +80,13 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="+", required=True, type=Path, help="BEIR folders with judged queries")
+    parser.add_argument("--model", type=Path, help="test this reranker, and train none")
+    parser.add_argument(
+        "--base", type=Path, default=ROOT / "models" / "demo-reranker", help="what --model was trained from"
+    )
+    parser.add_argument(
+        "--depth", type=int, help="documents to rerank for each query (default: all of the run, else 100)"
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--recipe", action="store_true", help="also change each part of the recipe")
     parser.add_argument("--work", type=Path, default=SCRIPTS / "data" / "proof", help="folder of what is made")
@@ -125,10 +136,11 @@ def make(args: argparse.Namespace, recipe: Recipe, seed: int) -> tuple[Path, Pat
 
 def test(args: argparse.Namespace, folder: Path, base: Path, data: Path, model: Path) -> RerankerTestResult:
     """Test a reranker and its base on a BEIR folder, or on rows."""
-    output = args.work.resolve() / "results" / f"{folder.name}-{model.name}.json"
-    if not output.exists():
+    output = args.work.resolve() / "results" / f"{folder.name}-{args.depth}-{model.name}.json"
+    if args.model or not output.exists():
         stage = folder / "first_stage.trec"
         given = ["--run", stage.resolve()] if stage.exists() else ["--config", data.with_suffix(".yaml")]
+        given += ["--depth", args.depth] if args.depth and folder.is_dir() else []
         output.parent.mkdir(parents=True, exist_ok=True)
         models = ["--model_path", model, "--baseline_model", base]
         run("test_reranker.py", *models, "--test_data", folder.resolve(), *given, "--output_file", output)
