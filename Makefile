@@ -47,7 +47,7 @@ $(MODEL)/config.json: | $(DATA)/train_data.jsonl
 
 # The demo's recipe on relevance that people judged, in the BEIR folders PROOF_DATA.
 proof: $(DATA)/train_data.jsonl
-	$(PYTHON) benchmarks/proof.py --data $(PROOF_DATA) --seeds $(or $(SEEDS),1)
+	$(PYTHON) benchmarks/proof.py --data $(PROOF_DATA) --seeds $(or $(SEEDS),0)
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest

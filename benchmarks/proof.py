@@ -1,7 +1,7 @@
 """Does the demo's reranker help on relevance that people judged? And does each part of its recipe?
 
     make proof PROOF_DATA="~/beir/scifact ~/beir/nfcorpus"   # the demo's recipe, about 15 minutes a seed on two cores
-    python benchmarks/proof.py --data ~/beir/scifact --recipe --seeds 1   # and each part of it changed, 40 minutes
+    python benchmarks/proof.py --data ~/beir/scifact --recipe   # and each part of it changed, an hour
 
 For each seed a base is distilled, examples are labelled and a reranker is trained with the Makefile's flags; then base
 and reranker are tested on each BEIR folder (its first_stage.trec if there is one), on the held-out sources, and in the
@@ -63,7 +63,7 @@ def main() -> None:
         print(sets_table({folder: [("given", 0, test(args, folder, *folders))] for folder in args.data}))
         return
     names = list(RECIPES) if args.recipe else [DEMO]
-    made = [(name, seed, make(args, RECIPES[name], seed)) for name in names for seed in range(args.seeds)]
+    made = [(name, seed, make(args, RECIPES[name], seed)) for name in names for seed in args.seeds]
     found = {
         folder: [(name, seed, test(args, folder, *folders)) for name, seed, folders in made] for folder in args.data
     }
@@ -87,7 +87,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--depth", type=int, help="documents to rerank for each query (default: all of the run, else 100)"
     )
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--recipe", action="store_true", help="also change each part of the recipe")
     parser.add_argument("--work", type=Path, default=SCRIPTS / "data" / "proof", help="folder of what is made")
     return parser.parse_args()
