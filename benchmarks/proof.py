@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import re
 import shlex
 import subprocess
@@ -24,12 +25,18 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "train_reranker"
 sys.path.insert(0, str(SCRIPTS))
 
+from utils.config import load_config
+from utils.corpus.documents import Corpus
 from utils.data.first_stage import FIRST, LEXICAL
 from utils.evaluation.paired import PairedDifference, correct
 from utils.evaluation.results import ModelComparison, RerankerTestResult
 from utils.evaluation.verdict import FUSED, MODEL
-from utils.files import write_json
+from utils.files import write_json, write_jsonl
 from utils.report.text import p_value, table
+from utils.retrieval.encoder import QUERY
+from utils.retrieval.mmr import Lambdas
+from utils.retrieval.retriever import open_retrieval
+from utils.schema import ContrastiveExample
 
 BASE = "baseline"
 
@@ -37,15 +44,16 @@ BASE = "baseline"
 class Recipe(NamedTuple):
     """How a reranker is made, by what is changed in the demo's way."""
 
-    base: str = ""  # flags of tools.distil_base
+    base: str = ""  # flags of tools.distil_base, or TITLES
     generate: str = ""  # flags of the generator, after the Makefile's
     train: str = ""  # of the training, likewise
     keywords: bool = False  # the offline teacher's queries are keywords
 
 
-DEMO = "the demo's"
+DEMO, TITLES = "the demo's", "titles"
 RECIPES = {
     DEMO: Recipe(),
+    "base: trained on titles": Recipe(base=TITLES),
     "base: half the queries": Recipe(base="--num_queries 1250"),
     "base: dense alone": Recipe(base="--bm25_weight 0"),
     "queries: keywords": Recipe(keywords=True),
@@ -118,7 +126,10 @@ def make(args: argparse.Namespace, recipe: Recipe, seed: int) -> tuple[Path, Pat
     model = place("model", *recipe)
     if not base.exists():
         base.parent.mkdir(parents=True, exist_ok=True)
-        run("-m tools.distil_base", "--output_dir", base, "--seed", seed, *shlex.split(recipe.base))
+        if recipe.base == TITLES:
+            train_on_titles(base, seed)
+        else:
+            run("-m tools.distil_base", "--output_dir", base, "--seed", seed, *shlex.split(recipe.base))
     config = data.with_suffix(".yaml")
     queries = "keywords" if recipe.keywords else "questions"
     demo = (ROOT / "config_lib" / "demo_config.yaml").read_text(encoding="utf-8")
@@ -132,6 +143,35 @@ def make(args: argparse.Namespace, recipe: Recipe, seed: int) -> tuple[Path, Pat
         own = ["--seed", seed, "--report_to", "none", "--overwrite_output_dir", *shlex.split(recipe.train)]
         run("train_reranker.py", *common, *flags("TRAIN"), *own)
     return base, data, model
+
+
+def train_on_titles(base: Path, seed: int) -> None:
+    """Make a base from pairs of title and text, with the nearest other texts as negatives: what is cheaper."""
+    config = load_config()
+    retriever = open_retrieval(config, Corpus(config.corpus), Lambdas(1, 0, 0))
+    documents = random.Random(seed).sample(list(retriever.corpus), 320)
+    _, near = retriever.index.search(retriever.encoder.encode([one.title for one in documents], QUERY), 8)
+    texts = [[retriever.corpus[row].text for row in rows] for rows in near]
+    rows = [
+        ContrastiveExample(one.title, [one.text], [text for text in others if text != one.text][:6])
+        for one, others in zip(documents, texts, strict=True)
+    ]
+    pairs = base.with_suffix(".jsonl")
+    write_jsonl(pairs, (row.row() for row in rows))
+    own = ["--train_data", pairs, "--output_dir", base, "--seed", seed, "--report_to", "none", "--eval_fraction", 0]
+    lengths = [
+        "--epochs",
+        1,
+        "--batch_size",
+        8,
+        "--learning_rate",
+        1e-4,
+        "--query_max_len",
+        32,
+        "--passage_max_len",
+        96,
+    ]
+    run("train_reranker.py", "--model_path", retriever.encoder.path, *own, *lengths)
 
 
 def test(args: argparse.Namespace, folder: Path, base: Path, data: Path, model: Path) -> RerankerTestResult:
