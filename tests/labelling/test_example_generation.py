@@ -84,7 +84,7 @@ def test_summary_by_hand() -> None:
     assert summarize(rows, Stop("done"), 1.234, ledger) == {
         "stopped because": "done",
         "finished": True,
-        "sources tried": 3,
+        "sources tried": 2,
         "examples": 1,
         "sources by outcome": {"error": 1, "example": 1, "no entity": 1},
         "verdicts": {"error": 1, "unusable": 3, "usable": 1},

@@ -114,7 +114,7 @@ def summarize(rows: Sequence[JudgedSource], stop: Stop, seconds: float, ledger: 
     return {
         "stopped because": stop.reason,
         "finished": stop.failure is None,
-        "sources tried": len(rows),
+        "sources tried": len({row.source for row in rows}),
         "examples": sources["example"],
         "sources by outcome": dict(sorted(sources.items())),
         "verdicts": dict(sorted(verdicts.items())),
