@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -92,3 +94,17 @@ def assert_as_uninterrupted(ours: Path, theirs: Path) -> None:
     for one, other in zip(*points, strict=True):
         assert one["MRR"] == pytest.approx(other["MRR"], abs=1e-3)
         assert one["nDCG_10"] == pytest.approx(other["nDCG_10"], abs=1e-3)
+
+
+def softmax(values: list[float]) -> list[float]:
+    powers = [math.exp(value) for value in values]
+    return [power / sum(powers) for power in powers]
+
+
+def distillation_by_hand(scores: list[list[float]], targets: list[list[float]]) -> float:
+    divergences, errors = [], []
+    for ours, theirs in zip(scores, targets, strict=True):
+        pairs = zip(softmax(theirs), softmax(ours), strict=True)
+        divergences.append(sum(p * math.log(p / q) for p, q in pairs))
+        errors += [(a - fmean(ours) - b + fmean(theirs)) ** 2 for a, b in zip(ours, theirs, strict=True)]
+    return fmean(divergences) + 0.1 * fmean(errors)

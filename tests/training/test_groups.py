@@ -80,6 +80,21 @@ def test_draws_depend_on_seed_epoch_and_row_alone(tiny_reranker: Path) -> None:
     assert len({str(item) for item in items(1, 0, forwards)}) > 1
 
 
+def test_scores_of_both_kinds_belong_to_the_drawn_passages(tiny_reranker: Path) -> None:
+    from transformers import AutoTokenizer
+
+    own = groups.row_scores(ROW)
+    assert own
+    close = [100 + score for score in own]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_reranker)
+    dataset = groups.TrainingGroups([ROW] * 8, tokenizer, Lengths(16, 16), 4, 1, distil=True, close=[close] * 8)
+    batch = groups.collate([dataset[row] for row in range(8)])
+    assert batch["close_scores"] == [100 + score for score in batch["teacher_scores"]]
+    assert set(batch["teacher_scores"][::4]) <= {10.0, 11.0}  # positives come first
+    bare = groups.TrainingGroups([ROW], tokenizer, Lengths(16, 16), 4, 1)
+    assert bare[0][1:] == (None, None)
+
+
 def test_plan_holds_the_budget_and_every_pair_once() -> None:
     plan = plan_micro_batches(LENGTHS, 130, 8)
     assert sorted(i for part in plan for i in part) == list(range(8))

@@ -85,6 +85,15 @@ BAD_INPUTS = {
     "no number": (["--weight_decay", "nan"], "--weight_decay must be at least 0"),
     "no name of data": (["--train_data", ""], "training data  not found"),
     "no name of a folder": (["--output_dir", ""], "--output_dir must name a folder"),
+    "no share": (["--mix_with_base", "most"], "--mix_with_base must be at least 0 and below 1, or auto"),
+    "no share but the base's": (["--mix_with_base", "1"], "--mix_with_base must be at least 0 and below 1, or auto"),
+    "nothing to choose a share by": (["--mix_with_base", "auto"], "auto needs queries to choose by: give --eval_data"),
+    "no labels at all": (["--soft_labels_only"], "--soft_labels_only needs --knowledge_distillation"),
+    "no weight to stay close": (["--keep_close_to", "{model}"], "--keep_close_to needs --keep_close"),
+    "nothing to stay close to": (["--keep_close", "1", "--keep_close_to", "none"], "model none not found"),
+    "pushed away": (["--keep_close", "-1"], "--keep_close must be at least 0"),
+    "no guard": (["--guard_data", "none"], "guard data none not found"),
+    "guard without qrels": (["--guard_data", "{beir}"], "has no qrels/*.tsv"),
     "two precisions": (["--fp16", "--bf16"], "only one of --fp16, --bf16"),
     "groups too large": (["--train_group_size", "99"], "too few passages to fill groups of 99"),
     "ZeRO's stage 3": (["--use_deepspeed", "--ds_config", "{zero3}"], "zero_optimization.stage must be 0, 1 or 2"),
@@ -121,7 +130,18 @@ def test_bad_input_is_one_line_and_exit_2(
     (tmp_path / "bare.json").write_text('{"zero_optimization": {"stage": 0}}')
     finished = Path(shutil.copytree(tiny_reranker, tmp_path / "finished"))
     (finished / "README.md").write_text("a model card")
-    names = {"data": examples_file, "bad": bad, "full": full, "model": tiny_reranker, "finished": finished}
+    beir = tmp_path / "beir"
+    beir.mkdir()
+    for name in ("corpus", "queries"):
+        write_rows(beir / f"{name}.jsonl", [{"_id": "1", "text": "a river"}])
+    names = {
+        "beir": beir,
+        "data": examples_file,
+        "bad": bad,
+        "full": full,
+        "model": tiny_reranker,
+        "finished": finished,
+    }
     names |= {name: tmp_path / f"{name}.json" for name in ("zero3", "texts", "bare")}
     flags, expected = BAD_INPUTS[case]
     argv = ["--model_path", str(tiny_reranker), "--train_data", str(examples_file)]

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from trainings import distillation_by_hand
 from utils.training.losses import as_groups, distillation
-
-
-def softmax(values: list[float]) -> list[float]:
-    powers = [math.exp(value) for value in values]
-    return [power / sum(powers) for power in powers]
-
-
-def by_hand(scores: list[list[float]], targets: list[list[float]]) -> float:
-    divergences, errors = [], []
-    for ours, theirs in zip(scores, targets, strict=True):
-        pairs = zip(softmax(theirs), softmax(ours), strict=True)
-        divergences.append(sum(p * math.log(p / q) for p, q in pairs))
-        errors += [(a - fmean(ours) - b + fmean(theirs)) ** 2 for a, b in zip(ours, theirs, strict=True)]
-    return fmean(divergences) + 0.1 * fmean(errors)
 
 
 def test_distillation_is_divergence_and_a_tenth_of_the_squared_error() -> None:
     rng = np.random.default_rng(0)
     scores, targets = rng.normal(0, 3, (2, 4, 6)).tolist()
     loss = distillation(torch.tensor(scores), torch.tensor(targets))
-    assert float(loss) == pytest.approx(by_hand(scores, targets), rel=1e-5)
+    assert float(loss) == pytest.approx(distillation_by_hand(scores, targets), rel=1e-5)
 
 
 def test_only_differences_within_a_group_count() -> None:

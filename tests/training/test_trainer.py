@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from trainings import train_evaluated
+from trainings import distillation_by_hand, train_evaluated, weights, write_rows
 from utils.errors import InputError, RunError
 from utils.training import checkpoints
 
@@ -65,6 +65,72 @@ def test_a_weight_of_nan_is_refused(tiny_reranker: Path, data: Path, tmp_path: P
     broken = spoil(tiny_reranker, tmp_path / "broken", "bert.pooler.dense.bias", float("nan"))
     with pytest.raises(InputError, match=r"weights that are not finite \(bert.pooler.dense.bias\)"):
         train_evaluated(broken, data, tmp_path / "out")
+
+
+ROWS = [
+    {"query": f"what of {n}?", "pos": [f"a river {n}"], "neg": [f"the market {n}", f"a lake {n}"],
+     "pos_scores": [n / 5], "neg_scores": [2.0, -1.0]}
+    for n in range(8)
+]  # fmt: skip
+
+
+def first_batch(
+    model: Path, data: Path, output: Path, **chosen: Any
+) -> tuple[dict[str, Any], list[list[float]], float]:
+    """Return a batch of all groups with the scores and the loss that a trainer's model gives before its first step."""
+    from utils.training import fit
+    from utils.training.job import prepare
+    from utils.training.settings import TrainingSettings
+
+    sizes = {"train_group_size": 3, "eval_fraction": 0, "no_mixed_precision": True, "passage_max_len": 64}
+    job = prepare(TrainingSettings(str(model), [str(data)], output_dir=str(output), **sizes, **chosen))
+    trainer = fit.make_trainer(job, fit.training_arguments(job), fit.memory_budget(job))
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(ROWS))])
+    found = trainer.model.train()(**batch)
+    return batch, found.scores.view(-1, 3).tolist(), found.loss.item()
+
+
+def in_groups(values: list[float]) -> list[list[float]]:
+    return [values[start : start + 3] for start in range(0, len(values), 3)]
+
+
+def test_soft_labels_alone_are_the_distillation(still_model: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "train.jsonl", ROWS)
+    chosen = {"knowledge_distillation": True, "soft_labels_only": True}
+    batch, scores, loss = first_batch(still_model, data, tmp_path / "out", **chosen)
+    targets = in_groups(batch["teacher_scores"])
+    assert [sorted(group) for group in targets] == [sorted([n / 5, 2.0, -1.0]) for n in range(8)]
+    assert loss == pytest.approx(distillation_by_hand(scores, targets), rel=1e-4)
+
+
+def test_staying_close_adds_the_distance_from_a_reranker(still_model: Path, trained: Path, tmp_path: Path) -> None:
+    from utils.scoring import open_reranker
+
+    data = write_rows(tmp_path / "train.jsonl", ROWS)
+    _, _, plain = first_batch(still_model, data, tmp_path / "out")
+    _, _, base = first_batch(still_model, data, tmp_path / "out", keep_close=2.0)
+    assert base == pytest.approx(plain, abs=1e-4)  # nothing has changed yet
+    chosen = {"keep_close": 2.0, "keep_close_to": str(trained)}
+    batch, scores, loss = first_batch(still_model, data, tmp_path / "out", **chosen)
+    targets = in_groups(batch["close_scores"])
+    assert loss == pytest.approx(plain + 2 * distillation_by_hand(scores, targets), rel=1e-4)
+    teacher = open_reranker(trained, half=False)
+    for row, found in zip(ROWS, targets, strict=True):
+        own = teacher.score([(row["query"], text) for text in (*row["pos"], *row["neg"])])
+        assert sorted(found) == pytest.approx(sorted(own.tolist()), abs=1e-4)
+
+
+@pytest.mark.parametrize("flags", [[], ["--use_deepspeed"], ["--gradient_checkpointing"]])
+def test_frozen_embeddings_stay_and_all_else_is_trained(
+    flags: list[str], tiny_reranker: Path, data: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    flags = [*flags, "--freeze_embeddings", "--save_steps", "0", "--eval_fraction", "0"]
+    assert train_evaluated(tiny_reranker, data, tmp_path / "out", *flags) == 0
+    base, found = weights(tiny_reranker), weights(tmp_path / "out")
+    kept = {name for name in base if torch.equal(base[name], found[name])}
+    assert kept == {"bert.embeddings.word_embeddings.weight"}
 
 
 def spoil(model: Path, folder: Path, name: str, value: float) -> Path:

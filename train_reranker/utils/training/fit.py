@@ -146,9 +146,9 @@ def close_scores(job: TrainingJob, arguments: Any) -> list[list[float]] | None:
     """
     if job.teacher is None:
         return None
+    device = str(arguments.device) if arguments.device.type == "cuda" else "cpu"
     options = ScoringOptions(
-        job.lengths.query, job.lengths.pair, half=any(precision(job.settings).values()),
-        device=str(arguments.device) if arguments.device.type == "cuda" else "cpu",
+        job.lengths.query, job.lengths.pair, half=any(precision(job.settings).values()), device=device,
         lengths_from="--query_max_len and --passage_max_len",
     )  # fmt: skip
     pairs = [[(row.query, passage) for passage in row.passages] for row in job.examples]
