@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainings import EVALUATED, evaluations, train, train_evaluated, weights, write_rows
+from trainings import (
+    EVALUATED,
+    assert_as_uninterrupted,
+    evaluations,
+    train,
+    train_and_kill,
+    train_evaluated,
+    weights,
+    write_rows,
+)
 from utils.errors import InputError
 from utils.files import SCRIPTS
 from utils.training.mixing import average
@@ -82,3 +91,34 @@ def test_a_base_without_a_head_is_refused(tiny_encoder: Path, examples_file: Pat
     for flag in ("--mix_with_base", "--keep_close"):
         with pytest.raises(InputError, match=r"has no trained head .*start from a reranker"):
             train(tiny_encoder, examples_file, tmp_path / flag, flag, "0.5")
+
+
+@pytest.mark.parametrize("flags", [[], ["--use_deepspeed"]])
+def test_a_resumed_run_mixes_as_if_never_killed(
+    flags: list[str], tiny_reranker: Path, data: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    guard = write_rows(tmp_path / "guard.jsonl", rows[:30])
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    asked = [
+        "--guard_data",
+        str(guard),
+        "--mix_with_base",
+        "auto",
+        "--keep_close",
+        "0.5",
+        "--freeze_embeddings",
+        *flags,
+    ]
+    assert train_evaluated(tiny_reranker, data, whole, *asked) == 0
+    train_and_kill(tiny_reranker, data, killed, *asked)
+    assert (killed / "unmixed" / "model.safetensors").is_file()
+    assert not (killed / "model.safetensors").exists()
+    assert train_evaluated(tiny_reranker, data, killed, *asked, "--resume") == 0
+    assert_as_uninterrupted(killed, whole)
+    ours, theirs = evaluations(killed), evaluations(whole)
+    assert ours["mix"]["share"] == theirs["mix"]["share"]
+    for one, other in zip(ours["guard"]["points"], theirs["guard"]["points"], strict=True):
+        assert one["nDCG_10"] == pytest.approx(other["nDCG_10"], abs=1e-3)
+    with pytest.raises(InputError, match=r"was started with .*--mix_with_base auto, not 0"):
+        train_evaluated(tiny_reranker, data, killed, *asked, "--mix_with_base", "0", "--resume")
