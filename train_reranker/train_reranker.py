@@ -24,7 +24,7 @@ from utils.training import dry_run_report, launch
 from utils.training.history import HELD_OUT, EvaluationHistory, verdict
 from utils.training.job import prepare
 from utils.training.run import run
-from utils.training.settings import TrainingSettings
+from utils.training.settings import UNMIXED, TrainingSettings
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -115,6 +115,8 @@ def report(folder: Path, history: EvaluationHistory | None) -> None:
     print(f"model: {folder}")
     if any(folder.glob("checkpoint-*")):
         print("its checkpoint-* folders, with the optimizer's state, may be deleted")
+    if (folder / UNMIXED).is_dir():
+        print(f"its folder {UNMIXED} holds the model before its weights were averaged with the base's")
     differences = history.differences() if history else {}
     if history and (summary := history.summary()):
         print(summary)

@@ -4,9 +4,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from utils.data.judged import JudgedPool, JudgedSet, is_beir, pools_of_rows, pools_of_run, read_beir
+from utils.data.judged import JudgedPool, JudgedSet, is_beir, pools_of_rows, pools_of_run, rankable, read_beir
 from utils.data.rows import read_examples
 from utils.errors import InputError
 from utils.files import find_input
@@ -35,7 +33,7 @@ def read_guard(paths: Sequence[str], seed: int, warn: Callable[[str], object]) -
         else:
             rows = [row for row in read_examples([path], "guard data", warn) if row.neg]
             found = pools_of_rows(rng.sample(rows, min(most, len(rows))))
-        if not (ranking := [pool for pool in found if len(pool.grades) and np.ptp(pool.grades)]):
+        if not (ranking := rankable(found)):
             raise InputError(f"guard data {path}: no query has both a relevant passage and another to rank")
         pools += ranking
     return pools

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from utils.data.judged import JudgedPool
+from utils.data.judged import JudgedPool, rankable
 from utils.errors import InputError
 from utils.evaluation import metrics
 from utils.evaluation.paired import ALPHA, PairedDifference, paired
@@ -117,7 +117,7 @@ class EvaluationHistory:
         """Hold both sets; queries whose passages all have the same grade rank nothing and are left out."""
         self.sets: dict[str, EvaluatedSet] = {}
         for name, pools in ((HELD_OUT, held_out), (GUARD, guard)):
-            if ranking := [pool for pool in pools if len(pool.grades) and np.ptp(pool.grades)]:
+            if ranking := rankable(pools):
                 self.sets[name] = EvaluatedSet(METRICS[name], ranking)
         self.since_best = 0
         self.mixes: list[Mix] = []
