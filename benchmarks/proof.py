@@ -28,17 +28,24 @@ sys.path.insert(0, str(SCRIPTS))
 from utils.config import load_config
 from utils.corpus.documents import Corpus
 from utils.data.first_stage import FIRST, LEXICAL
-from utils.evaluation.paired import PairedDifference, correct
-from utils.evaluation.results import ModelComparison, RerankerTestResult
+from utils.evaluation.paired import BETTER, NO_DIFFERENCE, WORSE, PairedDifference, correct
+from utils.evaluation.results import ModelComparison, RerankerTestResult, Result
 from utils.evaluation.verdict import FUSED, MODEL
 from utils.files import write_json, write_jsonl
-from utils.report.text import p_value, table
+from utils.report.page import write_page
+from utils.report.plots import Plot, forest
+from utils.report.text import Table, p_value
 from utils.retrieval.encoder import QUERY
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import open_retrieval
 from utils.schema import ContrastiveExample
 
 BASE = "baseline"
+COMPARED = {
+    (MODEL, BASE): "the reranker against its base",
+    (FUSED, FIRST): "fused with the first stage against it",
+}
+Found = dict[Path, list[tuple[str, int, RerankerTestResult]]]  # recipe, seed and result, by folder
 
 
 class Recipe(NamedTuple):
@@ -64,24 +71,54 @@ RECIPES = {
 
 
 def main() -> None:
-    """Make and test the rerankers of all seeds and recipes, print the tables, write the results."""
+    """Make and test the rerankers of all seeds and recipes, print the tables, write the results and the page."""
     args = parse_args()
     if args.model:
         folders = args.base.resolve(), ROOT / "config_lib" / "demo_config.yaml", args.model.resolve()
-        print(sets_table({folder: [("given", 0, test(args, folder, *folders))] for folder in args.data}))
+        print(sets_table({folder: [("given", 0, test(args, folder, *folders))] for folder in args.data}).text())
         return
     names = list(RECIPES) if args.recipe else [DEMO]
     made = [(name, seed, make(args, RECIPES[name], seed)) for name in names for seed in args.seeds]
     found = {
         folder: [(name, seed, test(args, folder, *folders)) for name, seed, folders in made] for folder in args.data
     }
-    print(sets_table(found))
     homes = [(name, seed, at_home(args, *folders)) for name, seed, folders in made]
-    print(f"\n{home_table(homes)}")
-    value = {
-        Path(folder).name: [[name, seed, one.to_json()] for name, seed, one in rows] for folder, rows in found.items()
+    tables = [sets_table(found), home_table(homes)]
+    print("\n\n".join(one.text() for one in tables))
+    result = Result(settings={"data": list(map(str, args.data)), "seeds": args.seeds}, summary=summarize(found))
+    output = ROOT / "benchmarks" / "results" / "proof.json"
+    sets = {folder.name: [[name, seed, one.to_json()] for name, seed, one in rows] for folder, rows in found.items()}
+    write_json(output, result.to_json() | {"sets": sets, "home": homes})
+    print(f"\n{result.summary}\nthe page is {write_page(result, output, tables, plots_of(found), 'Proof')}")
+
+
+def summarize(found: Found) -> str:
+    """Say how often the demo's reranker gained and lost, against its base and against the first stage."""
+    said = []
+    for (order, baseline), words in COMPARED.items():
+        outcomes = [
+            difference.outcome
+            for tests in zip(*found.values(), strict=True)
+            for difference in corrected([one for name, _, one in tests if name == DEMO], order, baseline)
+        ]
+        counts = {outcome: outcomes.count(outcome) for outcome in (BETTER, NO_DIFFERENCE, WORSE)}
+        said.append(f"{words}: " + ", ".join(f"{outcome} {count}" for outcome, count in counts.items()))
+    tests = sum(name == DEMO for rows in found.values() for name, _, _ in rows)
+    return f"The demo's recipe in {tests} tests, after correction. {'; '.join(said)}."
+
+
+def plots_of(found: Found) -> list[Plot]:
+    """Plot the fusion's difference from the first stage in every test of the demo's recipe."""
+    values = {
+        f"{folder.name}, seed {seed}": (difference.difference or 0.0, difference.interval)
+        for tests in zip(*([(folder, *row) for row in rows] for folder, rows in found.items()), strict=True)
+        for folder, name, seed, one in tests
+        if name == DEMO
+        for difference in corrected([one], FUSED, FIRST)
     }
-    write_json(ROOT / "benchmarks" / "results" / "proof.json", {"sets": value, "home": homes})
+    return [
+        forest(dict(sorted(values.items())), "nDCG@10 of reranker and first stage, less the first stage's", "right")
+    ]
 
 
 def parse_args() -> argparse.Namespace:
@@ -187,7 +224,7 @@ def test(args: argparse.Namespace, folder: Path, base: Path, data: Path, model: 
     return RerankerTestResult.from_json(json.loads(output.read_text(encoding="utf-8")))
 
 
-def sets_table(found: dict[Path, list[tuple[str, int, RerankerTestResult]]]) -> str:
+def sets_table(found: Found) -> Table:
     """Return nDCG@10 by folder, recipe and seed; p is corrected over the folders of the same reranker."""
     rows, runs = [], list(zip(*found.values(), strict=True))
     for tests in runs:
@@ -198,7 +235,11 @@ def sets_table(found: dict[Path, list[tuple[str, int, RerankerTestResult]]]) -> 
             rows.append([folder.name, name, seed, *values, shown(worth), shown(gain)])
     rows.sort(key=lambda row: row[0])
     headers = ["nDCG@10", "recipe", "seed", "first stage", "BM25", "base", "tuned", "fused", "tuned − base"]
-    return table(rows, [*headers, "fused − first stage"])
+    note = (
+        "fused: reranker and first stage, weight and depth cross-fitted; [95% bootstrap interval]; p: paired "
+        "permutation test over queries, corrected by Holm over the folders"
+    )
+    return Table("People", "On relevance that people judged", [*headers, "fused − first stage"], rows, [note])
 
 
 def corrected(tests: Sequence[RerankerTestResult], order: str, baseline: str) -> Iterator[PairedDifference]:
@@ -231,14 +272,16 @@ def at_home(args: argparse.Namespace, base: Path, data: Path, model: Path) -> di
     return {"base": mrr[BASE], "tuned": mrr[MODEL], "first stage": mrr[FIRST], "judged": judged}
 
 
-def home_table(homes: Sequence[tuple[str, int, dict[str, Any]]]) -> str:
+def home_table(homes: Sequence[tuple[str, int, dict[str, Any]]]) -> Table:
     """Return the table of what the teacher thinks; the arms' figures are candidates judged per source."""
     rows = []
     for name, seed, home in homes:
         judged = home["judged"]
         rows.append([name, seed, home["first stage"], home["base"], home["tuned"], *judged.values()])
     judged_by = list(homes[0][2]["judged"])
-    return table(rows, ["held-out MRR", "seed", "first stage", "base", "tuned", *judged_by])
+    headers = ["recipe", "seed", "first stage", "base", "tuned", *judged_by]
+    note = "first stage, base, tuned: MRR on held-out sources; the arms: candidates judged per source, fewer is better"
+    return Table("Teacher", "By the teacher that labelled the training data", headers, rows, [note])
 
 
 if __name__ == "__main__":

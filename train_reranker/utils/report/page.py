@@ -41,8 +41,13 @@ def write_ablation_page(result: AblationResult, output: Path) -> Path:
 
 def write_test_page(result: RerankerTestResult, output: Path) -> Path:
     """Write the report of a test of rerankers, as :func:`write_ablation_page` does."""
-    parts = (reranker_test_tables(result), reranker_test_plots(result))
-    return _write("base.html", output, result, parts, title="Test of a reranker")
+    tables, plots = reranker_test_tables(result), reranker_test_plots(result)
+    return write_page(result, output, tables, plots, "Test of a reranker")
+
+
+def write_page(result: Result, output: Path, tables: Sequence[Table], plots: Sequence[Plot], title: str) -> Path:
+    """Write a report of these tables and plots, as :func:`write_ablation_page` does."""
+    return _write("base.html", output, result, (tables, plots), title=title)
 
 
 def _write(
