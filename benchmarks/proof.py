@@ -61,7 +61,6 @@ DEMO, TITLES = "the demo's", "titles"
 RECIPES = {
     DEMO: Recipe(),
     "base: trained on titles": Recipe(base=TITLES),
-    "base: half the queries": Recipe(base="--num_queries 1250"),
     "base: dense alone": Recipe(base="--bm25_weight 0"),
     "queries: keywords": Recipe(keywords=True),
     "examples: 400": Recipe(generate="--num_examples 400"),
@@ -82,7 +81,7 @@ def main() -> None:
     found = {
         folder: [(name, seed, test(args, folder, *folders)) for name, seed, folders in made] for folder in args.data
     }
-    homes = [(name, seed, at_home(args, *folders)) for name, seed, folders in made]
+    homes = [(name, seed, at_home(args, *folders, ablate=name == DEMO)) for name, seed, folders in made]
     tables = [sets_table(found), home_table(homes)]
     print("\n\n".join(one.text() for one in tables))
     result = Result(settings={"data": list(map(str, args.data)), "seeds": args.seeds}, summary=summarize(found))
@@ -259,29 +258,27 @@ def shown(one: PairedDifference) -> str:
     return f"{one.difference or 0.0:+.3f}{ends} p {p_value(one.p_corrected)}"
 
 
-def at_home(args: argparse.Namespace, base: Path, data: Path, model: Path) -> dict[str, Any]:
-    """Return what the teacher that labelled says: MRR on held-out sources, candidates judged per source by arm."""
-    output = args.work.resolve() / "results" / f"ablation-{model.name}.json"
-    if not output.exists():
-        own = ["--config", data.with_suffix(".yaml"), "--exclude_data", data / "examples.provenance.jsonl"]
-        run("rerank_ablation_test.py", "--num", 100, "--ft_model", model, *own, "--output_file", output)
-    ablation = json.loads(output.read_text(encoding="utf-8"))
+def at_home(args: argparse.Namespace, base: Path, data: Path, model: Path, ablate: bool) -> dict[str, Any]:
+    """Return what the teacher that labelled says: MRR on held-out sources and, of ``ablate``, each arm's figure."""
     tested = test(args, data / "test_data.jsonl", base, data, model)
     mrr = next(row for row in tested.metrics if row.metric == "MRR").values
-    judged = {row["arm"]: row["mean_judged"] for row in ablation["table"]}
-    return {"base": mrr[BASE], "tuned": mrr[MODEL], "first stage": mrr[FIRST], "judged": judged}
+    found = {"first stage": mrr[FIRST], "base": mrr[BASE], "tuned": mrr[MODEL]}
+    output = args.work.resolve() / "results" / f"ablation-{model.name}.json"
+    if ablate and not output.exists():
+        own = ["--config", data.with_suffix(".yaml"), "--exclude_data", data / "examples.provenance.jsonl"]
+        run("rerank_ablation_test.py", "--num", 100, "--ft_model", model, *own, "--output_file", output)
+    table = json.loads(output.read_text(encoding="utf-8"))["table"] if ablate else []
+    return found | {row["arm"]: row["mean_judged"] for row in table}
 
 
 def home_table(homes: Sequence[tuple[str, int, dict[str, Any]]]) -> Table:
     """Return the table of what the teacher thinks; the arms' figures are candidates judged per source."""
-    rows = []
-    for name, seed, home in homes:
-        judged = home["judged"]
-        rows.append([name, seed, home["first stage"], home["base"], home["tuned"], *judged.values()])
-    judged_by = list(homes[0][2]["judged"])
-    headers = ["recipe", "seed", "first stage", "base", "tuned", *judged_by]
+    columns = list(homes[0][2])
+    rows = [[name, seed, *map(home.get, columns)] for name, seed, home in homes]
     note = "first stage, base, tuned: MRR on held-out sources; the arms: candidates judged per source, fewer is better"
-    return Table("Teacher", "By the teacher that labelled the training data", headers, rows, [note])
+    return Table(
+        "Teacher", "By the teacher that labelled the training data", ["recipe", "seed", *columns], rows, [note]
+    )
 
 
 if __name__ == "__main__":
