@@ -42,6 +42,15 @@ def test_both_curves_are_those_of_plain_loops() -> None:
             assert fusion.table[row, column] == pytest.approx(np.mean(values))
 
 
+def test_pools_that_no_order_can_be_wrong_about_change_nothing() -> None:
+    first, model = simulated("useful", 1, queries=12)
+    constant = Pool(np.ones(4, dtype=int), np.arange(4.0))
+    alone, diluted = cross_fit(first, model), cross_fit([*first, constant], [*model, constant])
+    np.testing.assert_allclose(diluted.table, alone.table)
+    assert (diluted.weight, diluted.depth, len(diluted.pools)) == (alone.weight, alone.depth, 13)
+    assert evaluate(diluted.pools[:-1]) == evaluate(alone.pools)
+
+
 def test_ndcg_is_that_of_ir_measures() -> None:
     first, model = simulated("useful", 2, queries=12)
     first[0] = first[0]._replace(missed=(2, 1))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.data.judged import rankable
 from utils.evaluation.metrics import Pool, dcg
 from utils.retrieval.fusion import fuse
 
@@ -87,7 +88,7 @@ def cross_fit(first: Sequence[Pool], model: Sequence[Pool], seed: int = 0) -> Fu
     """
     depths = depths_of(first)
     table = ndcg(first, model, depths)
-    rows = list(range(len(first)))
+    rows = [row for row, pool in enumerate(first) if rankable([pool])]  # as the metrics; the others would dilute them
     random.Random(seed).shuffle(rows)
     fitted: list[Pool] = list(first)
     for fold in range(min(FOLDS, len(rows))):
@@ -99,5 +100,6 @@ def cross_fit(first: Sequence[Pool], model: Sequence[Pool], seed: int = 0) -> Fu
         for row in filter(lambda row: first[row].size, held):
             (order,) = orders(first[row], model[row], [WEIGHTS[weight]], depths[depth])
             fitted[row] = first[row]._replace(scores=-np.argsort(order).astype(float))
+    table = table[:, :, sorted(rows)]
     weight, depth = choose(table)
     return Fusion(WEIGHTS[weight], depths[depth], fitted, depths, table.mean(2))
