@@ -133,6 +133,8 @@ def test_bad_combinations_are_one_line(tmp_path: Path, config: Config) -> None:
     path.write_bytes(lines(row("a")))
     with pytest.raises(InputError, match="needs a BEIR folder"):
         read_test_data(str(path), run="first.trec")
+    with pytest.raises(InputError, match="--depth 5 needs a BEIR folder"):
+        read_test_data(str(path), depth=5)
     path.write_bytes(lines(row("a", neg=[])))
     with pytest.raises(InputError, match="there is nothing to rank"):
         read_test_data(str(path))

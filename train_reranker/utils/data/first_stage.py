@@ -64,8 +64,11 @@ def read_test_data(
     """
     found = find(path)
     beir = found is not None and is_beir(found)
-    if run and not beir:
-        raise InputError(f"--run {run} needs a BEIR folder as --test_data; rows are pools themselves: leave it out")
+    for flag, value in (("--run", run), ("--depth", depth)):
+        if value and not beir:
+            raise InputError(
+                f"{flag} {value} needs a BEIR folder as --test_data; rows are pools themselves: leave it out"
+            )
     test = _of_beir(read_beir(path), run, config, depth) if beir else _of_rows(path, config, random.Random(seed))
     if not rankable(test.pools):
         raise InputError(
