@@ -39,6 +39,14 @@ def test_a_beir_folder_is_read_with_its_grades(beir: Path) -> None:
     assert judged.grades == {"q1": {"d1": 2, "d2": 0}}
 
 
+def test_relevant_documents_that_the_corpus_lacks_count_as_missed(beir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (beir / "qrels" / "test.tsv").write_text("q1\td1\t2\nq1\td9\t3\nq1\td8\t0\n")
+    judged = read_beir(beir)
+    assert "judges 2 documents that are not in" in caplog.text
+    (pool,) = pools_of_run(judged, {"q1": {"d1": 1.0}})
+    assert (pool.grades.tolist(), pool.missed) == ([2], (3,))
+
+
 def test_a_run_is_read_for_the_judged_queries(beir: Path, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("q1 Q0 d2 1 3.5 first\n\nq9 Q0 d1 1 1 first\n")
     assert read_run(tmp_path / "run", read_beir(beir)) == {"q1": {"d2": 3.5}}  # q9 is not of the set
@@ -82,6 +90,7 @@ def test_pools_are_the_best_of_a_run_and_count_what_they_lack() -> None:
         ("qrels/test.tsv", None, "has no qrels"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\tgood\n", "line 2: the grade must be a whole number"),
         ("qrels/test.tsv", "q1\td1\t1.5\n", "line 1: the grade must be a whole number, not '1.5'"),
+        ("qrels/test.tsv", "q1\td1\t1e300\n", "line 1: the grade must be a whole number, not '1e300'"),
         ("qrels/test.tsv", "q1\td1\t1\nq1\td2\tnan\n", "line 2: the grade must be a whole number, not 'nan'"),
         ("qrels/test.tsv", "q1\td1\t1\nq1\td1\t2\n", "line 2: query 'q1' and document 'd1' have another grade above"),
         ("qrels/test.tsv", "q1\td1\t-1\n", "judges no query of"),

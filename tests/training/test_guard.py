@@ -38,6 +38,8 @@ def test_a_pool_holds_the_judged_documents_then_the_best_of_bm25() -> None:
     assert pool.passages[:3] == ["a lake", "town 3", "town hall of the king"]
     assert pool.grades.tolist() == [1] + [0] * 19
     assert pool.missed == ()
+    (pool,) = pools_of_set(JudgedSet("set", {"q": "lake"}, documents, {"q": {"gone": 2, "far": 1, "lost": 0}}))
+    assert (pool.passages[0], pool.missed) == ("a lake", (2,))
 
 
 def test_rows_and_folders_share_the_queries_and_the_seed_draws_them(

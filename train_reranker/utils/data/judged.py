@@ -18,7 +18,7 @@ SPLITS = ("test", "dev", "validation", "train")  # which qrels of a folder are r
 
 
 class JudgedSet(NamedTuple):
-    """Queries, documents and the grades of (query, document) pairs; a grade above 0 is relevant."""
+    """Queries, documents and the grades of (query, document) pairs, also of missing ones; above 0 is relevant."""
 
     folder: Path
     queries: dict[str, str]
@@ -53,15 +53,15 @@ def read_beir(folder: str | Path) -> JudgedSet:
             raise InputError(f"{where}: query {query!r} and document {document!r} have another grade above; keep one")
     known = {
         query: judged
-        for query, of_query in grades.items()
-        if query in queries
-        and max((judged := {d: g for d, g in of_query.items() if d in documents}).values(), default=0) > 0
+        for query, judged in grades.items()
+        if query in queries and any(grade > 0 and document in documents for document, grade in judged.items())
     }
     if not known:
         raise InputError(f"{qrels} judges no query of {path / 'queries.jsonl'}: give the qrels of the same set")
     missing = sum(document not in documents for query in known for document in grades[query])
     if missing:
-        log.warning("%s judges %d documents that are not in %s", qrels, missing, path / "corpus.jsonl")
+        message = "%s judges %d documents that are not in %s: the relevant ones count as missed, as in trec_eval"
+        log.warning(message, qrels, missing, path / "corpus.jsonl")
     return JudgedSet(path, {query: queries[query] for query in known}, documents, known)
 
 
@@ -97,7 +97,7 @@ def _read_qrels(path: Path) -> Iterator[tuple[str, str, str, int]]:
         query, document, grade = fields[0], fields[-2], _number(fields[-1])
         if number == 1 and grade is None:  # the header
             continue
-        if grade is None or not grade.is_integer():
+        if grade is None or not grade.is_integer() or abs(grade) >= 2**31:  # as trec_eval's
             raise InputError(f"{path}, line {number}: the grade must be a whole number, not {fields[-1]!r}")
         yield f"{path}, line {number}", query, document, int(grade)
 

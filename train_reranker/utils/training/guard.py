@@ -47,7 +47,7 @@ def pools_of_set(judged: JudgedSet) -> list[JudgedPool]:
     names, run = list(judged.documents), {}
     _, rows = BM25(list(judged.documents.values())).search(list(judged.queries.values()), POOL_SIZE)
     for query, best in zip(judged.queries, rows, strict=True):
-        grades = judged.grades[query]
+        grades = {name: grade for name, grade in judged.grades[query].items() if name in judged.documents}
         relevant = sorted((name for name in grades if grades[name] > 0), key=lambda name: -grades[name])
         irrelevant = [name for name in grades if grades[name] <= 0]
         others = [names[row] for row in best if names[row] not in grades]
