@@ -53,8 +53,9 @@ def exit_code(differences: Mapping[str, PairedDifference], options: argparse.Nam
         failed |= gate([home] if home else [], unless_better=True)
     if not asked or not failed:
         return 0
-    reason = verdict(differences) if home else "not compared, for there are no held-out queries"
-    log.error("against its base: %s", reason)
+    found = [verdict(differences)] if differences else []
+    found += [] if home else ["not compared at home, for there are no held-out queries"]
+    log.error("against its base: %s", ", ".join(found))
     return EXIT_REGRESSION
 
 
@@ -125,7 +126,7 @@ def report(folder: Path, history: EvaluationHistory | None) -> None:
         log.warning("THE FINE-TUNED MODEL IS WORSE THAN ITS BASE: do not use it; lower --learning_rate, check the data")
     elif worse:
         remedies = "train with --mix_with_base auto, with --keep_close 1, or at a lower --learning_rate"
-        log.warning("%s: IT HAS FORGOTTEN WHAT ITS BASE COULD: %s", verdict(differences).upper(), remedies)
+        log.warning("%s: IT HAS FORGOTTEN WHAT ITS BASE COULD DO: %s", verdict(differences).upper(), remedies)
     print(f"next: python test_reranker.py --model_path {folder} --test_data ./data/test_data.jsonl")
 
 

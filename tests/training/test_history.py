@@ -96,6 +96,12 @@ def test_flags_fail_on_a_loss_or_on_all_but_a_gain(shift: float, on_regression: 
     assert gate({GUARD: gained[HELD_OUT]}, fail_unless_better=True) == EXIT_REGRESSION
 
 
+def test_a_loss_abroad_is_told_where_nothing_is_held_out(caplog: pytest.LogCaptureFixture) -> None:
+    base = np.linspace(0.2, 0.8, 30)
+    assert gate({GUARD: compare(base - 0.1, base)}, fail_on_regression=True) == EXIT_REGRESSION
+    assert "worse abroad, not compared at home, for there are no held-out queries" in caplog.text
+
+
 def gate(differences: dict[str, PairedDifference], **flags: bool) -> int:
     chosen = {"fail_on_regression": False, "fail_unless_better": False} | flags
     return train_reranker.exit_code(differences, argparse.Namespace(**chosen))

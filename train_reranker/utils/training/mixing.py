@@ -1,4 +1,4 @@
-"""The average of the trained and the base's weights, which forgets less of what the base could.
+"""The average of the trained and the base's weights, which forgets less of what the base could do.
 
 WiSE-FT (Wortsman et al., arXiv 2109.01903) and LM-Cocktail (Xiao et al., arXiv 2311.13534).
 """
