@@ -91,6 +91,10 @@ BAD_INPUTS = {
     "no labels at all": (["--soft_labels_only"], "--soft_labels_only needs --knowledge_distillation"),
     "no weight to stay close": (["--keep_close_to", "{model}"], "--keep_close_to needs --keep_close"),
     "nothing to stay close to": (["--keep_close", "1", "--keep_close_to", "none"], "model none not found"),
+    "output over what to stay close to": (
+        ["--keep_close", "1", "--keep_close_to", "{finished}", "--output_dir", "{finished}", "--overwrite_output_dir"],
+        "holds the reranker to stay close to",
+    ),
     "pushed away": (["--keep_close", "-1"], "--keep_close must be at least 0"),
     "no guard": (["--guard_data", "none"], "guard data none not found"),
     "guard without qrels": (["--guard_data", "{beir}"], "has no qrels/*.tsv"),

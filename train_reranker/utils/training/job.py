@@ -144,8 +144,9 @@ def _check_output(job: TrainingJob) -> None:
     output, settings = job.output, job.settings
     if output.exists() and not output.is_dir():
         raise InputError(f"output folder {output} is a file: choose another --output_dir")
-    if job.model.is_relative_to(output):
-        raise InputError(f"output folder {output} holds the model to start from: choose another --output_dir")
+    for read, purpose in ((job.model, "model to start from"), (job.teacher, "reranker to stay close to")):
+        if read and read.is_relative_to(output):
+            raise InputError(f"output folder {output} holds the {purpose}: choose another --output_dir")
     if settings.overwrite_output_dir or settings.resume or not output.is_dir():
         return
     if any(file.name not in FIRST_FILES and not file.name.startswith(".") for file in output.iterdir()):
