@@ -17,7 +17,9 @@ from utils.labelling.record import JudgedSource
 
 VERSION = 3
 # What the figures depend on.
-PACKAGES = ("torch", "transformers", "FlagEmbedding", "faiss-cpu", "numpy", "scipy", "ir-measures", "matplotlib")
+PACKAGES = (
+    "torch", "transformers", "FlagEmbedding", "faiss-cpu", "bm25s", "numpy", "scipy", "ir-measures", "matplotlib",
+)  # fmt: skip
 
 
 def package_versions() -> dict[str, str]:
