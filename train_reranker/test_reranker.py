@@ -55,7 +55,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--batch_size", type=cli.positive, default=16, help="pairs of --max_length that fit into memory at once")
     add("--trec_dir", help="folder for TREC run and qrels files (default: none are written)")
-    loss = "exit 3 if the model is significantly worse than a baseline, or than the first stage and no fusion gains"
+    loss = "exit 3 if significantly worse than a baseline, or than the first stage without a fusion that gains"
     add("--fail_on_regression", action="store_true", help=f"{loss} (default: exit 0)")
     gain = "exit 3 unless it is significantly better than every baseline and, alone or fused, than the first stage"
     add("--fail_unless_better", action="store_true", help=f"{gain} (default: exit 0)")

@@ -40,7 +40,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--config", "--config_path", default=DEFAULT_CONFIG, help="YAML configuration (default: the demo's)")
     add("--output_dir", required=True, help="folder for the reranker")
     add("--num_queries", type=cli.positive, default=2500, help=f"fragments to learn from, {GROUP} pairs each")
-    add("--bm25_weight", type=float, default=LEXICAL, help=f"of BM25 in the target, beside {COSINE:g} × cosine")
+    add("--bm25_weight", type=cli.fraction, default=LEXICAL, help=f"of BM25 in the target, beside {COSINE:g} × cosine")
     add("--seed", type=int, help="seed of the fragments and the training (default: the configuration's)")
     return parser.parse_args(argv)
 

@@ -41,7 +41,9 @@ def parse_document(row: dict[str, Any], where: str) -> Document:
     missing or empty, or a value is not text.
     """
     if "id" not in row and "_id" in row:
-        contents = row.get("text") or row.get("title")  # some of BEIR's documents are a title alone
+        text = row.get("text")
+        # Some of BEIR's documents are a title alone.
+        contents = row.get("title") if isinstance(text, str) and not text.strip() else text
         row = {"id": row["_id"], "contents": contents, "title": row.get("title"), "doc_id": row.get("doc_id")}
     document_id, title, doc_id = (_label(row, key, where) for key in ("id", "title", "doc_id"))
     contents = _given(row.get("contents"))
@@ -49,7 +51,9 @@ def parse_document(row: dict[str, Any], where: str) -> Document:
         raise InputError(f'{where}: "contents" must be a string, not {type(contents).__name__}')
     if document_id is None or contents is None or not contents.strip():
         key = "id" if document_id is None else "contents"
-        raise InputError(f'{where}: "{key}" is missing or empty; each line needs an "id" and "contents"')
+        raise InputError(
+            f'{where}: "{key}" is missing or empty; each line needs an "id" and "contents", or "_id" and "text"'
+        )
     if len(document_id.splitlines()) > 1:
         raise InputError(
             f'{where}: "id" {document_id!r} has a line break; remove it, because files of ids have one per line'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from utils.data.first_stage import FIRST, HYBRID, LEXICAL
-from utils.evaluation.fusion import Fusion
+from utils.evaluation.fusion import WEIGHTS, Fusion
 from utils.evaluation.paired import BETTER, NO_DIFFERENCE, WORSE, PairedDifference
 from utils.evaluation.results import Advice, ModelComparison, RerankerTestResult
 
@@ -24,7 +24,9 @@ def advise(alone: PairedDifference, fused: PairedDifference, fusion: Fusion) -> 
     """Return whether and how to rerank, by the differences of the model and of the fusion from the first stage."""
     if alone.outcome == BETTER and fused.outcome != BETTER:
         return Advice(True, 1.0, fusion.depths[-1])
-    return Advice(fused.outcome == BETTER and fusion.weight > 0, fusion.weight, fusion.depth)
+    # Where the folds gain by weights that all queries together do not choose, the smallest one is nearest to both.
+    weight = fusion.weight or WEIGHTS[1] if fused.outcome == BETTER else fusion.weight
+    return Advice(fused.outcome == BETTER, weight, fusion.depth)
 
 
 def summary(result: RerankerTestResult) -> str:

@@ -62,7 +62,7 @@ def load_model(
     if task == ENCODER and config.is_encoder_decoder and type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING:
         auto = transformers.AutoModelForTextEncoding  # T5's encoder alone
     if dropout is not None:
-        rates = {key: rate for key, rate in config.to_dict().items() if "drop" in key and isinstance(rate, float)}
+        rates = {key: rate for key, rate in config.to_dict().items() if "drop" in key and type(rate) in (int, float)}
         options |= dict.fromkeys(rates, dropout)
     try:
         model, found = auto.from_pretrained(

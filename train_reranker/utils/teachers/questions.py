@@ -206,4 +206,4 @@ def ask_keywords(name: str, sentence: str, length: int = 16) -> str:
     aspects = ["history", "and", "significance", "beyond"]
     known = {*words(name), *aspects}
     context = [word for word in words(sentence) if word not in known and content_words(word)]
-    return " ".join([name, *aspects, *context[: length - len(words(name)) - len(aspects)]])
+    return " ".join([name, *aspects, *context[: max(0, length - len(words(name)) - len(aspects))]])

@@ -72,7 +72,15 @@ def _metrics(job: TrainingJob, history: EvaluationHistory | None) -> str:
 def _training(job: TrainingJob) -> str:
     settings, facts = job.settings, job.facts
     names = ["epochs", "batch_size", "gradient_accumulation_steps", "learning_rate", "warmup_ratio", "weight_decay"]
-    names += ["train_group_size", "knowledge_distillation", "soft_labels_only", "freeze_embeddings", "keep_close"]
+    names += [
+        "train_group_size",
+        "knowledge_distillation",
+        "soft_labels_only",
+        "freeze_embeddings",
+        "dropout",
+        "keep_close",
+        "keep_close_to",
+    ]
     names += ["mix_with_base", "seed"]
     shown = [
         f"data: {', '.join(settings.train_data)}: {facts.rows} rows, SHA-256 `{facts.digest}`",
