@@ -383,20 +383,19 @@ def canned(messages: Messages, schema_name: str) -> Mapping[str, Any]:
     """Answer by one rule: the entity is the text's last word, and B is valid if its text has it."""
     prompt = read_prompt(messages)
     if schema_name == EXTRACTION:
-        words = re.findall(r"\w+", prompt.text)
-        name, segment = words[-1], " ".join((words * 20)[-30:])
+        name, segment = re.findall(r"\w+", prompt.text)[-1], " ".join(prompt.text.split()[-30:])
         query = f"What else is known of {name} beyond what is told of it in other places"
         return {"entity": name, "type": "thing", "segment": segment, "query": query}
     valid = prompt.entity in prompt.text
     hops = [
-        {"question": f"What does {prompt.segment[:20]} lead to?", "answer": prompt.entity, "document": "A"},
+        {"question": "What is the last word?", "answer": prompt.entity, "document": "A"},
         {"question": f"What is told of {prompt.entity}?", "answer": prompt.text[:40], "document": "B"},
     ]
     return {
         "valid": valid,
         "reason": "it is there" if valid else "it is not there",
         "bridge_connection": "",
-        "doc_b_segment": "",
+        "doc_b_segment": " ".join(prompt.text.split()[:30]) if valid else "",
         "reasoning_path": "",
         "sub_questions": hops if valid else [],
     }
@@ -421,7 +420,8 @@ def offline(corpus: Path) -> Answer:
         return {
             "valid": verdict.outcome is Outcome.USABLE,
             "reason": verdict.reason,
-            **dict.fromkeys(("bridge_connection", "doc_b_segment", "reasoning_path"), ""),
+            **dict.fromkeys(("bridge_connection", "reasoning_path"), ""),
+            "doc_b_segment": verdict.doc_b_segment,
             "sub_questions": [hop._asdict() for hop in verdict.sub_questions],
         }
 

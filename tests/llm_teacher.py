@@ -20,11 +20,12 @@ from utils.teachers.rate_limit import RetryPolicy
 KEY = "sk-proj-Zq8vNw3XyLr7TbKc"
 QUICK = RetryPolicy(tries=6, first_wait=0.01, longest_wait=0.05, connect_tries=2)
 KEYS = (KEY, "sk-proj-Hd5mUa9PfGs2JeQo")
-ROMANS = Document("1", "Roman roads", "The longest road of Italy was the Via Appia, paved by the censor Claudius")
+TOLD = "The first long road of Italy led from Rome to Capua, was called the Via Appia, and was paved by the censor Claudius"
+ROMANS = Document("1", "Roman roads", TOLD)
 ROAD = BridgeEntity("Claudius", "person", "He paved the Via Appia in 312 BC.", "What else did Claudius build?")
 USABLE = Document("2", "Aqueducts", "The first aqueduct of Rome was begun in the same year by Claudius")
 UNUSABLE = Document("3", "Emperors", "The first emperor of Rome was Augustus")
-GOOD = {"entity": "Via Appia", "type": "road", "segment": "word " * 20, "query": "where does the Via Appia end"}
+GOOD = {"entity": "Via Appia", "type": "road", "segment": TOLD, "query": "where does the Via Appia end"}
 ANSWER = json.dumps(GOOD)
 
 
@@ -34,7 +35,8 @@ def settings_for(url: str, **changes: Any) -> EndpointSettings:
 
 
 def documents(count: int) -> list[Document]:
-    return [Document(str(n), f"Title {n}", f"What stands in text number {n} is about Entity{n}") for n in range(count)]
+    told = "What stands in this text, which is one of many that say hardly anything but their number, {0}, is about Entity{0}"
+    return [Document(str(n), f"Title {n}", told.format(n)) for n in range(count)]
 
 
 def use(

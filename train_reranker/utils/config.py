@@ -92,6 +92,7 @@ class Config:
     generation_params: Mapping[str, Any] = field(default_factory=dict)
     price_per_million_tokens: Mapping[str, Any] = field(default_factory=dict)
     min_segment_words: int = 20
+    evidence: str = "strict"
     offline_queries: str = "questions"
     max_document_tokens: int = 6000
     max_document_windows: int = 4

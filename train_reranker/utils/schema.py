@@ -122,11 +122,12 @@ class SubQuestion(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A teacher's judgement of one candidate for one bridge entity."""
+    """A teacher's judgement of one candidate for one bridge entity; ``doc_b_segment`` is what the candidate says."""
 
     outcome: Outcome
     reason: str
     sub_questions: tuple[SubQuestion, ...] = ()
+    doc_b_segment: str = ""
 
 
 class ContrastiveExample(NamedTuple):

@@ -14,7 +14,7 @@ from utils.labelling.scheduler import BLOCK
 from utils.progress import log
 from utils.teachers.reply_cache import answer_params
 
-EARLIER = {"rerank_weight": 1.0}  # what settings were in all runs before they were recorded
+EARLIER = {"rerank_weight": 1.0, "evidence": "none"}  # what settings were in all runs before they were recorded
 VERSION = 2  # 1 had no version, and rows of the generator alone
 
 

@@ -53,12 +53,14 @@ class Trial(NamedTuple):
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Trial:
-        """Return the trial of a file; earlier result files have no sub-questions."""
-        verdicts = [
-            Verdict(Outcome(v["outcome"]), v["reason"], tuple(SubQuestion(**q) for q in v.get("sub_questions", ())))
-            for v in row["verdicts"]
-        ]
-        return cls(list(row["retrieved"]), verdicts)
+        """Return the trial of a file; earlier result files have no sub-questions, earlier journals no segments."""
+
+        def verdict(fields: Mapping[str, Any]) -> Verdict:
+            questions = tuple(SubQuestion(**question) for question in fields.get("sub_questions", ()))
+            segment = fields.get("doc_b_segment", "")
+            return Verdict(Outcome(fields["outcome"]), fields["reason"], questions, segment)
+
+        return cls(list(row["retrieved"]), [verdict(fields) for fields in row["verdicts"]])
 
 
 class JudgedSource(NamedTuple):

@@ -14,6 +14,7 @@ from utils.teachers import context_window, prompts
 from utils.teachers.base import Teacher, TeacherError
 from utils.teachers.client import Client
 from utils.teachers.endpoint import EndpointSettings
+from utils.teachers.evidence import STRICT
 from utils.teachers.ledger import Ledger
 from utils.teachers.parsing import read_extraction, read_verdict
 from utils.teachers.rate_limit import RetryPolicy
@@ -28,13 +29,14 @@ MAX_UNANSWERED = 5  # questions without a valid reply, before any had one, end t
 
 @dataclass(frozen=True)
 class PromptLimits:
-    """What a prompt asks for and holds."""
+    """What a prompt asks for and holds, and how much of the reply's evidence is checked."""
 
     min_segment_words: int = 20
     max_document_tokens: int = 6000  # a longer document is read in windows
     max_document_windows: int = 4
     longest_document: int = 0  # of the corpus, in bytes: it bounds the length of prompts
     seed: int = 0  # of the order in which windows are searched for an entity
+    evidence: str = STRICT
 
 
 class _History:
@@ -81,7 +83,7 @@ class LLMTeacher(Teacher):
             roles[role] = {"model": endpoint.model, "params": answer_params(endpoint.params)}
             if endpoint.model_revision is not None:
                 roles[role]["revision"] = endpoint.model_revision
-        names = ("min_segment_words", "max_document_tokens", "max_document_windows")
+        names = ("min_segment_words", "max_document_tokens", "max_document_windows", "evidence")
         limits = {name: getattr(self._limits, name) for name in names}
         return {"teacher": "llm", **roles, **limits, "prompts": prompts.FINGERPRINT}
 
@@ -99,10 +101,10 @@ class LLMTeacher(Teacher):
 
     async def extract(self, document: Document, turn: int = 0) -> BridgeEntity | None:
         """Return a bridge entity, or None if no window has one; BudgetSpent if the ledger allows no further call."""
-        min_words = self._limits.min_segment_words
+        min_words, level = self._limits.min_segment_words, self._limits.evidence
         for window in context_window.windows_anywhere(document, self._limits.seed, *self._windows):
             question = prompts.extraction(window, min_segment_words=min_words)
-            read = partial(read_extraction, document=window, min_segment_words=min_words)
+            read = partial(read_extraction, document=window, min_segment_words=min_words, level=level)
             if entity := await self._ask(self._extractor, question, read):
                 return entity
         return None
@@ -111,8 +113,9 @@ class LLMTeacher(Teacher):
         """Return whether one window of the candidate makes the second hop, ERROR if unanswered; raises as above."""
         verdicts: list[Verdict] = []
         for window in context_window.windows_about(candidate, entity, *self._windows):
+            read = partial(read_verdict, entity=entity, candidate=window, level=self._limits.evidence)
             try:
-                verdicts.append(await self._ask(self._judge, prompts.judgement(entity, window), read_verdict))
+                verdicts.append(await self._ask(self._judge, prompts.judgement(entity, window), read))
             except TeacherError as error:
                 verdicts.append(Verdict(Outcome.ERROR, str(error)))
             if verdicts[-1].outcome is Outcome.USABLE:
@@ -162,8 +165,8 @@ class LLMTeacher(Teacher):
                 return answer
             except InvalidReply as error:
                 complaints.append(str(error))
-                self.ledger.retries.update([] if free else ["invalid_reply"])
-                failure = "invalid_reply"
+                self.ledger.retries.update([] if free else [error.kind])
+                failure = error.kind
                 reason = f"no valid reply in {len(complaints)} attempts ({error.explain(reply)})"
         self.ledger.failures[failure] += 1
         self.cache.mark_failed(key for each in keys for key in each)

@@ -94,7 +94,7 @@ class OfflineTeacher(Teacher):
                 gap = f"What belongs in the gap? {entity.segment.replace(entity.name, '___')}"
                 first = SubQuestion(gap, entity.name, "A")
                 second = SubQuestion(f"What else is said of {entity.name}?", sentence, "B")
-                return Verdict(Outcome.USABLE, f"says of {entity.name}: {sentence}", (first, second))
+                return Verdict(Outcome.USABLE, f"says of {entity.name}: {sentence}", (first, second), sentence)
         return Verdict(Outcome.UNUSABLE, "adds nothing to the source's segment")
 
     def _mentions(self, document: Document) -> Iterator[tuple[str, str, str]]:

@@ -5,6 +5,7 @@ import unicodedata
 from typing import Any
 
 from utils.schema import BridgeEntity, Document, Outcome, SubQuestion, Verdict
+from utils.teachers import evidence
 from utils.teachers.reply_cache import Reply
 from utils.teachers.reply_json import Ambiguous, InvalidReply, find_objects, parse_json, reply_text
 from utils.teachers.words import count_words
@@ -18,8 +19,13 @@ _NO_ENTITY = re.compile(
 _DECISIONS = {True: ("true", "yes", "valid", "1", "1.0"), False: ("false", "no", "invalid", "not valid", "0", "0.0")}
 
 
-def read_extraction(reply: Reply, document: Document, min_segment_words: int) -> BridgeEntity | None:
-    """Return the bridge entity in a reply, None if it has none; InvalidReply if it breaks one of the prompt's rules."""
+def read_extraction(
+    reply: Reply, document: Document, min_segment_words: int, level: str = evidence.STRICT
+) -> BridgeEntity | None:
+    """Return the bridge entity in a reply, None if it has none; InvalidReply if it breaks one of the prompt's rules.
+
+    ``level`` is one of ``evidence.LEVELS``; the segment is kept as the document has it.
+    """
     found = find_objects(reply_text(reply), "entity")
     fields = next((answer for answer in reversed(found) if answer.get("query")), found[-1])
     name = "" if fields["entity"] in ([], False) else _line(fields, "entity").strip("*` ")
@@ -30,19 +36,21 @@ def read_extraction(reply: Reply, document: Document, min_segment_words: int) ->
     entity = BridgeEntity(name, _line(fields, "type"), _line(fields, "segment"), _line(fields, "query"))
     if _plain(name) == _plain(document.title):
         raise InvalidReply("the entity is the document's own title; it must be another one")
-    if not _names(document.text, name, share=0.5):
-        raise InvalidReply('the document does not name the entity; "entity" must be spelled as in the text')
+    entity = evidence.check_entity(entity, document, level)
     if count_words(entity.segment) < min_segment_words:
         raise InvalidReply(f'"segment" has fewer than {min_segment_words} words')
     if count_words(entity.query) not in QUERY_WORDS:
         raise InvalidReply('"query" does not have 10 to 20 words')
-    if not _names(entity.query, name):
+    if not evidence.names(entity.query, name):
         raise InvalidReply('"query" does not name the entity')
     return entity
 
 
-def read_verdict(reply: Reply) -> Verdict:
-    """Return a reply's verdict, USABLE or UNUSABLE; InvalidReply if it is not clear, or lacks the two questions."""
+def read_verdict(reply: Reply, entity: BridgeEntity, candidate: Document, level: str = evidence.STRICT) -> Verdict:
+    """Return a reply's verdict, USABLE or UNUSABLE; InvalidReply if it is not clear, or USABLE without evidence.
+
+    ``level`` is one of ``evidence.LEVELS``; what the reply quotes is kept as the candidate has it.
+    """
     found = find_objects(reply_text(reply), "valid")
     decisions = {_decision(answer["valid"]) for answer in found}
     if len(decisions) > 1:
@@ -55,7 +63,9 @@ def read_verdict(reply: Reply) -> Verdict:
     reason = _line(found[-1], "reason", required=False)
     if not valid:
         return Verdict(Outcome.UNUSABLE, reason)
-    return Verdict(Outcome.USABLE, reason, _sub_questions(found[-1].get("sub_questions")))
+    quoted = _line(found[-1], "doc_b_segment", required=False)
+    verdict = Verdict(Outcome.USABLE, reason, _sub_questions(found[-1].get("sub_questions")), quoted)
+    return evidence.check_verdict(verdict, entity, candidate, level)
 
 
 def _sub_questions(value: Any) -> tuple[SubQuestion, ...]:
@@ -98,11 +108,3 @@ def _plain(name: str) -> str:
     """Return a name for comparison: without case, full-width forms, punctuation and extra spaces."""
     words = re.findall(r"\w+", unicodedata.normalize("NFKC", name).casefold())
     return " ".join(words) or name.strip()
-
-
-def _names(text: str, name: str, share: float = 0.0) -> bool:
-    """Return whether a text has at least a ``share`` of a name's words, and one of the words that are not short."""
-    text, words = _plain(text), _plain(name).split()
-    present = [word for word in words if word in text]
-    distinctive = [word for word in words if len(word) > 3] or words
-    return len(present) >= share * len(words) and any(word in present for word in distinctive)

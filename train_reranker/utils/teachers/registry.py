@@ -10,6 +10,7 @@ from utils.corpus.documents import Corpus
 from utils.errors import InputError
 from utils.teachers.base import Teacher
 from utils.teachers.endpoint import RESPONSE_FORMATS, TIMEOUT, EndpointSettings
+from utils.teachers.evidence import LEVELS
 from utils.teachers.language_model import LLMTeacher, PromptLimits
 from utils.teachers.ledger import Ledger, Price
 from utils.teachers.offline import QUERIES, OfflineTeacher
@@ -41,11 +42,14 @@ def open_offline(config: Config, corpus: Corpus, *_: object) -> Teacher:
 
 
 def open_language_model(config: Config, corpus: Corpus, reply_cache: Path, ledger: Ledger, seed: int) -> Teacher:
-    """Return the models of the two roles behind their endpoints."""
+    """Return the models of the two roles behind their endpoints; InputError for unknown ``evidence``."""
+    if config.evidence not in LEVELS:
+        raise InputError(f"{config.path}: evidence must be one of {', '.join(LEVELS)}, not {config.evidence!r}")
     extractor = configured_endpoint(config, "entity_extractor_model")
     judge = configured_endpoint(config, "question_generator_model")
     lengths = config.min_segment_words, config.max_document_tokens, config.max_document_windows
-    return LLMTeacher(extractor, judge, reply_cache, ledger, PromptLimits(*lengths, corpus.longest, seed))
+    limits = PromptLimits(*lengths, corpus.longest, seed, config.evidence)
+    return LLMTeacher(extractor, judge, reply_cache, ledger, limits)
 
 
 TEACHERS: dict[str, Opener] = {OFFLINE: open_offline, LANGUAGE_MODEL: open_language_model}

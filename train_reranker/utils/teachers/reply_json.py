@@ -16,10 +16,13 @@ _MORE_TOKENS = "raise generation_params.max_tokens, or turn the model's thinking
 class InvalidReply(Exception):
     """A reply that cannot be used."""
 
-    def __init__(self, complaint: str, remedy: str = "") -> None:
-        """Complain to the model; ``remedy`` is for the user, "" if only another model may help."""
+    def __init__(self, complaint: str, remedy: str = "", kind: str = "invalid_reply") -> None:
+        """Complain to the model; ``remedy`` is for the user, "" if only another model may help.
+
+        ``kind`` is what the ledger counts it as.
+        """
         super().__init__(complaint)
-        self.remedy = remedy
+        self.remedy, self.kind = remedy, kind
 
     def explain(self, reply: Reply) -> str:
         """Return what is wrong with ``reply``, how it ended, and the remedy, or else the reply's beginning."""
