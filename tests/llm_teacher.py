@@ -20,7 +20,9 @@ from utils.teachers.rate_limit import RetryPolicy
 KEY = "sk-proj-Zq8vNw3XyLr7TbKc"
 QUICK = RetryPolicy(tries=6, first_wait=0.01, longest_wait=0.05, connect_tries=2)
 KEYS = (KEY, "sk-proj-Hd5mUa9PfGs2JeQo")
-TOLD = "The first long road of Italy led from Rome to Capua, was called the Via Appia, and was paved by the censor Claudius"
+TOLD = (
+    "The first long road of Italy led from Rome to Capua, was named the Via Appia, and was paved by the censor Claudius"
+)
 ROMANS = Document("1", "Roman roads", TOLD)
 ROAD = BridgeEntity("Claudius", "person", "He paved the Via Appia in 312 BC.", "What else did Claudius build?")
 USABLE = Document("2", "Aqueducts", "The first aqueduct of Rome was begun in the same year by Claudius")
@@ -35,7 +37,9 @@ def settings_for(url: str, **changes: Any) -> EndpointSettings:
 
 
 def documents(count: int) -> list[Document]:
-    told = "What stands in this text, which is one of many that say hardly anything but their number, {0}, is about Entity{0}"
+    told = (
+        "What stands in this text, one of many that say hardly anything but their number, {0}, is all about Entity{0}"
+    )
     return [Document(str(n), f"Title {n}", told.format(n)) for n in range(count)]
 
 

@@ -71,6 +71,13 @@ def test_files_keep_all_of_a_source() -> None:
     assert two.verdicts == {"1": UNUSABLE, "2": USABLE}
 
 
+def test_what_a_candidate_says_is_kept() -> None:
+    told = USABLE._replace(doc_b_segment="It has two outlets.")
+    row = JudgedSource("7", LAKE, {ARM: Trial(["2"], [told])}).to_json()
+    assert row["arms"][ARM]["verdicts"][0]["doc_b_segment"] == "It has two outlets."
+    assert JudgedSource.from_json(row).verdicts == {"2": told}
+
+
 def test_rows_of_a_generator_of_version_1_are_read() -> None:
     rows = [json.loads(line) for line in (DATA / "provenance_v1.jsonl").read_text().splitlines()[1:]]
     for row in rows:
@@ -82,7 +89,8 @@ def test_rows_of_a_generator_of_version_1_are_read() -> None:
         assert one.entity is not None
         assert one.entity._asdict() == row["entity"]
         trial = one.trials[ARM].to_json()
-        assert (trial["retrieved"], trial["verdicts"]) == (row["retrieved"], row["verdicts"])
+        assert trial["retrieved"] == row["retrieved"]
+        assert trial["verdicts"] == [verdict | {"doc_b_segment": ""} for verdict in row["verdicts"]]
     assert {"example", "no positive"} <= {row["outcome"] for row in rows}
     assert any(JudgedSource.from_json(row).example(Corpus(CORPUS)) for row in rows)
 

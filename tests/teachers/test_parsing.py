@@ -9,7 +9,7 @@ import pytest
 
 from endpoint import canned
 from llm_teacher import GOOD, ROAD, ROMANS, USABLE
-from utils.schema import BridgeEntity, Document, Outcome
+from utils.schema import BridgeEntity, Document, Outcome, Verdict
 from utils.teachers import prompts
 from utils.teachers.parsing import read_extraction, read_verdict
 from utils.teachers.reply_cache import Reply
@@ -19,7 +19,16 @@ HOPS = [
     {"question": "Who dug the canal?", "answer": "Ida Brandt", "document": "A"},
     {"question": "What else did Ida Brandt dig?", "answer": "two tunnels", "document": "B"},
 ]
-YES: dict[str, Any] = {"valid": True, "reason": "B tells more", "bridge_connection": "her", "sub_questions": HOPS}
+TUNNELS = Document(
+    "2", "Hill Tunnel", "Its two tubes were dug by Ida Brandt. Trains have run in both of them ever since."
+)
+YES: dict[str, Any] = {
+    "valid": True,
+    "reason": "B tells more",
+    "bridge_connection": "her",
+    "doc_b_segment": "Its two tubes were dug by Ida Brandt.",
+    "sub_questions": HOPS,
+}
 NO: dict[str, Any] = {"valid": False, "reason": 'B names only the "canal"'}
 yes, no = json.dumps(YES), json.dumps(NO)
 
@@ -27,7 +36,7 @@ CANAL = Document("1", "Elm Canal", "The Elm Canal was dug by the engineer Ida Br
 BRANDT = {
     "entity": "Ida Brandt",
     "type": "person",
-    "segment": "The Elm Canal was dug by the engineer Ida Brandt.",
+    "segment": "The Elm Canal was dug by the engineer Ida Brandt with forty men in three winters.",
     "query": "Which tunnels did the engineer Ida Brandt dig beyond the Elm Canal",
 }
 
@@ -36,8 +45,13 @@ def reply(content: str | dict[str, Any], finish: str = "stop") -> Reply:
     return Reply(content if isinstance(content, str) else json.dumps(content), finish, 1, 1)
 
 
+def verdict(content: str | dict[str, Any]) -> Verdict:
+    segment = BRANDT["segment"]
+    return read_verdict(reply(content), BridgeEntity("Ida Brandt", "person", segment, BRANDT["query"]), TUNNELS)
+
+
 def outcome(content: str | dict[str, Any]) -> Outcome:
-    return read_verdict(reply(content)).outcome
+    return verdict(content).outcome
 
 
 def entity(content: str | dict[str, Any]) -> BridgeEntity | None:
@@ -92,9 +106,10 @@ def test_unusable_verdict_is_read_despite_irrelevant_errors(content: str | dict[
     ],
 )
 def test_usable_verdict_is_read_despite_syntax_errors(content: str | dict[str, Any]) -> None:
-    verdict = read_verdict(reply(content))
-    assert verdict.outcome is Outcome.USABLE
-    assert [(hop.question, hop.document) for hop in verdict.sub_questions] == [
+    found = verdict(content)
+    assert found.outcome is Outcome.USABLE
+    assert found.doc_b_segment == "Its two tubes were dug by Ida Brandt."
+    assert [(hop.question, hop.document) for hop in found.sub_questions] == [
         ("Who dug the canal?", "A"),
         ("What else did Ida Brandt dig?", "B"),
     ]
@@ -153,6 +168,7 @@ def test_entity_needs_name_segment_and_query_only() -> None:
     ("change", "complaint"),
     [
         ({"entity": "Moon Treaty of Basel"}, "does not name the entity"),
+        ({"segment": "The Elm Canal was paid for by the bankers of Basel."}, "word for word"),
         ({"query": "What else does this text say about it beyond what is said here"}, "does not name the entity"),
         ({"entity": {"name": "Ida Brandt"}}, "missing"),
         ({"entity": ["Ida Brandt"]}, "must be a string"),
@@ -168,10 +184,10 @@ def test_texts_can_be_encoded_and_have_no_control_characters() -> None:
     broken = {key: f"{text} \ud83d\x00\x1b\n\x85 " for key, text in BRANDT.items()}
     assert entity(broken) == entity(BRANDT)
     hops = [{key: f"{text}\x00\udc00" for key, text in hop.items()} for hop in HOPS]
-    verdict = read_verdict(reply(YES | {"reason": "so\x00it \ud83d is", "sub_questions": hops}))
-    assert verdict.reason == "so it is"
-    assert verdict == read_verdict(reply(YES | {"reason": "so it is"}))
-    json.dumps(verdict, ensure_ascii=False).encode()
+    found = verdict(YES | {"reason": "so\x00it \ud83d is", "sub_questions": hops})
+    assert found.reason == "so it is"
+    assert found == verdict(YES | {"reason": "so it is"})
+    json.dumps(found, ensure_ascii=False).encode()
 
 
 VALID = canned([dict(message) for message in prompts.judgement(ROAD, USABLE).messages], prompts.JUDGEMENT)
@@ -227,11 +243,12 @@ def test_no_entity_is_an_answer() -> None:
         {"valid": "perhaps"},
         {"sub_questions": []},
         {"sub_questions": VALID["sub_questions"][::-1]},
+        {"doc_b_segment": "The Via Appia was begun by a censor in a year without rain."},
         {"sub_questions": [{"question": "q", "answer": "a", "document": "C"}] * 2},
         {"sub_questions": [{"question": "q", "answer": " ", "document": letter} for letter in "AB"]},
     ],
 )
 def test_unclear_verdicts_are_invalid(change: dict[str, Any]) -> None:
-    assert read_verdict(reply(dict(VALID))).outcome is Outcome.USABLE
+    assert read_verdict(reply(dict(VALID)), ROAD, USABLE).outcome is Outcome.USABLE
     with pytest.raises(InvalidReply):
-        read_verdict(reply({**VALID, **change}))
+        read_verdict(reply({**VALID, **change}), ROAD, USABLE)

@@ -107,10 +107,10 @@ def find_quote(quote: str, text: str) -> str | None:
         if span := _find(piece, source.plain, at):
             spans.append(span)
             at = span[1]
-    found = sum(end - start for start, end in spans)
-    if not spans or found < QUOTED * sum(map(len, pieces)):
+    spans = _merged(spans)  # what is said twice counts once
+    if not spans or sum(end - start for start, end in spans) < QUOTED * sum(map(len, pieces)):
         return None
-    parts = (" ".join(source.span(*span).split()) for span in _merged(spans))
+    parts = (" ".join(source.span(*span).split()) for span in spans)
     return encodable(" … ".join(parts))
 
 

@@ -36,9 +36,9 @@ def read_extraction(
     entity = BridgeEntity(name, _line(fields, "type"), _line(fields, "segment"), _line(fields, "query"))
     if _plain(name) == _plain(document.title):
         raise InvalidReply("the entity is the document's own title; it must be another one")
-    entity = evidence.check_entity(entity, document, level)
     if count_words(entity.segment) < min_segment_words:
         raise InvalidReply(f'"segment" has fewer than {min_segment_words} words')
+    entity = evidence.check_entity(entity, document, level)
     if count_words(entity.query) not in QUERY_WORDS:
         raise InvalidReply('"query" does not have 10 to 20 words')
     if not evidence.names(entity.query, name):
