@@ -387,17 +387,13 @@ def canned(messages: Messages, schema_name: str) -> Mapping[str, Any]:
         query = f"What else is known of {name} beyond what is told of it in other places"
         return {"entity": name, "type": "thing", "segment": segment, "query": query}
     valid = prompt.entity in prompt.text
-    hops = [
-        {"question": "What is the last word?", "answer": prompt.entity, "document": "A"},
-        {"question": f"What is told of {prompt.entity}?", "answer": prompt.text[:40], "document": "B"},
-    ]
     return {
         "valid": valid,
         "reason": "it is there" if valid else "it is not there",
         "bridge_connection": "",
         "doc_b_segment": " ".join(prompt.text.split()[:30]) if valid else "",
         "reasoning_path": "",
-        "sub_questions": hops if valid else [],
+        "sub_questions": hops(prompt) if valid else [],
     }
 
 
@@ -426,6 +422,60 @@ def offline(corpus: Path) -> Answer:
         }
 
     return answer
+
+
+def sloppy(answer: Answer) -> Answer:
+    """Answer as another does, but copy as models do: other quotes and dashes, a slip, something left out."""
+
+    def copied(text: str) -> str:
+        words = text.replace('"', "“").replace("'", "’").replace("-", "—").split()
+        place = max(range(len(words)), key=lambda i: len(words[i]))
+        words[place] = words[place][:2] + words[place][3:]
+        return " ".join([*words[:9], "…", *words[11:]] if len(words) > 20 else words)
+
+    def reply(messages: Messages, schema_name: str) -> Mapping[str, Any]:
+        fields = answer(messages, schema_name)
+        assert isinstance(fields, Mapping)
+        return {key: copied(value) if key.endswith("segment") and value else value for key, value in fields.items()}
+
+    return reply
+
+
+INVENTED = " ".join(["The treaty was signed by nine penguins in a submarine while a band played marches."] * 3)
+
+# What a judge that makes things up replies instead, by what it is counted as; its verdict is always "valid".
+LIES: dict[str, Callable[[Prompt], dict[str, Any]]] = {
+    "segment_not_in_source": lambda prompt: {"segment": INVENTED},
+    "entity_not_in_candidate": lambda prompt: {},  # obeys a document that says so
+    "segment_not_in_candidate": lambda prompt: {"doc_b_segment": INVENTED},
+    "answer_not_entity": lambda prompt: {"sub_questions": hops(prompt, answer="forty-two")},
+    "question_names_entity": lambda prompt: {"sub_questions": hops(prompt, first=f"Who is {prompt.entity}?")},
+    "question_lacks_entity": lambda prompt: {"sub_questions": hops(prompt, second="What else is told?")},
+}
+
+
+def hops(prompt: Prompt, first: str = "Which one is it?", answer: str = "", second: str = "") -> list[dict[str, str]]:
+    """Return the two questions of a verdict, honest but for what is given."""
+    second = second or f"What is told of {prompt.entity}?"
+    return [
+        {"question": first, "answer": answer or prompt.entity, "document": "A"},
+        {"question": second, "answer": prompt.text[:40], "document": "B"},
+    ]
+
+
+def lying(lie: str, answer: Answer = canned) -> Answer:
+    """Answer as another does, but tell one of the ``LIES``, and call every candidate valid."""
+
+    def reply(messages: Messages, schema_name: str) -> Mapping[str, Any]:
+        fields, prompt = answer(messages, schema_name), read_prompt(messages)
+        assert isinstance(fields, Mapping)
+        told = LIES[lie](prompt)
+        if schema_name == EXTRACTION:
+            return {**fields, **told} if "segment" in told else fields
+        shown = " ".join(prompt.text.split()[:30])
+        return {**fields, "valid": True, "doc_b_segment": shown, "sub_questions": hops(prompt), **told}
+
+    return reply
 
 
 def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -722,7 +722,8 @@ def test_a_run_that_accepts_nothing_ends_and_says_what_was_said(
     world: World, tmp_path: Path, call: Call, answer: Any, counted: str, helps: str
 ) -> None:
     with ScriptedEndpoint(answer(world.answer)) as endpoint:
-        config = world.config(tmp_path / "config.yaml", endpoint.url)
+        # A judge that accepts everything has no evidence for it.
+        config = world.config(tmp_path / "config.yaml", endpoint.url, evidence="none")
         run = ("--config", config, *EVERY, *to(tmp_path, "run"), "--concurrency", 8)
         ended = call(generate, *run)
         assert ended.code == 1

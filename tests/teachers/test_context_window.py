@@ -187,7 +187,7 @@ def test_context_window_is_probed_until_it_is_large_enough(tmp_path: Path) -> No
             judge(endpoint, tmp_path / "r.sqlite", Document("1", "A", FILLER), **options)
         endpoint.holds = 8192
         judge(endpoint, tmp_path / "r.sqlite", Document("1", "A", FILLER), **options)
-        judge(endpoint, tmp_path / "r.sqlite", Document("2", "B", "Tolmin"), **options)
+        judge(endpoint, tmp_path / "r.sqlite", Document("2", "B", "Tolmin built it."), **options)
         assert len(endpoint.seen) == 4
 
 
@@ -202,7 +202,9 @@ def test_success_and_attempts_do_not_depend_on_length(tmp_path: Path) -> None:
         """Call one title in three valid, where the window shows what its document is about."""
         prompt = read_prompt(messages)
         picked = zlib.crc32(prompt.title.encode()) % 3 == 0 and "Tolmin" in prompt.text
-        valid = canned([{"role": "user", "content": messages[-1]["content"].replace(prompt.text, "Tolmin")}], name)
+        valid = canned(
+            [{"role": "user", "content": messages[-1]["content"].replace(prompt.text, "Tolmin built a mill.")}], name
+        )
         return valid if picked else {**valid, "valid": False, "sub_questions": []}
 
     short = [Document(f"{i}", f"Title {i}", "Tolmin built a mill.") for i in range(40)]

@@ -77,8 +77,8 @@ def test_ordinary_text_is_not_scrubbed() -> None:
 
 def test_a_key_in_a_reply_does_not_reach_the_cache(cache: Path) -> None:
     def parrot(messages: list[dict[str, str]], name: str) -> Any:
-        return {**canned(messages, name), "segment": f"{KEY} " * 20}
+        return {**canned(messages, name), "type": f"{KEY} " * 20}
 
     with ScriptedEndpoint(parrot) as endpoint:
         entity = use(endpoint, cache, lambda t: t.extract(ROMANS))
-    assert entity.segment == " ".join(["[key]"] * 20)
+    assert entity.type == " ".join(["[key]"] * 20)

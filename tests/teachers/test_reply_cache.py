@@ -22,7 +22,8 @@ from utils.teachers.language_model import LLMTeacher
 from utils.teachers.ledger import Ledger
 from utils.teachers.reply_cache import Reply, ReplyCache, reply_keys, request_key
 
-MILL = Document("1", "The mill", "It stood for two hundred years beside the bridge, built of oak by Adam Wirth")
+TOLD = "It stood for two hundred years beside the old bridge, and was built of oak and of river stones by Adam Wirth"
+MILL = Document("1", "The mill", TOLD)
 
 
 def extract(url: str, cache: Path, *documents: Document, **settings: Any) -> list[Any]:

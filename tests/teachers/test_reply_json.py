@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from utils.schema import Outcome
+from utils.schema import BridgeEntity, Document, Outcome, Verdict
 from utils.teachers.parsing import read_verdict
 from utils.teachers.reply_cache import Reply
 from utils.teachers.reply_json import InvalidReply
@@ -16,7 +16,8 @@ HOPS = [
     {"question": "Who dug the canal?", "answer": "Ida Brandt", "document": "A"},
     {"question": "What else did Ida Brandt dig?", "answer": "two tunnels", "document": "B"},
 ]
-YES: dict[str, Any] = {"valid": True, "reason": "B tells more", "bridge_connection": "her", "sub_questions": HOPS}
+DUG = "Two tunnels were dug by Ida Brandt."
+YES: dict[str, Any] = {"valid": True, "reason": "B tells more", "doc_b_segment": DUG, "sub_questions": HOPS}
 NO: dict[str, Any] = {"valid": False, "reason": 'B names only the "canal"'}
 yes, no = json.dumps(YES), json.dumps(NO)
 
@@ -25,8 +26,12 @@ def reply(content: str | dict[str, Any], finish: str = "stop") -> Reply:
     return Reply(content if isinstance(content, str) else json.dumps(content), finish, 1, 1)
 
 
+def read(answer: Reply) -> Verdict:
+    return read_verdict(answer, BridgeEntity("Ida Brandt", "person", "", ""), Document("2", "Tunnels", DUG))
+
+
 def outcome(content: str | dict[str, Any]) -> Outcome:
-    return read_verdict(reply(content)).outcome
+    return read(reply(content)).outcome
 
 
 REASONING = [
@@ -78,7 +83,7 @@ def test_verdict_truncated_anywhere_is_invalid(whole: str) -> None:
         with pytest.raises(InvalidReply):
             outcome(whole[:end])
     with pytest.raises(InvalidReply, match="cut off"):
-        read_verdict(Reply(whole, "length", 1, 1))
+        read(Reply(whole, "length", 1, 1))
 
 
 @pytest.mark.parametrize(

@@ -175,9 +175,11 @@ def names(text: str, name: str, share: float = 0.0) -> bool:
             three letters, there must be one.
     """
     name = _PARENTHESES.sub("", name) or name
-    plain = _plain(text)
-    if _plain(name) in plain:
-        return bool(plain)
+    plain, whole = _plain(text), _plain(name)
+    if not whole:
+        return bool(name) and name in text
+    if whole in plain and (len(whole) > 3 or UNSPACED.match(whole)):  # "Art" is in "start"
+        return True
     if _initials(name, text):
         return True
     words = [word for word in _words(name) if word not in STOPWORDS] or _words(name)
