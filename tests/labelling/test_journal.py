@@ -66,6 +66,16 @@ def test_a_journal_of_before_fusion_is_of_weight_1(retriever: Retriever, tmp_pat
         pass
 
 
+def test_a_journal_of_before_the_checks_has_unchecked_evidence(retriever: Retriever, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    run(retriever, OfflineTeacher(retriever.corpus), path)
+    told = "evidence: 'none' then, 'strict' now"
+    with pytest.raises(InputError, match=told), open_journal(path, {"seed": 1, "evidence": "strict"}):
+        pass
+    with open_journal(path, {"seed": 1, "evidence": "none"}) as journal:
+        assert journal.rows
+
+
 def test_a_journal_is_held_by_one_run(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     with open_journal(path, {}), pytest.raises(InputError, match="another run is writing"), open_journal(path, {}):

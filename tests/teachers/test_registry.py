@@ -81,6 +81,14 @@ def test_offline_teacher_is_refused_in_one_line(
         open_teacher(load_config(path), Corpus(tmp_path / "corpus.jsonl"), tmp_path / "replies.sqlite", Ledger())
 
 
+def test_unknown_level_of_evidence_is_refused_in_one_line(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "corpus.jsonl", [{"id": "1", "contents": "Short."}])
+    path = tmp_path / "c.yaml"
+    path.write_text("generator_model: m\nevidence: loose")
+    with pytest.raises(InputError, match="evidence must be one of strict, quotes, none, not 'loose'"):
+        open_teacher(load_config(path), Corpus(tmp_path / "corpus.jsonl"), tmp_path / "replies.sqlite", Ledger())
+
+
 def configured(folder: Path, **setting: Any) -> EndpointSettings:
     """Return the settings that a file with this section comes to."""
     section = {"api_key": "some-key", "base_url": "http://localhost:8000/v1"} | setting
