@@ -25,8 +25,9 @@ from utils.models.lengths import Lengths
 from utils.models.loading import BASE, ENCODER, RERANKER, load_model
 from utils.retrieval.encoder import PASSAGE, Encoder, EncoderOptions
 from utils.scoring import open_reranker
-from utils.training.groups import collate, encode_pairs
+from utils.training.groups import Group, collate, encode_pairs
 from utils.training.micro_batches import MemoryBudget
+from utils.training.settings import TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -48,8 +49,10 @@ def test_micro_batches_score_as_single_pairs_do(architecture: Callable[[str], Pa
     assert fresh == []
     pairs = [p for query, passage in PAIRS for p in encode_pairs(tokenizer, query, [passage], Lengths(120, 130))]
     for multiple in (1, 8):
-        scorer = GroupedCrossEncoder(model, tokenizer, 2, MemoryBudget(10**6, multiple=multiple)).scorer
-        scores = scorer(collate([(pairs, None)])["pair"]).detach().flatten().numpy()
+        scorer = GroupedCrossEncoder(
+            model, tokenizer, TrainingSettings(), MemoryBudget(10**6, multiple=multiple)
+        ).scorer
+        scores = scorer(collate([Group(pairs)])["pair"]).detach().flatten().numpy()
         assert scores == pytest.approx(scored_alone(folder), abs=1e-5)
 
 
@@ -62,8 +65,8 @@ def test_texts_that_spell_the_end_token_are_scored(architecture: Callable[[str],
     assert open_reranker(folder, half=False).score(pairs) == pytest.approx(alone, abs=1e-5)
     tokenizer, model, _ = load_model(folder, BASE)
     encoded = [p for query, passage in pairs for p in encode_pairs(tokenizer, query, [passage], Lengths(120, 130))]
-    scorer = GroupedCrossEncoder(model, tokenizer, 5, MemoryBudget(10**6)).scorer
-    scores = scorer(collate([(encoded, None)])["pair"])
+    scorer = GroupedCrossEncoder(model, tokenizer, TrainingSettings(), MemoryBudget(10**6)).scorer
+    scores = scorer(collate([Group(encoded)])["pair"])
     assert scores.detach().flatten().numpy() == pytest.approx(alone, abs=1e-5)
     scores.sum().backward()
     assert all(w.grad is None or w.grad.isfinite().all() for w in model.parameters())
