@@ -5,7 +5,8 @@
 
 For each seed a base is distilled, examples are labelled and a reranker is trained with the Makefile's flags; then base
 and reranker are tested on each BEIR folder (its first_stage.trec if there is one), on the held-out sources, and in the
-ablation. Finished stages are kept in --work and used again. The p-values are corrected by Holm over the folders.
+ablation. Finished stages are kept in --work and used again: remove it after a change of the code, but not of flags.
+The p-values are corrected by Holm over the folders.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,11 +157,12 @@ def run(script: str, *arguments: Any) -> None:
 def make(args: argparse.Namespace, recipe: Recipe, seed: int) -> tuple[Path, Path, Path]:
     """Return the folders of the base, the examples and the reranker, made unless they are there."""
 
-    def place(kind: str, *parts: object) -> Path:
-        return args.work.resolve() / re.sub(r"[^\w.]+", "_", "-".join(map(str, (kind, *parts, seed))))
+    def place(kind: str, *made_with: object) -> Path:
+        return args.work.resolve() / f"{kind}-{sha256(repr(made_with).encode()).hexdigest()[:8]}-{seed}"
 
-    base, data = place("base", recipe.base), place("data", recipe.base, recipe.generate, recipe.keywords)
-    model = place("model", *recipe)
+    base = place("base", recipe.base)
+    data = place("data", recipe.base, flags("GENERATE"), recipe.generate, recipe.keywords)
+    model = place("model", *recipe, flags("GENERATE"), flags("TRAIN"))
     if not base.exists():
         base.parent.mkdir(parents=True, exist_ok=True)
         if recipe.base == TITLES:
