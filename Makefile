@@ -12,7 +12,7 @@ DATA := train_reranker/data
 BASE := models/demo-reranker
 MODEL := train_reranker/output_new
 
-.PHONY: install demo data proof test lint bench
+.PHONY: install demo data proof test test-all lint bench
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -51,6 +51,10 @@ proof: $(BASE)/config.json
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest
+
+# With the full number of kills, cases and seeds: hours on two cores.
+test-all: $(INSTALLED)
+	$(PYTHON) -m pytest -m "slow or not slow"
 
 lint: $(INSTALLED)
 	$(PYTHON) -m ruff check
