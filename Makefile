@@ -12,7 +12,7 @@ DATA := train_reranker/data
 BASE := models/demo-reranker
 MODEL := train_reranker/output_new
 
-.PHONY: install demo data proof test test-all lint bench
+.PHONY: install demo data proof test test-all lint docs bench
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -60,6 +60,10 @@ lint: $(INSTALLED)
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
+
+# The page of all flags and keys.
+docs: $(INSTALLED)
+	$(PYTHON) docs/make_reference.py
 
 bench: $(DATA)/train_data.jsonl
 	for benchmark in $(filter-out benchmarks/proof.py,$(wildcard benchmarks/*.py)); do $(PYTHON) $$benchmark || exit; done

@@ -1,0 +1,65 @@
+"""The README and the pages: short enough, no dead link, no stale table, no command that a script would refuse."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from utils.files import ROOT, SCRIPTS
+
+PAGES = [ROOT / "README.md", ROOT / "models" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SOURCE = "".join(path.read_text(encoding="utf-8") for path in SCRIPTS.rglob("*.py"))
+
+_spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
+assert _spec is not None
+assert _spec.loader is not None
+reference = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reference)
+
+
+def commands() -> list[str]:
+    """Return the commands of the scripts in all pages, without what a shell adds before them."""
+    lines = [
+        line.strip() for page in PAGES for line in page.read_text(encoding="utf-8").splitlines() if line[:4] == "    "
+    ]
+    return sorted({line for line in lines if re.match(r"(?:[A-Z_]+=\S+ )*(?:python|torchrun|deepspeed) ", line)})
+
+
+def test_readme_is_short() -> None:
+    assert len(PAGES[0].read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith("https://"):
+            continue
+        file, _, heading = target.partition("#")
+        found = (page.parent / file) if file else page
+        assert found.is_file(), target
+        headings = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+        assert not heading or heading in {re.sub(r"[^\w\- ]", "", one).lower().replace(" ", "-") for one in headings}
+
+
+def test_reference_is_of_this_code() -> None:
+    assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), "run `make docs`"
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_is_one_that_its_script_takes(command: str) -> None:
+    words = [word for word in shlex.split(command) if not re.match(r"[A-Z_]+=", word)]
+    at = next(i for i, word in enumerate(words) if word.endswith(".py") or word == "-m")
+    module = words[at + 1] if words[at] == "-m" else Path(words[at]).stem
+    arguments = words[at + 2 :] if words[at] == "-m" else words[at + 1 :]
+    reference.parser_of(module).parse_args(arguments)
+
+
+def test_errors_of_the_troubleshooting_page_are_those_of_the_code() -> None:
+    said = re.sub(r'"\s*\n\s*f?"', "", SOURCE)
+    rows = re.findall(
+        r"^\| `([^`]+)` \|", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len(rows) > 15
+    assert [row for row in rows if row not in said] == []
