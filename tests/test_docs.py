@@ -9,7 +9,10 @@ import pytest
 
 from utils.files import ROOT, SCRIPTS
 
-PAGES = [ROOT / "README.md", ROOT / "models" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "models/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 SOURCE = "".join(path.read_text(encoding="utf-8") for path in SCRIPTS.rglob("*.py"))
 
 _spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
