@@ -77,15 +77,18 @@ def test_document_without_a_mention_has_no_entity(teacher: OfflineTeacher) -> No
 
 def test_candidate_must_mention_the_entity_and_add_something(teacher: OfflineTeacher) -> None:
     entity = BridgeEntity("Lake Merrow", "title", "The town lies on Lake Merrow and sells silver char to pilgrims.", "")
-    new = "Lake Merrow was dredged by engineers from foreign universities during several dry summers."
+    once = "Lake Merrow was dredged by engineers from foreign universities during several dry summers."
+    new = f"{once} Nobody swims in Lake Merrow."
     assert judge(teacher, entity, new) is Outcome.USABLE
-    assert judge(teacher, entity, "The town lies on Lake Merrow and sells char.") is Outcome.UNUSABLE
+    assert judge(teacher, entity, once) is Outcome.UNUSABLE  # which mentions it in passing
+    known = "The town lies on Lake Merrow and sells char."
+    assert judge(teacher, entity, f"{known} {known}") is Outcome.UNUSABLE
     assert judge(teacher, entity, new.replace("Lake Merrow", "Lake Garda")) is Outcome.UNUSABLE
     assert judge(teacher, entity, new.replace("Lake Merrow", "Lake Merrow Sailing Club")) is Outcome.UNUSABLE
     # Another title that contains the name is another entity.
     port = entity._replace(name="Ostwick", segment="Ostwick sells herring.")
     company = "The Ostwick Company kept ledgers, charts, warehouses and stables in seven foreign harbours."
-    assert judge(teacher, port, company) is Outcome.UNUSABLE
+    assert judge(teacher, port, f"{company} {company}") is Outcome.UNUSABLE
 
 
 def test_each_turn_has_another_entity(teacher: OfflineTeacher, corpus: Corpus) -> None:

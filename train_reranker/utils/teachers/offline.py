@@ -16,14 +16,15 @@ from utils.teachers.words import content_words, sentences, words
 QUESTIONS, KEYWORDS = QUERIES = "questions", "keywords"
 TRIED = 500  # documents that decide whether titles are mentioned
 MENTIONED = 0.2  # least share of them that mention another's title
+DWELT_UPON = 2  # mentions, the title among them, of a name in a text that is about it
 
 
 class OfflineTeacher(Teacher):
     """Rules only, a crude stand-in for a language model: trained on it, a reranker prefers passages with the entity.
 
     A bridge entity is a mention of another document's title, or of a recurring term in a corpus whose documents hardly
-    mention each other's titles. A candidate is usable if one of its sentences mentions the entity and adds enough to
-    the source segment.
+    mention each other's titles. A candidate is usable if it mentions the entity more than once, not in passing, and one
+    of the sentences that do adds enough to the source segment.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class OfflineTeacher(Teacher):
     def settings(self) -> dict[str, Any]:
         """The version of the rules, the two thresholds, and what queries are."""
         thresholds = {"min_segment_words": self.min_segment_words, "min_new_words": self.min_new_words}
-        return {"teacher": "offline 2", **thresholds, "queries": self.queries}
+        return {"teacher": "offline 3", **thresholds, "queries": self.queries}
 
     def turns(self, document: Document) -> int:
         """Return how many entities a document has."""
@@ -79,14 +80,11 @@ class OfflineTeacher(Teacher):
         return BridgeEntity(name, self._finder.type, segment, query)
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
-        """USABLE if a sentence mentions the entity and adds ``min_new_words`` content words to the segment.
-
-        A term that is mentioned once is mentioned in passing.
-        """
+        """USABLE if the entity is dwelt upon, and a sentence with it adds ``min_new_words`` content words."""
         known = content_words(entity.segment) | content_words(entity.name)
         found = [(one, Counter(self._finder.find(one))[entity.name]) for one in sentences(candidate.text)]
         mentions = sum(count for _, count in found)
-        if mentions < self._finder.dwelt_upon:
+        if mentions < DWELT_UPON:
             reason = f"mentions {entity.name} in passing" if mentions else "does not mention the entity"
             return Verdict(Outcome.UNUSABLE, reason)
         for sentence, count in found:

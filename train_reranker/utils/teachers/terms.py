@@ -37,7 +37,6 @@ class TermFinder(NameFinder):
     """
 
     type = "term"
-    dwelt_upon = 2
 
     def __init__(self, documents: Iterable[Document]) -> None:
         """Find the terms of a corpus."""

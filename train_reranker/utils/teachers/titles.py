@@ -20,7 +20,6 @@ class NameFinder:
     """Finds names in a text: the longest run of words that spells one."""
 
     type = "name"  # of an entity found by it
-    dwelt_upon = 1  # mentions of a name in a text that says something about it
 
     def __init__(self, names: Mapping[tuple[str, ...], str]) -> None:
         """Find names by their words, as :meth:`key` returns them."""
