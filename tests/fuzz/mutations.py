@@ -1,4 +1,4 @@
-"""Damaged files: what hypothesis makes of a valid one, by its structure and byte by byte, always the same."""
+"""Damaged files: what hypothesis makes of a valid one, by its structure and byte by byte."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ TOKENS: Sequence[bytes] = (
 
 
 @st.composite
-def damaged(draw: st.DrawFn, files: Sequence[bytes], load: Callable[[bytes], Any], dump: Callable[[Any], bytes]) -> bytes:
+def damaged(
+    draw: st.DrawFn, files: Sequence[bytes], load: Callable[[bytes], Any], dump: Callable[[Any], bytes]
+) -> bytes:
     """Draw one of ``files`` with a few of its values, or of its bytes, changed."""
     raw = draw(st.sampled_from(files))
     kind = draw(st.integers(0, 3))  # a quarter byte by byte, a quarter both
@@ -82,7 +84,7 @@ def _changed(draw: st.DrawFn, value: Any) -> Any:
             name = other if isinstance(other, str) else json.dumps(other, default=str)
             return _put(value, place, lambda _: old | {name: other})
         case 7 if isinstance(old, list) and old:
-            return _put(value, place, lambda _: old[1:] + [other] + old[:1])
+            return _put(value, place, lambda _: [*old[1:], other, *old[:1]])
         case 5 | 6 | 7 if isinstance(old, str):
             return _put(value, place, lambda _: old[: len(old) // 2] + str(other) + old[len(old) // 2 :])
     return _put(value, place, lambda _: other)

@@ -7,11 +7,12 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hypothesis import strategies as st
 
-from fuzz.mutations import damaged_json, damaged_jsonl, damaged_yaml, write
+from fuzz.mutations import damaged_json, damaged_jsonl, damaged_yaml
 from llm_teacher import ANSWER, KEY, ROAD, ROMANS, USABLE, completion_of
 from miniature import CORPUS, lines, row
 from trials import result_of, sources
@@ -23,8 +24,8 @@ from utils.errors import InputError
 from utils.evaluation.run_comparison import Run, compare_runs
 from utils.files import ROOT
 from utils.labelling.journal import open_journal
+from utils.progress import printable
 from utils.report.text import ablation_text
-from utils.retrieval.stores import STORES
 from utils.teachers.endpoint import Scrubber
 from utils.teachers.endpoint_errors import EndpointError, status_error
 from utils.teachers.parsing import read_extraction, read_verdict
@@ -33,15 +34,15 @@ from utils.teachers.reply_json import InvalidReply
 from utils.teachers.transport import read_completion
 
 ENDPOINT = b"""
-base: &base {a: 1}
 generator_model: &model small
 generation_params: {temperature: 0, max_tokens: 4096, stop: ["a"]}
 price_per_million_tokens: {small: {input: 1, output: 2.5}}
-openai_setting: {api_key: sk-secret-1, base_url: "http://127.0.0.1:1/v1", timeout: 3, response_format: json_object, system_message: false}
+openai_setting:
+  {api_key: sk-secret-1, base_url: "http://127.0.0.1:1/v1", timeout: 3, response_format: json_object, system_message: no}
 seed: 7
 retrieval_devices: [0, cpu]
 rerank_weight: 0.5
-""".replace(b"base: &base {a: 1}\n", b"")
+"""
 YAML = [(ROOT / "config_lib" / "demo_config.yaml").read_bytes(), ENDPOINT]
 CHUNKS = lines(
     {"id": 1, "contents": "A title\nand its text", "doc_id": "a"}, {"id": 2, "contents": "more", "title": None, "doc_id": "a"},
@@ -59,16 +60,21 @@ VERDICT = {
         {"question": "What did Claudius begin?", "answer": "an aqueduct", "document": "B"},
     ],
 }  # fmt: skip
-STREAM = b"".join(
-    b"data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": part}, "finish_reason": end}]}).encode() + b"\n\n"
+STREAM = [
+    json.dumps({"choices": [{"index": 0, "delta": {"content": part}, "finish_reason": end}]}).encode()
     for part, end in ((ANSWER[:40], None), (ANSWER[40:], "stop"))
-)
+]
 ERRORS = [
     {"error": {"message": f"Incorrect API key provided: {KEY}", "code": "invalid_api_key", "param": None, "type": "x"}},
     [{"error": {"code": 429, "message": "quota", "status": "RESOURCE_EXHAUSTED", "details": [{"retryDelay": "34s"}]}}],
     {"detail": [{"loc": ["body", "max_tokens"], "msg": "too large", "type": "value_error"}]}, {"message": "down"},
 ]  # fmt: skip
-ANSWERS = [ANSWER, json.dumps(VERDICT), '{"valid": false, "reason": "no"}', f"<think>hm {{</think>```json\n{ANSWER}\n```"]
+ANSWERS = [
+    ANSWER,
+    json.dumps(VERDICT),
+    '{"valid": false, "reason": "no"}',
+    f"<think>hm {{</think>```json\n{ANSWER}\n```",
+]
 BODIES = [completion_of(content=answer) for answer in ANSWERS] + [json.dumps(error).encode() for error in ERRORS]
 
 
@@ -88,6 +94,7 @@ def read_yaml(path: Path) -> None:
 
 def read_corpus(path: Path) -> None:
     """Open a corpus, and read, look up and sample its documents."""
+    path.with_name(f"{path.name}.offsets").unlink(missing_ok=True)
     corpus = Corpus(path)
     found = [corpus.get(document.id) for document in corpus]
     assert len(found) == len(corpus)
@@ -121,11 +128,12 @@ def read_reply(path: Path) -> None:
     body, scrub = path.read_bytes(), Scrubber([KEY])
     found: Any = read_completion(body, 100, scrub)
     for status in (200, 400, 429, 500):
-        error = status_error(status, {"retry-after": body[:20].decode("latin-1")}, body.decode("utf-8", "replace"), scrub)
-        readable(str(error))
+        error = status_error(
+            status, {"retry-after": body[:20].decode("latin-1")}, body.decode("utf-8", "replace"), scrub
+        )
+        shown(str(error))
     if isinstance(found, EndpointError):
-        readable(str(found))
-        return
+        return shown(str(found))
     assert found.reply.tokens_in >= 0
     assert found.reply.tokens_out >= 0
     for read in (
@@ -134,7 +142,7 @@ def read_reply(path: Path) -> None:
         try:
             json.dumps(read(), ensure_ascii=False).encode()
         except InvalidReply as error:
-            readable(error.explain(found.reply))
+            shown(error.explain(found.reply))
 
 
 def read_result(path: Path) -> None:
@@ -142,45 +150,50 @@ def read_result(path: Path) -> None:
     ablation_text(compare_runs([Run.read(str(path))] * 2)).encode()
 
 
-def readable(text: str) -> None:
-    """Fail unless a text is one line that a terminal may be given."""
-    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", text), ascii(text)
+def shown(text: str) -> None:
+    """Fail unless a text is one line of moderate length; what would steer a terminal is escaped when it is shown."""
+    assert "\n" not in text, ascii(text)
     assert len(text) < 3000, len(text)
-    text.encode()
+    printable(text).encode()
 
 
-def told(error: InputError, path: Path) -> None:
+def told(error: Exception, path: Path) -> None:
     """Fail unless an error names the file, or the section of it, in one line."""
     assert re.search(rf"{path.name}|{path.stem}|_setting|generation_params", str(error)), str(error)
-    readable(str(error))
+    shown(str(error))
 
 
-def _journal(folder: Path) -> bytes:
-    with open_journal(folder / "seed.jsonl", {"seed": 1}) as journal:
-        for source in sources(diverse=[1, 2, None, "error", 1] * 2):
-            journal.add(source)
-        journal.write_held()
-        journal.note("left_out", {"x": "y"})
-    return (folder / "seed.jsonl").read_bytes()
+def _journal() -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "seed.jsonl")
+        with open_journal(path, {"seed": 1}) as journal:
+            for source in sources(diverse=[1, 2, None, "error", 1] * 2):
+                journal.add(source)
+            journal.note("left_out", {"x": "y"})
+        return path.read_bytes()
 
 
 _ABLATION = result_of(sources(base=[2, None, "error"], a=[1, 1, 2]), ["base", "a"]).to_json()
 RESULTS = [json.dumps(_ABLATION).encode(), (ROOT / "tests/fixtures/ablation_v1.json").read_bytes()]
 
 
-def kinds(folder: Path) -> dict[str, tuple[st.SearchStrategy[bytes], Callable[[Path], None], str]]:
-    """Return what is drawn of each kind, what reads it, and the file's name."""
-    replies = st.one_of(
-        damaged_json(BODIES), damaged_json([a.encode() for a in ANSWERS[:3]]).map(lambda raw: completion_of(content=raw.decode("latin-1"))),
-        damaged_jsonl([STREAM.replace(b"\n\n", b"\n").replace(b"data: ", b"")]).map(
-            lambda raw: b"".join(b"data: " + line + b"\n\n" for line in raw.splitlines())
-        ),
-    )  # fmt: skip
-    return {
-        "configuration": (damaged_yaml(YAML), read_yaml, "config.yaml"),
-        "corpus": (damaged_jsonl(CORPORA), read_corpus, "corpus.jsonl"),
-        "rows": (damaged_jsonl(ROWS), read_rows, "rows.jsonl"),
-        "journal": (damaged_jsonl([_journal(folder)]), read_journal, "journal.jsonl"),
-        "reply": (replies, read_reply, "reply.json"),
-        "result": (damaged_json(RESULTS), read_result, "result.json"),
-    }
+def _events(lines: bytes) -> bytes:
+    return b"".join(b"data: " + line + b"\n\n" for line in lines.splitlines())
+
+
+REPLIES = st.one_of(
+    damaged_json(BODIES),
+    damaged_json([answer.encode() for answer in ANSWERS[:3]]).map(
+        lambda raw: completion_of(content=raw.decode("latin-1"))
+    ),
+    damaged_jsonl([b"\n".join(STREAM)]).map(_events),
+)
+# By kind: what is drawn, what reads it, and the file's name.
+KINDS: dict[str, tuple[st.SearchStrategy[bytes], Callable[[Path], None], str]] = {
+    "configuration": (damaged_yaml(YAML), read_yaml, "config.yaml"),
+    "corpus": (damaged_jsonl(CORPORA), read_corpus, "corpus.jsonl"),
+    "rows": (damaged_jsonl(ROWS), read_rows, "rows.jsonl"),
+    "journal": (damaged_jsonl([_journal()]), read_journal, "journal.jsonl"),
+    "reply": (REPLIES, read_reply, "reply.json"),
+    "result": (damaged_json(RESULTS), read_result, "result.json"),
+}

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import errno
 import logging
+import math
 import os
 import shlex
 import signal
@@ -58,6 +59,14 @@ def fraction(text: str) -> float:
     return value
 
 
+def amount(text: str) -> float:
+    """Read a finite number of at least 0, for argparse's ``type``: NaN would be a limit that is never reached."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{value} must be a number of at least 0")
+    return value
+
+
 def weight(text: str) -> float:
     """Read a number from 0 to 1, for argparse's ``type``."""
     value = float(text)
@@ -81,7 +90,7 @@ def labelling_flags() -> argparse.ArgumentParser:
     add("--reply_cache", help="file that keeps the model's replies, so that none is paid for twice "
         "(default: replies.sqlite in the generator's --output_dir, ./data)")  # fmt: skip
     add("--max_llm_calls", type=int, help="stop before exceeding this many calls; resumable (default: no limit)")
-    add("--max_cost", type=float, help="stop before exceeding this cost; resumable (default: no limit)")
+    add("--max_cost", type=amount, help="stop before exceeding this cost; resumable (default: no limit)")
     # Where 50 sources yield nothing, fewer than 6% do (3 in 50, with 95% confidence).
     add("--give_up_after", type=positive, default=50, help="fail after this many sources without any result")
     add("--concurrency", type=positive, default=1, help="source documents processed at a time")

@@ -35,6 +35,7 @@ SMALLEST = {
     "reranker_batch_size": 1, "rerank_pool_factor": 1, "max_document_windows": 1, "max_document_tokens": 200,
 }  # fmt: skip
 
+LONGEST = 500_000  # characters of a configuration
 MOST_VALUES = 10_000  # of a configuration, which has about a hundred
 LARGEST = 2**63 - 1  # of its numbers
 VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -149,10 +150,18 @@ def load_config(path: str | Path = DEFAULT_CONFIG) -> Config:
 
     found = find_input(path, "configuration", "config_lib/ holds examples; name one with --config")
     try:
-        values = yaml.load(found.read_text(encoding="utf-8"), _loader())  # noqa: S506 (a safe one)
+        with found.open(encoding="utf-8") as file:
+            text = file.read(LONGEST + 1)
+        if len(text) > LONGEST:
+            raise InputError(f"{found}: more than {LONGEST} characters are no configuration; name another file")
+        values = yaml.load(text, _loader())
     except OSError as error:
         raise InputError(f"{found} cannot be read ({error.strerror}); name a YAML file") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not in UTF-8, or a number of many digits
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: not in UTF-8, or a number of many digits
         # The error's own text quotes the line, which may contain an API key.
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -250,5 +259,8 @@ def _typed(path: Path, key: str, value: Any) -> Any:
     if name and (not isinstance(value, checks[name]) or (isinstance(value, bool) and name != "bool")):
         raise InputError(f"{path}: {key} must be of type {name.lower()}, not {value!r}")
     if isinstance(value, dict):
+        for name, item in value.items() if "2" in key else ():  # from a method to its model, pooling, index or corpus
+            if not isinstance(item, str | None):
+                raise InputError(f"{path}: {key}.{name} must be text, not {type(item).__name__}")
         return MappingProxyType(value)
     return str(value) if "str" in wanted else value
