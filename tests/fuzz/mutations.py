@@ -17,16 +17,17 @@ RAW = {
 }  # fmt: skip
 VALUES: Sequence[Any] = (
     None, True, False, 0, -1, -(10**6), 0.5, 2**63, 2**64, -(2**63) - 1, 10**30, 1e308, 5e-324, "", " ", "nan", "1e999",
-    "2024-01-01", "A", "valid", "\x1b[31mred\x1b[0m\x1b]0;title\x07", "two\nlines\r\u2028", "\u202eevil", "\0", "x" * 5000,
-    "\ud83d", "é" * 50, [], {}, [[]], [{}], [None], {"": 0}, {"a": {"b": []}}, [1, 2, 3], ["a", "b"], *RAW,
+    "2024-01-01", "A", "valid", "\x1b[31mred\x1b[0m\x1b]0;title\x07", "two\nlines\r\u2028", "\u202eevil", "\0",
+    "x" * 5000, "\ud83d", "é" * 50, [], {}, [[]], [{}], [None], {"": 0}, {"a": {"b": []}}, [1, 2, 3], ["a", "b"], *RAW,
 )  # fmt: skip
 DATES = (datetime.date(2024, 1, 1), datetime.datetime(2024, 1, 1, 12), b"bytes", {1: 2}, {None: 1}, {"x"})
 TOKENS: Sequence[bytes] = (
-    b"\0", b"\n", b"\r\n", b"\r", b" ", b"\t", b",", b":", b"{", b"}", b"[", b"]", b'"', b"\\", b"\\u", b"\\ud83d", b"null",
-    b"-", b"e999", b"9" * 400, b"1e400", b"\xff\xfe", b"\xef\xbb\xbf", b"\x1f\x8b", b"\xed\xa0\xbd", b"\xe2\x80\xa8", b"\x1b[2J",
-    b"<think>", b"</think>", b"```", b"data: ", b"'", b"# ", b"- ", b"? ", b"&a ", b"*a", b"<<: *a", b"!!python/name:os.system ",
-    b"!!binary ", b"!!set ", b"%YAML 9.9\n", b"---\n", b"...\n", b"| ", b"> ", b"${HOME}", b"${", b"2024-13-45", b"2024-01-01",
-    b"0x", b"1_000", b"12:30:45", b".nan", b".inf", b"~", b"=", b"[" * 2000, b"{" * 2000, b"{a: " * 500,
+    b"\0", b"\n", b"\r\n", b"\r", b" ", b"\t", b",", b":", b"{", b"}", b"[", b"]", b'"', b"\\", b"\\u", b"\\ud83d",
+    b"null", b"-", b"e999", b"9" * 400, b"1e400", b"\xff\xfe", b"\xef\xbb\xbf", b"\x1f\x8b", b"\xed\xa0\xbd",
+    b"\xe2\x80\xa8", b"\x1b[2J", b"<think>", b"</think>", b"```", b"data: ", b"'", b"# ", b"- ", b"? ", b"&a ", b"*a",
+    b"<<: *a", b"!!python/name:os.system ", b"!!binary ", b"!!set ", b"%YAML 9.9\n", b"---\n", b"...\n", b"| ", b"> ",
+    b"${HOME}", b"${", b"2024-13-45", b"2024-01-01", b"0x", b"1_000", b"12:30:45", b".nan", b".inf", b"~", b"=",
+    b"[" * 2000, b"{" * 2000, b"{a: " * 500,
 )  # fmt: skip
 
 

@@ -38,14 +38,15 @@ generator_model: &model small
 generation_params: {temperature: 0, max_tokens: 4096, stop: ["a"]}
 price_per_million_tokens: {small: {input: 1, output: 2.5}}
 openai_setting:
-  {api_key: sk-secret-1, base_url: "http://127.0.0.1:1/v1", timeout: 3, response_format: json_object, system_message: no}
+  {api_key: sk-secret-1, base_url: "http://127.0.0.1:1/v1", timeout: 3, response_format: json_object}
 seed: 7
 retrieval_devices: [0, cpu]
 rerank_weight: 0.5
 """
 YAML = [(ROOT / "config_lib" / "demo_config.yaml").read_bytes(), ENDPOINT]
 CHUNKS = lines(
-    {"id": 1, "contents": "A title\nand its text", "doc_id": "a"}, {"id": 2, "contents": "more", "title": None, "doc_id": "a"},
+    {"id": 1, "contents": "A title\nand its text", "doc_id": "a"},
+    {"id": 2, "contents": "more", "title": None, "doc_id": "a"},
     {"_id": "3", "text": "of BEIR", "title": ""}, {"_id": "4", "text": " ", "title": "a title alone"},
 )  # fmt: skip
 CORPORA = [b"".join(CORPUS.read_bytes().splitlines(keepends=True)[:4]), CHUNKS]
@@ -117,9 +118,10 @@ def read_journal(path: Path) -> None:
 
 def use(source: Any) -> None:
     """Ask a judged source all that a run asks of it."""
-    for trial in source.trials.values():
-        list(trial.judged), trial.success, trial.failed
-    source.outcome, source.query, source.complaint, source.unanswered
+    assert all(trial.failed or trial.success in (True, False) for trial in source.trials.values())
+    assert source.outcome
+    assert source.unanswered in (True, False)
+    str(source.complaint)
     json.dumps(source.to_json(), ensure_ascii=False).encode()
 
 
@@ -133,7 +135,8 @@ def read_reply(path: Path) -> None:
         )
         shown(str(error))
     if isinstance(found, EndpointError):
-        return shown(str(found))
+        shown(str(found))
+        return
     assert found.reply.tokens_in >= 0
     assert found.reply.tokens_out >= 0
     for read in (

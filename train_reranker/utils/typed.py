@@ -38,7 +38,7 @@ def typed(kind: Any, value: Any, where: str) -> Any:
 def record(kind: Any, value: dict[str, Any] | list[Any], where: str) -> Any:
     """Return the dataclass or named tuple that an object holds, or a list, of a named tuple's fields in order.
 
-    A missing field takes its default, an unknown one is left out. ValueError as :func:`typed`, also for what is missing.
+    A missing field takes its default, an unknown one is left out. ValueError as :func:`typed`, also for a lack.
     """
     names = [each.name for each in fields(kind) if each.init] if is_dataclass(kind) else list(kind._fields)
     values = value if isinstance(value, dict) else dict(zip(names, value, strict=True))
