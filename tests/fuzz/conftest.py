@@ -15,11 +15,10 @@ settings.register_profile("few", max_examples=60, derandomize=True, **COMMON)
 settings.register_profile("fuzz", max_examples=10_000, **COMMON)
 settings.load_profile("few")
 
-figures: list[str] = []  # one line of each kind
-
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Show cases, outcomes, time and memory of each kind."""
-    if figures and settings.get_current_profile_name() == "fuzz":
+    if settings.get_current_profile_name() == "fuzz":
         terminalreporter.section("damaged files")
-        terminalreporter.write_line("\n".join(figures))
+        for report in (*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")):
+            terminalreporter.write_line(dict(report.user_properties).get("figures", report.nodeid))

@@ -53,7 +53,7 @@ def read_examples(
     """Read the examples of JSONL files, and of all such files in folders and their subfolders, in order.
 
     A passage that is a positive of the same query in any row is removed from the negatives; with ``drop``, a row left
-    without negatives by that is dropped. ``warn`` receives a line about it, and about files in folders that are not read.
+    without negatives by that is dropped. ``warn`` receives a line about it, and about files that are not read.
     ``InputError`` if a path is not found, a row is malformed (it names file and line), or there is no row.
     """
     placed: list[tuple[str, ContrastiveExample]] = []
