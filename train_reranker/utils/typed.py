@@ -28,9 +28,10 @@ def typed(kind: Any, value: Any, where: str) -> Any:
         return value
     if isinstance(kind, type) and issubclass(kind, Enum) and value in list(kind):
         return kind(value)
-    if isinstance(value, dict) and hasattr(kind, "from_json"):
-        return kind.from_json(value)
-    if isinstance(value, dict | list) and (is_dataclass(kind) or hasattr(kind, "_fields")):
+    if hasattr(kind, "from_json"):
+        if isinstance(value, dict):
+            return kind.from_json(value)
+    elif isinstance(value, dict | list) and (is_dataclass(kind) or hasattr(kind, "_fields")):
         return record(kind, value, where)
     raise ValueError(f"{where} must be {getattr(kind, '__name__', kind)}, not {type(value).__name__}")
 
