@@ -161,9 +161,9 @@ def shown(text: str) -> None:
 
 
 def told(error: Exception, path: Path) -> None:
-    """Fail unless an error names the file, or the section of it, in one line."""
+    """Fail unless an error names the file, or the section of it; scripts show it in one line."""
     assert re.search(rf"{path.name}|{path.stem}|_setting|generation_params", str(error)), str(error)
-    shown(str(error))
+    printable(str(error)).encode()
 
 
 def _journal() -> bytes:

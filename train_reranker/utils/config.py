@@ -256,7 +256,7 @@ def _typed(path: Path, key: str, value: Any) -> Any:
     checks: dict[str, Any] = {"bool": bool, "int": int, "float": int | float, "Mapping": dict, "str": str | int | float}
     name = next((name for name in checks if name in wanted), "")
     if name and (not isinstance(value, checks[name]) or (isinstance(value, bool) and name != "bool")):
-        raise InputError(f"{path}: {key} must be of type {name.lower()}, not {value!r}")
+        raise InputError(f"{path}: {key} must be of type {name.lower()}, not {value!r:.100}")
     if isinstance(value, dict):
         for name, item in value.items() if "2" in key else ():  # from a method to its model, pooling, index or corpus
             if not isinstance(item, str | None):
