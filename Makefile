@@ -12,7 +12,7 @@ DATA := train_reranker/data
 BASE := models/demo-reranker
 MODEL := train_reranker/output_new
 
-.PHONY: install demo data proof test test-all lint docs bench
+.PHONY: install demo data proof test test-all fuzz lint docs bench
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -55,6 +55,10 @@ test: $(INSTALLED)
 # With the full number of kills, cases and seeds: hours on two cores.
 test-all: $(INSTALLED)
 	$(PYTHON) -m pytest -m "slow or not slow"
+
+# 10,000 damaged files of each kind that the scripts read; `make test` tries 60 of each.
+fuzz: $(INSTALLED)
+	$(PYTHON) -m pytest tests/fuzz --hypothesis-profile fuzz
 
 lint: $(INSTALLED)
 	$(PYTHON) -m ruff check

@@ -362,3 +362,53 @@ def test_bad_input_is_one_line_and_exit_2(
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and ".lock" not in path.name}
     assert {path: content for path, content in after.items() if path in before} == before
     assert not [path for path in after if path not in before and path.suffix in (".json", ".jsonl")]
+
+
+PRINTS = """
+import sys
+from utils import cli
+from utils.errors import RunError
+from utils.progress import log
+
+def main(_):
+    log.warning("an endpoint said \\x1b[2J")
+    for _ in range(int(sys.argv[1])):
+        print("\\x1b[31mλ é" * 100)
+    log.warning("done")
+    if sys.argv[2:]:
+        raise RunError("it said \\x1b[2J" + "x" * 10_000)
+    return 3
+
+cli.run(main)
+"""
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a shell's line in which ``$RUN`` prints as a script does; it exits with the code of that."""
+    line = f'set -o pipefail; run() {{ \'{sys.executable}\' -c "$CODE" "$@"; }}; {command}'
+    environment = os.environ | {"PYTHONPATH": str(SCRIPTS), "CODE": PRINTS} | environment
+    return subprocess.run(["bash", "-c", line], env=environment, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("lines", [1, 5000], ids=["after the end", "in the middle"])
+def test_output_that_is_closed_early_ends_no_run(lines: int) -> None:
+    done = shell(f"run {lines} | true")
+    assert (done.returncode, done.stderr) == (3, b"WARNING an endpoint said \\x1b[2J\nWARNING done\n")
+    assert shell(f"run {lines} 2>&1 | true").returncode == 3
+    assert shell(f"run {lines} >&- 2>&-").returncode == 3
+
+
+def test_nothing_that_is_shown_steers_a_terminal_or_needs_its_letters() -> None:
+    done = shell("run 1 fail", PYTHONIOENCODING="latin-1")
+    assert done.returncode == 1
+    assert done.stdout.startswith(b"\\x1b[31m\\u03bb \xe9")
+    assert b"\x1b" not in done.stdout + done.stderr
+    assert b"error: it said \\x1b[2Jx" in done.stderr
+    assert len(done.stderr) < 3000
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("limit", ["nan", "inf", "-1"])
+def test_a_limit_that_is_never_reached_is_refused(limit: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("contrastive_data_generator", "--max_cost", limit) == 2
+    assert "must be a number of at least 0" in capsys.readouterr().err

@@ -102,6 +102,23 @@ def test_key_never_shows(tmp_path: Path) -> None:
         ("- a\n- b", "a YAML mapping of keys"),
         ("a: [", "not YAML"),
         ("corpus_path: ${NOT_SET_ANYWHERE}", "${NOT_SET_ANYWHERE} is not set"),
+        ("seed: 9223372036854775808", "seed holds a number beyond 2^63"),
+        ("openai_setting: {timeout: 1" + "0" * 400 + "}", "openai_setting holds a number beyond 2^63"),
+        ("seed: " + "9" * 5000, "not YAML"),
+        ("milvus_index: !!binary aGk=", "milvus_index holds a value of type bytes"),
+        ("milvus_index: {a: !!timestamp 2024-01-01}", "milvus_index holds a value of type date"),
+        ("milvus_index: !!set {a, b}", "milvus_index holds a value of type set"),
+        ("model2path: {e5: {a: b}}", "model2path.e5 must be text, not dict"),
+        ("metrics: &a [*a]", "metrics holds more than 10000 values"),
+        (
+            "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(40)),
+            "more than 10000 values",
+        ),
+        (
+            "a0: &a0 {x: 1}\n" + "".join(f"a{i + 1}: &a{i + 1} {{<<: [*a{i}, *a{i}]}}\n" for i in range(40)),
+            "too many merged keys",
+        ),
+        ("# a corpus\n" * 50_000, "are no configuration"),
     ],
 )
 def test_unusable_configuration_is_told_in_a_line(tmp_path: Path, text: str, problem: str) -> None:
@@ -126,3 +143,9 @@ def test_user_s_gpus_win(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     cli.use_gpus("0")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+def test_dates_are_text(tmp_path: Path) -> None:
+    text = "openai_setting: {api_version: 2024-10-21, model_revision: 2024-13-45}"
+    section = load_config(write(tmp_path / "c.yaml", text)).settings["openai_setting"]
+    assert section == {"api_version": "2024-10-21", "model_revision": "2024-13-45"}

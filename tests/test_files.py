@@ -15,7 +15,7 @@ from miniature import lines, queries, row
 from utils.config import DEFAULT_CONFIG
 from utils.data.rows import read_examples
 from utils.errors import InputError
-from utils.files import check_output, find
+from utils.files import check_output, find, loads, open_new, replacing, write_jsonl
 
 
 def test_output_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
@@ -97,3 +97,43 @@ def test_unreadable_file_is_told(kind: str, tmp_path: Path) -> None:
         read_examples([path])
     assert str(path) in str(told.value)
     assert expected in str(told.value)
+
+
+def test_deep_nesting_is_refused_before_what_is_recursive_meets_it() -> None:
+    assert loads("[" * 100 + "]" * 100)
+    assert loads(json.dumps({"code": "[{(" * 5000}))
+    assert len(loads(json.dumps([[]] * 5000))) == 5000
+    for text in ("[" * 102 + "]" * 102, '{"a":' * 200 + "1" + "}" * 200, "[" * 100_000):
+        with pytest.raises(ValueError, match="nested too deeply"):
+            loads(text)
+
+
+def test_a_temporary_file_follows_no_link(tmp_path: Path) -> None:
+    victim, link = tmp_path / "victim", tmp_path / "link"
+    victim.write_text("mine")
+    link.symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        open_new(link)
+    names = set()
+    for _ in range(2):
+        with replacing(tmp_path / "out.json") as out:
+            names.add(out.name if isinstance(out.name, str) else next(tmp_path.glob(".out.json.*.tmp")).name)
+    assert len(names) == 2  # nobody can know the next
+    assert victim.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "out.json", "victim"]
+
+
+def test_a_private_file_is_its_owner_s_alone(tmp_path: Path) -> None:
+    for private, mode in ((True, 0o600), (False, 0o666 & ~umask())):
+        write_jsonl(tmp_path / "rows.jsonl", [{}], private=private)
+        assert (tmp_path / "rows.jsonl").stat().st_mode & 0o777 == mode
+
+
+def umask() -> int:
+    os.umask(mask := os.umask(0o077))
+    return mask
+
+
+def test_names_that_are_no_utf_8_are_written(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [{"model": os.fsdecode(b"mod\xe9l")}])
+    assert loads((tmp_path / "a.jsonl").read_bytes()) == {"model": "mod\ufffdl"}

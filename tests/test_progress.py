@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.progress import progress_bar
+from utils.progress import printable, progress_bar
 
 
 def test_short_work_shows_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,3 +21,8 @@ def test_long_work_shows_a_bar_on_stderr(capsys: pytest.CaptureFixture[str]) -> 
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "long" in printed.err
+
+
+def test_what_steers_a_terminal_is_escaped() -> None:
+    assert printable("\x1b[31mred\x1b[0m \x9b2J \u202eevil\r") == "\\x1b[31mred\\x1b[0m \\x9b2J \\u202eevil\\r"
+    assert printable("a\tb\nλ 有 e\u0301") == "a\tb\nλ 有 e\u0301"

@@ -185,3 +185,9 @@ def test_user_without_a_home_has_a_cache(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(SCRIPTS), "TMPDIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()) == tmp_path / "rerank-forge"
+
+
+def test_a_pipe_in_the_table_s_place_is_not_waited_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.jsonl", [{"id": "1", "contents": "a text"}])
+    os.mkfifo(tmp_path / "c.jsonl.offsets")
+    assert Corpus(path)[0].contents == "a text"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,15 @@ def test_a_bad_run_is_one_line(beir: Path, tmp_path: Path, text: str, problem: s
     with pytest.raises(InputError) as error:
         read_run(tmp_path / "run", read_beir(beir))
     assert problem in str(error.value)
+
+
+def test_pipes_in_a_folder_are_not_waited_for(beir: Path) -> None:
+    os.mkfifo(beir / "qrels" / "dev.tsv")
+    assert read_beir(beir).grades["q1"] == {"d1": 2, "d2": 0}
+    (beir / "qrels" / "test.tsv").unlink()
+    with pytest.raises(InputError, match="no qrels"):
+        read_beir(beir)
+    (beir / "queries.jsonl").unlink()
+    os.mkfifo(beir / "queries.jsonl")
+    with pytest.raises(InputError, match=r"queries\.jsonl"):
+        read_beir(beir)

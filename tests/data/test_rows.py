@@ -123,6 +123,26 @@ def test_positive_among_the_negatives_is_left_out(tmp_path: Path) -> None:
     assert "and 1 rows without any other" in told[0]
 
 
+def test_what_answers_a_query_in_any_row_fills_no_other_row_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(
+        lines(
+            row("q", pos=["a"], neg=["c"]),
+            row("Q ", pos=["B\u0301"], neg=["A"]),  # loses its only negative
+            row("other", pos=["x"], neg=["b\u0301"]),  # whose negative answers q
+        )
+    )
+    rows = read_examples([path], warn=lambda _: None, drop=False)
+    assert [one.neg for one in rows] == [["c"], [], ["b\u0301"]]
+    for seed in range(20):
+        first, second, _ = fill_negatives(rows, 2, random.Random(seed))
+        assert sorted(first.neg) == sorted(second.neg) == ["c", "x"]
+        (alone,) = fill_negatives(rows[:1], 1, random.Random(seed), known=rows)
+        assert alone.neg == ["c"]
+        known, _ = fill_negatives([rows[0], rows[2]], 2, random.Random(seed), known=rows)
+        assert sorted(known.neg) == ["c", "x"]
+
+
 def test_nothing_but_contradictions_is_told(tmp_path: Path, tiny_reranker: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(lines(*(row(name, pos=["so"], neg=["so", "so "]) for name in "abc")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,26 @@ def test_file_without_a_rerank_weight_is_of_weight_1(tmp_path: Path, weight: flo
     new = write_run(tmp_path / "new.json", sources(x=[1]), rerank_weight=weight)
     told = {"rerank_weight": {"old": 1.0, "new": weight}} if differs else {}
     assert compare_runs([old, new]).settings["differing"] == told
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("settings", [], "result.settings must be dict, not list"),
+        ("table", {}, "result.table must be list"),
+        ("documents", {"1": 2}, "result.documents.1 must be str, not int"),
+        ("sources", [{"source": "1", "entity": None, "arms": {"x": 5}, "error": None}], "must be Trial, not int"),
+        ("comparisons", [{}], r"result.comparisons\[0\]: .*missing"),
+        ("version", [], "version must be int, not list"),
+        ("version", 2**63, "version must be int"),
+    ],
+)
+def test_a_damaged_file_is_told_in_a_line(tmp_path: Path, key: str, value: Any, told: str) -> None:
+    path = write_run(tmp_path / "run.json", sources(x=[1, 2])).path
+    write_json(path, json.loads(path.read_text()) | {key: value})
+    with pytest.raises(InputError, match=rf"run\.json is not a result .*{told}"):
+        Run.read(str(path))
+    for text in ("[" * 200 + "]" * 200, "[]", "{", "", "\\ud83d"):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"run\.json is not a result"):
+            Run.read(str(path))

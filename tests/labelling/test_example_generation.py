@@ -97,6 +97,18 @@ def test_summary_by_hand() -> None:
     assert (found["finished"], found["calls"], found["cost_per_example"]) == (False, 1, 1.5)
 
 
+def test_what_answers_a_query_for_one_source_is_no_negative_of_it_for_another(retriever: Retriever) -> None:
+    def source(number: int, query: str, *verdicts: Verdict) -> JudgedSource:
+        trial = Trial([retriever.corpus[row].id for row in (10, 15, 20)], list(verdicts))
+        return JudgedSource(retriever.corpus[number].id, BridgeEntity("e", "", "", query), {ARM: trial})
+
+    text = [retriever.corpus[row].text for row in (10, 15, 20)]
+    rows = [source(1, "q", USABLE, UNUSABLE, UNUSABLE), source(2, " Q", UNUSABLE, USABLE)]
+    (made,) = labelled_examples(rows, retriever.corpus)  # the second row's only negative answers its query
+    assert (made.example.pos, made.example.neg) == ([text[0]], [text[2]])
+    assert len(labelled_examples([rows[0], source(2, "p", UNUSABLE, USABLE)], retriever.corpus)) == 2
+
+
 def test_what_gave_nothing_is_explained_with_a_remedy() -> None:
     assert "lower --min_length, or use more documents" in explain_none([])
     assert "--max_doc_candidates" in explain_none([judged(UNUSABLE)])

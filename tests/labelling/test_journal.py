@@ -156,3 +156,8 @@ def test_what_is_no_journal_is_refused(tmp_path: Path, header: str) -> None:
     with pytest.raises(InputError, match=r"p\.jsonl"), open_journal(path, {}):
         pass
     assert path.read_text() == header + "\n"
+
+
+def test_a_journal_is_its_owner_s_alone(tmp_path: Path) -> None:
+    with open_journal(tmp_path / "j.jsonl", {}):
+        assert (tmp_path / "j.jsonl").stat().st_mode & 0o777 == 0o600

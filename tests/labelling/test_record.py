@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from miniature import CORPUS
 from utils.corpus.documents import Corpus
 from utils.evaluation.run_comparison import Run
@@ -109,3 +111,19 @@ def test_a_result_file_of_version_1_is_read() -> None:
         assert (decided.success, decided.attempts) == (row["arms"][ARM]["success"], row["arms"][ARM]["attempts"])
     failed = {**rows[0], "entity": None, "type": None, "segment": None, "query": None, "error": "timeout", "arms": {}}
     assert JudgedSource.from_json(failed) == JudgedSource(rows[0]["source"], None, {}, "timeout")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"source": None}, {"source": ["1"]}, {"entity": ["a"], "query": ["q"]}, {"arms": []}, {"arms": {"x": [1]}},
+        {"arms": {"x": {"retrieved": "ab", "verdicts": []}}}, {"arms": {"x": {"retrieved": [1], "verdicts": []}}},
+        {"arms": {"x": {"retrieved": [], "verdicts": [{"outcome": "usable", "reason": "more than retrieved"}]}}},
+        {"arms": {"x": {"retrieved": ["a"], "verdicts": [{"outcome": "fine", "reason": ""}]}}}, {"error": 5},
+    ],
+)  # fmt: skip
+def test_a_damaged_row_is_no_record(damage: dict) -> None:
+    row = JudgedSource("1", None, {}).to_json()
+    assert JudgedSource.from_json(row).source == "1"
+    with pytest.raises(ValueError, match=r"must be|more verdicts"):
+        JudgedSource.from_json(row | damage)

@@ -46,3 +46,27 @@ def test_retry_after_is_read_from_headers_and_bodies() -> None:
 )
 def test_status_and_message_decide_the_kind(status: int, error: Any, kind: Kind) -> None:
     assert status_error(status, {}, json.dumps({"error": error}), Scrubber([])).kind is kind
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": ["no", "such", "model"]}, {"error": [{"message": ["a", {"b": 1}]}]},
+        {"error": {"message": {"a": []}}},
+        {"detail": [{"loc": [], "msg": "m"}]}, {"detail": [{"loc": ["body"], "type": []}]}, [[[]]], [], [None], 5, None,
+        {"error": {"code": ["a"], "type": {}, "param": [1], "message": None}}, {"errors": [1, 2]},
+    ],
+)  # fmt: skip
+def test_error_details_of_any_shape_are_told_in_a_line(body: Any) -> None:
+    error = status_error(400, {}, json.dumps(body), Scrubber([]))
+    assert str(error).startswith("refused 400")
+    assert "\n" not in str(error)
+    assert status_error(200, {}, json.dumps(body), Scrubber([])).kind is Kind.SERVER
+
+
+@pytest.mark.parametrize("body", ["[" * 100_000, "<html>" + "<" * 100_000, "<html><script" + "<title" * 15_000])
+def test_a_hostile_error_body_is_read_in_time_that_grows_with_its_length(body: str) -> None:
+    started = time.process_time()
+    assert status_error(500, {}, body, Scrubber([])).kind is Kind.SERVER
+    assert time.process_time() - started < 2
+    assert retry_after({}, f"retry in {'9' * 400}s") is None

@@ -53,3 +53,21 @@ def test_unreported_tokens_are_estimated(cache: Path) -> None:
     assert summary["replies_without_usage"] == 1
     assert summary["tokens_in"] > 300
     assert summary["cost"] is None
+
+
+def test_no_count_makes_a_limit_on_cost_unreachable() -> None:
+    price = Price(1e6, 1e6)
+    assert price.of(-5, -5) == 0
+    for limit in (-1, -(10**9), "4096", None, 1.5):  # of the configuration
+        assert Ledger().expected_cost("m", price, 400, limit) == 100 + 300
+    ledger = Ledger(max_cost=10)
+    ledger.admit(1.0)
+    ledger.settle("m", price, -1000, 5, 1.0)  # as a damaged cache may say
+    with pytest.raises(BudgetSpent):
+        ledger.admit(6.0)
+
+
+def test_impossible_token_counts_are_told_once(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with ScriptedEndpoint(canned, usage=False) as endpoint:
+        use(endpoint, cache, extract_all(documents(5)), Ledger(), price=Price(1.0, 1.0))
+    assert sum("four characters a token" in message for message in caplog.messages) == 1

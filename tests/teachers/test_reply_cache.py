@@ -146,3 +146,11 @@ def test_file_that_is_not_a_cache_is_refused(cache: Path, content: bytes | None)
         cache.write_bytes(content)
     with pytest.raises(InputError, match="move it away"):
         ReplyCache(cache)
+
+
+def test_a_new_cache_is_its_owner_s_alone(tmp_path: Path) -> None:
+    path = tmp_path / "replies.sqlite"
+    cache = ReplyCache(path)
+    cache.put("k", "m", Reply("a reply", "stop", 1, 1))
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(["replies.sqlite", "replies.sqlite-shm", "replies.sqlite-wal"], 0o600)

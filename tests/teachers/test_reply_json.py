@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -101,3 +102,20 @@ def test_verdict_truncated_anywhere_is_invalid(whole: str) -> None:
 def test_truncated_object_is_invalid(content: str) -> None:
     with pytest.raises(InvalidReply, match="no complete JSON"):
         outcome(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<think>" * 15_000, "</think>" * 12_000, "<" + "_" * 100_000, "<think " * 15_000, "&lt;" * 25_000,
+        "```" + " " * 100_000 + "x", "```json\n" + "\n" * 100_000 + "{", "{" * 100_000, "[" * 100_000, "{a}" * 33_000,
+        '{"' * 50_000, "<|channel|>final" * 6_000, "assistant " * 10_000, '{"valid": tru}' * 7_000,
+        json.dumps(YES | {"sub_questions": [HOPS[0] | {"document": "_" * 100_000}, HOPS[1]]}),
+    ],
+    ids=lambda content: content[:12],
+)  # fmt: skip
+def test_a_hostile_reply_is_refused_in_time_that_grows_with_its_length(content: str) -> None:
+    started = time.process_time()
+    with pytest.raises(InvalidReply):
+        read(reply(content))
+    assert time.process_time() - started < 2  # quadratic patterns took minutes

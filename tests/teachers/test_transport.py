@@ -168,8 +168,11 @@ def test_every_text_can_be_encoded(piece: bytes, text: str) -> None:
     ("usage", "tokens"),
     [
         ({"prompt_tokens": 500.0, "completion_tokens": "80"}, (500, 80)),
-        ({"prompt_tokens": "500.0", "completion_tokens": 0}, (500, 0)),
+        ({"prompt_tokens": "500.0", "completion_tokens": 1}, (500, 1)),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, None),  # with zeros, no limit on cost would be reached
+        ({"prompt_tokens": 500, "completion_tokens": 0}, None),
         ({"prompt_tokens": -1, "completion_tokens": 80}, None),
+        ({"prompt_tokens": -5, "completion_tokens": -5}, None),
         ({"prompt_tokens": 500, "completion_tokens": 1e300}, None),
         ({"prompt_tokens": float("nan"), "completion_tokens": 80}, None),
         ({"prompt_tokens": True, "completion_tokens": [1]}, None),
@@ -231,3 +234,11 @@ def test_no_body_raises() -> None:
             read = read_completion(text.encode(), 400, Scrubber([]))
             assert isinstance(read, Completion | EndpointError)
         assert isinstance(status_error(400, {}, body, Scrubber([])), EndpointError)
+
+
+def test_a_finish_reason_is_a_word() -> None:
+    body = json.loads(WHOLE)
+    body["choices"][0]["finish_reason"] = ["stop"] * 10_000
+    found = read_completion(json.dumps(body).encode(), 400, Scrubber([]))
+    assert isinstance(found, Completion)
+    assert len(found.reply.finish_reason) == 100

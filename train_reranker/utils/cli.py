@@ -3,20 +3,22 @@
 import argparse
 import asyncio
 import errno
-import io
 import logging
+import math
 import os
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn, TypeVar
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from typing import IO, Any, NoReturn, TypeVar
 
 from utils.config import DEFAULT_CONFIG
 from utils.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNUSABLE_INPUT, InputError, Interrupted, RunError
-from utils.progress import log
+from utils.progress import log, printable
 
 T = TypeVar("T")
+LONGEST_MESSAGE = 2000  # characters; what an error quotes may be a whole file
 
 
 class _Help(argparse.HelpFormatter):
@@ -57,6 +59,14 @@ def fraction(text: str) -> float:
     return value
 
 
+def amount(text: str) -> float:
+    """Read a finite number of at least 0, for argparse's ``type``: NaN would be a limit that is never reached."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{value} must be a number of at least 0")
+    return value
+
+
 def weight(text: str) -> float:
     """Read a number from 0 to 1, for argparse's ``type``."""
     value = float(text)
@@ -80,7 +90,7 @@ def labelling_flags() -> argparse.ArgumentParser:
     add("--reply_cache", help="file that keeps the model's replies, so that none is paid for twice "
         "(default: replies.sqlite in the generator's --output_dir, ./data)")  # fmt: skip
     add("--max_llm_calls", type=int, help="stop before exceeding this many calls; resumable (default: no limit)")
-    add("--max_cost", type=float, help="stop before exceeding this cost; resumable (default: no limit)")
+    add("--max_cost", type=amount, help="stop before exceeding this cost; resumable (default: no limit)")
     # Where 50 sources yield nothing, fewer than 6% do (3 in 50, with 95% confidence).
     add("--give_up_after", type=positive, default=50, help="fail after this many sources without any result")
     add("--concurrency", type=positive, default=1, help="source documents processed at a time")
@@ -89,16 +99,64 @@ def labelling_flags() -> argparse.ArgumentParser:
 
 def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> NoReturn:
     """Call a script's ``main`` and turn its outcome into an exit code: no traceback for what a user can cause."""
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
+    with redirect_stdout(_Stream(sys.stdout, printable)), redirect_stderr(_Stream(sys.stderr)):
+        _run(main, argv)
+
+
+class _Stream:
+    """A standard stream that whoever reads it may close early, as ``| head`` does: the run still ends as it would have.
+
+    What its encoding lacks is escaped, since a terminal may be ASCII only.
+    """
+
+    def __init__(self, stream: IO[str] | None, clean: Callable[[str], str] = str) -> None:
+        """Write through ``clean``, since only progress bars may steer the terminal; None is a closed stream."""
+        self._stream, self._clean = stream or open(os.devnull, "w", encoding="utf-8"), clean  # noqa: SIM115
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        encoding = self._stream.encoding or "utf-8"
+        shown = self._clean(text).encode(encoding, "backslashreplace").decode(encoding)
+        self._unless_closed(self._stream.write, shown)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        self._unless_closed(self._stream.flush)
+
+    def _unless_closed(self, write: Callable[..., object], *text: str) -> None:
+        try:
+            write(*text)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # for the rest of the run, and what is still buffered
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Formatter(logging.Formatter):
+    """Escapes what messages quote of files and replies and would steer the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        return printable(super().format(record))
+
+
+def _run(main: Callable[[list[str] | None], int | None], argv: list[str] | None) -> NoReturn:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(logging.INFO)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr: a terminal may be ASCII only
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all models are local; nothing is downloaded behind the user's back
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        sys.exit(main(argv) or 0)
+        code = main(argv) or 0
+        sys.stdout.flush()
+        sys.exit(code)
     except (InputError, RunError) as error:
         _fail(error, error.exit_code)
     except OSError as error:  # a full disk, a folder that cannot be written
@@ -110,7 +168,10 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
 
 
 def _fail(message: object, code: int) -> NoReturn:
-    sys.stderr.write(f"error: {message}\n")
+    with suppress(OSError):
+        sys.stdout.flush()
+    line = " ".join(str(message).split("\n"))
+    sys.stderr.write(f"error: {printable(line[:LONGEST_MESSAGE])}\n")
     sys.exit(code)
 
 

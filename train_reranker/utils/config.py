@@ -35,6 +35,9 @@ SMALLEST = {
     "reranker_batch_size": 1, "rerank_pool_factor": 1, "max_document_windows": 1, "max_document_tokens": 200,
 }  # fmt: skip
 
+LONGEST = 500_000  # characters of a configuration
+MOST_VALUES = 10_000  # of a configuration, which has about a hundred
+LARGEST = 2**63 - 1  # of its numbers
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -147,17 +150,28 @@ def load_config(path: str | Path = DEFAULT_CONFIG) -> Config:
 
     found = find_input(path, "configuration", "config_lib/ holds examples; name one with --config")
     try:
-        values = yaml.safe_load(found.read_text(encoding="utf-8"))
+        with found.open(encoding="utf-8") as file:
+            text = file.read(LONGEST + 1)
+        if len(text) > LONGEST:
+            raise InputError(f"{found}: more than {LONGEST} characters are no configuration; name another file")
+        values = yaml.load(text, _loader())
     except OSError as error:
         raise InputError(f"{found} cannot be read ({error.strerror}); name a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: not in UTF-8, or a number of many digits
         # The error's own text quotes the line, which may contain an API key.
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f", line {mark.line + 1}" if mark else ""
-        problem = problem or "nested too deeply, or not in UTF-8"
+        problem = problem or "nested too deeply, not in UTF-8, or a number that there is not"
         raise InputError(f"{found}{line}: not YAML ({problem}); fix the line") from None
     if not isinstance(values, dict):
         raise InputError(f"{found}: expected a YAML mapping of keys to values; see config_lib/example_config.yaml")
+    for key, value in values.items():
+        _check_values(key, f"{found}: a key")
+        _check_values(value, f"{found}: {key}")
     settings = {k: v or {} for k, v in values.items() if str(k).endswith("_setting") and k not in IGNORED}
     if wrong := [key for key, section in settings.items() if not isinstance(section, dict)]:
         raise InputError(f"{found}: {wrong[0]} must be a mapping of api_key, base_url and the like")
@@ -192,6 +206,40 @@ def expand(value: Any, where: str) -> Any:
     return VARIABLE.sub(look_up, value)
 
 
+def _loader() -> Any:
+    """Return YAML's safe loader that leaves dates as text and bounds what merge keys (``<<``) make of aliases."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            super().flatten_mapping(node)
+            if len(node.value) > MOST_VALUES:
+                raise yaml.constructor.ConstructorError(problem="too many merged keys", problem_mark=node.start_mark)
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith(":timestamp")]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    return Loader
+
+
+def _check_values(value: Any, where: str) -> None:
+    """Raise InputError for values that are no text, number, list or mapping, or too many, aliases followed."""
+    unseen, count = [value], 0
+    while unseen:
+        one = unseen.pop()
+        kind = type(one).__name__
+        if kind not in ("NoneType", "bool", "int", "float", "str", "list", "dict"):
+            raise InputError(f"{where} holds a value of type {kind}; put it in quotes")
+        if kind == "int" and abs(one) > LARGEST:
+            raise InputError(f"{where} holds a number beyond 2^63; use a smaller one")
+        inner = [*one, *one.values()] if kind == "dict" else one if kind == "list" else ()
+        unseen += inner
+        count += 1 + len(inner)
+        if count > MOST_VALUES:
+            raise InputError(f"{where} holds more than {MOST_VALUES} values, aliases (*name) followed; write fewer")
+
+
 def _refuse_unknown(values: Mapping[str, Any], path: Path) -> None:
     """Report all unknown keys in one InputError, each with the nearest known one."""
     names = {f.name for f in fields(Config)} - {"path", "settings"}
@@ -208,7 +256,10 @@ def _typed(path: Path, key: str, value: Any) -> Any:
     checks: dict[str, Any] = {"bool": bool, "int": int, "float": int | float, "Mapping": dict, "str": str | int | float}
     name = next((name for name in checks if name in wanted), "")
     if name and (not isinstance(value, checks[name]) or (isinstance(value, bool) and name != "bool")):
-        raise InputError(f"{path}: {key} must be of type {name.lower()}, not {value!r}")
+        raise InputError(f"{path}: {key} must be of type {name.lower()}, not {value!r:.100}")
     if isinstance(value, dict):
+        for name, item in value.items() if "2" in key else ():  # from a method to its model, pooling, index or corpus
+            if not isinstance(item, str | None):
+                raise InputError(f"{path}: {key}.{name} must be text, not {type(item).__name__}")
         return MappingProxyType(value)
     return str(value) if "str" in wanted else value

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import re
+import secrets
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from utils.errors import InputError
 SCRIPTS = Path(__file__).resolve().parents[1]
 ROOT = SCRIPTS.parent
 
+DEEPEST = 100  # levels of JSON
 _GZIP = b"\x1f\x8b"
 # First bytes of files that are not text in UTF-8, with what the file is and how to convert it.
 _FOREIGN = {
@@ -85,9 +87,20 @@ def loads(text: bytes | str) -> Any:
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     try:
         value = json.loads(text)
-        return encodable(value) if _MAY_HOLD_SURROGATE.search(raw) else value
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if raw.count(b"[") + raw.count(b"{") > DEEPEST and _depth(value) > DEEPEST:  # what reads it may be recursive
+        raise ValueError("nested too deeply")
+    return encodable(value) if _MAY_HOLD_SURROGATE.search(raw) else value
+
+
+def _depth(value: Any) -> int:
+    """Return how deeply a JSON value is nested, or a number above ``DEEPEST``."""
+    level, depth = [value], 0
+    while level and depth <= DEEPEST:
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level, depth = [item for items in inner for item in items], depth + 1
+    return depth
 
 
 def dumps(value: Any) -> str:
@@ -135,15 +148,16 @@ def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
 
 
 @contextmanager
-def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+def replacing(path: Path, mode: str = "w", *, private: bool = False) -> Iterator[IO[Any]]:
     """Open a temporary sibling of ``path`` for writing and rename it to ``path`` once it is complete and synced.
 
-    A run killed in between leaves the old file as it was.
+    A run killed in between leaves the old file as it was. A ``private`` file is readable by its owner alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # In a folder that others may write to, they must not know the name: a link in its place would lead elsewhere.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open(mode, encoding=None if "b" in mode else "utf-8") as out:
+        with open_new(temporary, mode, private) as out:
             yield out
             out.flush()
             os.fsync(out.fileno())
@@ -152,9 +166,17 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         temporary.unlink(missing_ok=True)
 
 
-def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Write one line of JSON per row, atomically."""
-    with replacing(path) as out:
+def open_new(path: Path, mode: str = "w", private: bool = False) -> IO[Any]:
+    """Open a file that must not exist, not even as a link; a ``private`` one is readable by its owner alone."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    # A name on disk may hold bytes that are no UTF-8: Python's escape of such a byte is also JSON's.
+    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
+    return open(os.open(path, flags, 0o600 if private else 0o666), mode, **text)  # type: ignore[call-overload]
+
+
+def write_jsonl(path: Path, rows: Iterable[Any], *, private: bool = False) -> None:
+    """Write one line of JSON per row, atomically; see :func:`replacing`."""
+    with replacing(path, private=private) as out:
         out.writelines(dumps(row) + "\n" for row in rows)
 
 

@@ -1,11 +1,20 @@
-"""The log and the progress bars, both on stderr."""
+"""The log and the progress bars, both on stderr, and what a terminal may be shown."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 log = logging.getLogger("reranker")
+
+# Control characters but for tab and line feed, line separators, and marks that reorder text.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Return a text with an escape such as ``\\x1b`` for each character that would steer a terminal."""
+    return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> Any:

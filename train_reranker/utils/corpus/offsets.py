@@ -168,6 +168,8 @@ def _places(path: Path) -> tuple[Path, Path]:
 def _read_header(table: Path) -> dict[str, Any] | None:
     """Return the header of a table; None where the table is missing, of another version, or truncated."""
     try:
+        if not table.is_file():  # a pipe in its place would be waited for
+            return None
         with table.open("rb") as file:
             header = json.loads(file.read(HEADER_BYTES))
         whole = table.stat().st_size == HEADER_BYTES + len(Columns._fields) * 8 * header["documents"]

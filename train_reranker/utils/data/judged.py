@@ -83,7 +83,7 @@ def _texts(path: Path) -> dict[str, str]:
 
 
 def _find_qrels(folder: Path) -> Path:
-    found = {path.stem: path for path in sorted((folder / "qrels").glob("*.tsv"))}
+    found = {path.stem: path for path in sorted((folder / "qrels").glob("*.tsv")) if path.is_file()}
     if not found:
         raise InputError(f"{folder} has no qrels/*.tsv: without judgements there is nothing to test on")
     return next((found[split] for split in SPLITS if split in found), next(iter(found.values())))

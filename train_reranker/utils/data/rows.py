@@ -44,12 +44,16 @@ def parse_example(row: dict[str, Any], where: str) -> ContrastiveExample:
 
 
 def read_examples(
-    paths: Iterable[str | Path], what: str = "training data", warn: Callable[[str], object] = log.warning
+    paths: Iterable[str | Path],
+    what: str = "training data",
+    warn: Callable[[str], object] = log.warning,
+    *,
+    drop: bool = True,
 ) -> list[ContrastiveExample]:
     """Read the examples of JSONL files, and of all such files in folders and their subfolders, in order.
 
-    A passage that is a positive of the same query in any row is removed from the negatives, and a row left without
-    negatives by that is dropped. ``warn`` receives a line about it, and about files in folders that are not read.
+    A passage that is a positive of the same query in any row is removed from the negatives; with ``drop``, a row left
+    without negatives by that is dropped. ``warn`` receives a line about it, and about files that are not read.
     ``InputError`` if a path is not found, a row is malformed (it names file and line), or there is no row.
     """
     placed: list[tuple[str, ContrastiveExample]] = []
@@ -62,7 +66,7 @@ def read_examples(
     named = f"{what} {', '.join(map(str, paths))}"
     if not placed:
         raise InputError(f"{named} holds no row of query, pos and neg")
-    return _without_contradictions(placed, named, warn)
+    return _without_contradictions(placed, named, warn, drop)
 
 
 def _data_files(folder: Path, warn: Callable[[str], object]) -> list[Path]:
@@ -90,28 +94,37 @@ def _data_files(folder: Path, warn: Callable[[str], object]) -> list[Path]:
 
 
 def _without_contradictions(
-    placed: Sequence[tuple[str, ContrastiveExample]], named: str, warn: Callable[[str], object]
+    placed: Sequence[tuple[str, ContrastiveExample]], named: str, warn: Callable[[str], object], drop: bool
 ) -> list[ContrastiveExample]:
     """Remove the negatives that are positives of the same query; ``InputError`` if no row is left."""
-    positives = positives_by_query([example for _, example in placed])
-    kept, thinned, left_out = [], [], 0
-    for where, example in placed:
+    rows = consistent([example for _, example in placed])
+    thinned = [len(row.neg) < len(example.neg) for row, (_, example) in zip(rows, placed, strict=True)]
+    emptied = [thin and not row.neg for row, thin in zip(rows, thinned, strict=True)]
+    if not any(thinned):
+        return rows
+    first = placed[thinned.index(True)][0]
+    found = f"{sum(thinned)} of {len(placed)} rows have a text both as positive and as negative of the same query"
+    if all(emptied):
+        raise InputError(f"{named}: {found}, and none has another negative; replace them (first: {first})")
+    rest = f"dropped these negatives, and {sum(emptied)} rows without any other" if drop else (
+        f"dropped these negatives; {sum(emptied)} rows have no other"
+    )  # fmt: skip
+    warn(f"{named}: {found} (first: {first}): {rest}")
+    return [row for row, empty in zip(rows, emptied, strict=True) if not (drop and empty)]
+
+
+def consistent(examples: Sequence[ContrastiveExample]) -> list[ContrastiveExample]:
+    """Return the examples without the negatives that are positives of the same query in any of them."""
+    positives = positives_by_query(examples)
+    rows = []
+    for example in examples:
         wrong = positives[canonical(example.query)]
-        if any(canonical(text) in wrong for text in example.neg):
-            thinned.append(where)
-            good = [canonical(text) not in wrong for text in example.neg]
+        good = [canonical(text) not in wrong for text in example.neg]
+        if not all(good):
             scores = example.neg_scores and list(itertools.compress(example.neg_scores, good))
             example = example._replace(neg=list(itertools.compress(example.neg, good)), neg_scores=scores)
-            if not example.neg:
-                left_out += 1
-                continue
-        kept.append(example)
-    found = f"{len(thinned)} of {len(placed)} rows have a text both as positive and as negative of the same query"
-    if not kept:
-        raise InputError(f"{named}: {found}, and none has another negative; replace them (first: {thinned[0]})")
-    if thinned:
-        warn(f"{named}: {found} (first: {thinned[0]}): dropped these negatives, and {left_out} rows without any other")
-    return kept
+        rows.append(example)
+    return rows
 
 
 def positives_by_query(examples: Iterable[ContrastiveExample]) -> dict[str, set[str]]:
@@ -138,10 +151,16 @@ def without(example: ContrastiveExample, unwanted: Callable[[str], bool]) -> Con
     return example._replace(**kept)
 
 
-def fill_negatives(examples: Sequence[ContrastiveExample], wanted: int, rng: random.Random) -> list[ContrastiveExample]:
+def fill_negatives(
+    examples: Sequence[ContrastiveExample],
+    wanted: int,
+    rng: random.Random,
+    known: Iterable[ContrastiveExample] = (),
+) -> list[ContrastiveExample]:
     """Give every example at least ``wanted`` negatives, drawn from other examples' passages.
 
-    Never drawn are the example's own passages, and positives of its query in other rows. FlagEmbedding repeats the
+    Never drawn are the example's own passages, and positives of its query in other rows, those of ``known`` included,
+    which are not trained on. FlagEmbedding repeats the
     row's own negatives instead: a group of four may then show one negative three times, and a row without any fails.
     ``InputError`` if there are too few passages in all to fill a group.
     """
@@ -151,7 +170,7 @@ def fill_negatives(examples: Sequence[ContrastiveExample], wanted: int, rng: ran
     for example in examples:
         for passage in example.passages:
             passages.setdefault(canonical(passage), passage)
-    texts, positives, filled = list(passages), positives_by_query(examples), []
+    texts, positives, filled = list(passages), positives_by_query([*examples, *known]), []
     for example in examples:
         if (missing := wanted - len(example.neg)) <= 0:
             filled.append(example)

@@ -4,16 +4,16 @@ What cannot be computed, for too few or all-equal values, is None. Intervals are
 """
 
 import platform
-import types
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from typing import Any, Self
 
 from utils.evaluation.paired import NO_DIFFERENCE, PairedDifference
 from utils.evaluation.statistics import Interval
 from utils.labelling.record import JudgedSource
+from utils.typed import record, typed
 
 VERSION = 3
 # What the figures depend on.
@@ -51,39 +51,23 @@ class Result:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Return the result that a file of this or an earlier version holds.
-
-        KeyError, TypeError, ValueError or AttributeError if it holds none.
-        """
-        if values.get("version", 1) > VERSION:
+        """Return the result that a file of this or an earlier version holds; ValueError if it holds none."""
+        if not isinstance(values, dict):
+            raise ValueError("it is no object")
+        if typed(int, values.get("version", 1), "version") > VERSION:
             raise ValueError(f"version {values['version']} is newer than {VERSION}, which this program reads")
-        if "version" not in values:
-            rows = [cls._upgraded(row, values) for row in values["comparisons"]]
-            values = {**values, "summary": values["verdict"], "comparisons": rows}
-        return _from_json(cls, {"versions": {}, **values, "version": VERSION})
+        try:
+            if "version" not in values:
+                rows = [cls._upgraded(row, values) for row in values["comparisons"]]
+                values = {**values, "summary": values["verdict"], "comparisons": rows}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"comparisons: {error!r}") from None
+        return record(cls, {"versions": {}, **values, "version": VERSION}, "result")
 
     @classmethod
     def _upgraded(cls, row: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
         """Return a comparison of a version 1 file, which holds ``values``, as version 2 has it."""
         raise NotImplementedError
-
-
-def _from_json(kind: Any, value: Any) -> Any:
-    """Return a JSON value as the type that a record's annotation names; a field that is missing takes its default."""
-    if is_dataclass(kind):
-        hints = get_type_hints(kind)
-        names = [each.name for each in fields(kind) if each.init and each.name in value]
-        return kind(**{name: _from_json(hints[name], value[name]) for name in names})  # type: ignore[operator]
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is types.UnionType:
-        return None if value is None else _from_json(arguments[0], value)
-    if origin is list:
-        return [_from_json(arguments[0], item) for item in value]
-    if origin is dict:
-        return {key: _from_json(arguments[1], item) for key, item in value.items()}
-    if kind is Interval:
-        return Interval(*value)
-    return JudgedSource.from_json(value) if kind is JudgedSource else value
 
 
 @dataclass(frozen=True)

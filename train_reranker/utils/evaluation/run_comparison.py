@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 from utils.errors import InputError
 from utils.evaluation.arm_results import arm_comparisons, arm_figures, summary
 from utils.evaluation.results import AblationResult
-from utils.files import find_input
+from utils.files import find_input, loads
 from utils.labelling.journal import EARLIER
 
 
@@ -25,9 +24,9 @@ class Run(NamedTuple):
         """Read a file that ``rerank_ablation_test.py`` wrote, of any version; InputError if it is no such file."""
         path = find_input(file, "ablation", "name a JSON file that rerank_ablation_test.py wrote")
         try:
-            return cls(path, AblationResult.from_json(json.loads(path.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            message = f"{path} is not a result of rerank_ablation_test.py ({error!r}); name its JSON file"
+            return cls(path, AblationResult.from_json(loads(path.read_bytes())))
+        except (OSError, ValueError) as error:
+            message = f"{path} is not a result of rerank_ablation_test.py ({error}); name its JSON file"
             raise InputError(message) from None
 
 

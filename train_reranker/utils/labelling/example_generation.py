@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.corpus.documents import Corpus
+from utils.data.rows import consistent
 from utils.data.split import SPLIT_FILES, Labelled, split_examples, write_split
 from utils.errors import InputError, RunError
 from utils.files import write_json, write_jsonl
@@ -67,9 +68,17 @@ async def generate(pipeline: Pipeline, target: Target, journal: Journal) -> str:
 
 
 def labelled_examples(rows: Sequence[JudgedSource], corpus: Corpus) -> list[Labelled]:
-    """Return the rows' examples, in order, with their source's text and their entity's name."""
-    made = ((row, row.entity, row.example(corpus)) for row in rows)
-    return [Labelled(corpus.get(row.source).text, entity.name, one) for row, entity, one in made if entity and one]
+    """Return the rows' examples, in order, with their source's text and their entity's name.
+
+    What answers a query according to one source is no negative of the same query for another.
+    """
+    made = [(row, row.entity, one) for row in rows if row.entity and (one := row.example(corpus))]
+    examples = consistent([one for *_, one in made])
+    return [
+        Labelled(corpus.get(row.source).text, entity.name, one)
+        for (row, entity, _), one in zip(made, examples, strict=True)
+        if one.neg
+    ]
 
 
 def count_calls(target: Target, candidates: int, sources: int, windows: int, most: int | None) -> tuple[int, int]:

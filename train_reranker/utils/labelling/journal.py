@@ -85,7 +85,7 @@ def open_journal(
             rows = rows if notes else rows[: len(rows) // BLOCK * BLOCK]
         as_notes = [{"note": name, "value": value} for name, value in notes.items()]
         header = {"version": VERSION, "settings": settings}
-        write_jsonl(path, [header, *(row.to_json() for row in rows), *as_notes])
+        write_jsonl(path, [header, *(row.to_json() for row in rows), *as_notes], private=True)
         with path.open("a", encoding="utf-8") as out:
             yield Journal(path, out, rows, notes)
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from utils.corpus.documents import Corpus
-from utils.schema import BridgeEntity, ContrastiveExample, Outcome, SubQuestion, Verdict
+from utils.schema import BridgeEntity, ContrastiveExample, Outcome, Verdict
+from utils.typed import record
 
 ARM = "diverse"  # the generator's only arm
 
@@ -53,14 +54,14 @@ class Trial(NamedTuple):
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Trial:
-        """Return the trial of a file; earlier result files have no sub-questions, earlier journals no segments."""
+        """Return the trial of a file; ValueError if it holds none.
 
-        def verdict(fields: Mapping[str, Any]) -> Verdict:
-            questions = tuple(SubQuestion(**question) for question in fields.get("sub_questions", ()))
-            segment = fields.get("doc_b_segment", "")
-            return Verdict(Outcome(fields["outcome"]), fields["reason"], questions, segment)
-
-        return cls(list(row["retrieved"]), [verdict(fields) for fields in row["verdicts"]])
+        Earlier result files have no sub-questions, earlier journals no segments.
+        """
+        trial: Trial = record(cls, dict(row), "trial")
+        if len(trial.verdicts) > len(trial.retrieved):
+            raise ValueError("a trial has more verdicts than candidates")
+        return trial
 
 
 class JudgedSource(NamedTuple):
@@ -145,15 +146,16 @@ class JudgedSource(NamedTuple):
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> JudgedSource:
-        """Return the source of a row, also of version 1; KeyError, TypeError or ValueError if it is no such row.
+        """Return the source of a row, also of version 1; ValueError if it is no such row.
 
         A generator's row of version 1 has the only arm's candidates and verdicts at the top, a result file's has the
         entity's fields there.
         """
-        entity = row["entity"]
+        entity = row.get("entity")
         if not isinstance(entity, Mapping) and row.get("query") is not None:
             fields = {key: row.get(key) or "" for key in ("type", "segment")}
             entity = {"name": entity, "query": row["query"], **fields}
         arms = row.get("arms", {ARM: row} if entity else {})
-        trials = {arm: Trial.from_json(trial) for arm, trial in arms.items()}
-        return cls(str(row["source"]), BridgeEntity(**entity) if entity else None, trials, row.get("error"))
+        source = row.get("source")
+        source = str(source) if type(source) is int else source  # as earlier versions wrote it
+        return record(cls, {"source": source, "entity": entity, "trials": arms, "error": row.get("error")}, "source")

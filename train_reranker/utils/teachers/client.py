@@ -136,6 +136,11 @@ class Client:
     def _note(self, model: ModelState, key: int, completion: Completion) -> None:
         """Note a completion; one without text counts as a failure."""
         model.working_keys.add(key)
+        if not (completion.has_usage or self._ledger.without_usage or model.settings.price is None):
+            log.warning(
+                "%s reports no token counts, or impossible ones: the cost is estimated at four characters a token",
+                model.settings.where,
+            )
         self._ledger.without_usage += not completion.has_usage
         reply = completion.reply
         if reply.content.strip():

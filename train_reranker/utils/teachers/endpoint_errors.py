@@ -155,6 +155,7 @@ def _read_error(body: str) -> tuple[str, str, str]:
 
 def html_summary(body: str) -> str:
     """Return an HTML page's title or first words; "" for anything else."""
+    body = body[:4000]  # the patterns take quadratic time
     if not re.match(r"\s*<(?:!doctype|html|head|body|!--|\?xml)", body, re.I):
         return ""
     title = re.search(r"<(title|h1)[^>]*>(.*?)</\1", body, re.I | re.S)
@@ -174,7 +175,8 @@ def retry_after(headers: Mapping[str, str], body: str = "") -> float | None:
     found = _RETRY_AFTER.search(body)
     if found is None or not any(found.groups()):
         return None
-    return sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1, 0.001), strict=True))
+    seconds = sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1, 0.001), strict=True))
+    return seconds if math.isfinite(seconds) else None
 
 
 def _header_seconds(headers: Mapping[str, str]) -> float:

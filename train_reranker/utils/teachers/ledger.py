@@ -15,8 +15,8 @@ class Price(NamedTuple):
     output: float
 
     def of(self, tokens_in: int, tokens_out: int) -> float:
-        """Return the cost of these tokens."""
-        return (tokens_in * self.input + tokens_out * self.output) / 1_000_000
+        """Return the cost of these tokens; counts below 0, as of an unlimited reply or a damaged cache, are none."""
+        return (max(0, tokens_in) * self.input + max(0, tokens_out) * self.output) / 1_000_000
 
 
 class Spent(NamedTuple):
@@ -60,12 +60,13 @@ class Ledger:
         costs = [spent.cost for spent in self.by_model.values()]
         return None if None in costs else sum(cost for cost in costs if cost is not None)
 
-    def expected_cost(self, model: str, price: Price | None, prompt_chars: int, max_tokens: int | None = None) -> float:
+    def expected_cost(self, model: str, price: Price | None, prompt_chars: int, max_tokens: Any = None) -> float:
         """Estimate the cost of a call: four characters per token, and a reply like the model's longest so far."""
         if price is None:
             return 0.0
         # Not like the mean, as many calls may be in flight near the limit.
-        longest_reply = self.by_model[model].longest_reply if model in self.by_model else max_tokens or 300
+        limit = max_tokens if type(max_tokens) is int and max_tokens > 0 else 300  # -1 is no limit to some servers
+        longest_reply = self.by_model[model].longest_reply if model in self.by_model else limit
         return price.of(prompt_chars // 4, longest_reply)
 
     def admit(self, expected_cost: float = 0.0) -> None:

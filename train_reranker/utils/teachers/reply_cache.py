@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
@@ -81,6 +82,7 @@ class ReplyCache:
         self._in_flight: dict[str, asyncio.Task[Reply]] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o600))  # replies are for their owner alone
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
             self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # another program may have written it
             self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")

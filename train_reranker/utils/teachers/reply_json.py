@@ -9,6 +9,7 @@ from utils.files import encodable
 from utils.teachers.reply_cache import Reply
 
 MAX_CHARS = 100_000  # of an object that needs repair; a longer one is no answer
+MAX_REPAIRS = 100  # of a reply
 
 _MORE_TOKENS = "raise generation_params.max_tokens, or turn the model's thinking off"
 
@@ -69,12 +70,15 @@ def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
+_LANGUAGE = re.compile(r"\A\w+")  # of a fence
 _DECODER = json.JSONDecoder(strict=False, object_pairs_hook=_fields)  # models break lines within strings
 
 
 def parse_json(text: str) -> Any:
     """Return the value of a text that is JSON from end to end, also in a fence or encoded twice; None otherwise."""
-    text = re.sub(r"\A\s*```\w*\s*(.*?)\s*```\s*\Z", r"\1", text, flags=re.DOTALL).strip()
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```"):
+        text = _LANGUAGE.sub("", text[3:-3], 1)
     try:
         value = encodable(_DECODER.decode(text))
     except (ValueError, RecursionError):
@@ -84,11 +88,13 @@ def parse_json(text: str) -> Any:
 
 def _objects(text: str) -> Iterator[Any]:
     """Yield the outermost objects in a text, repaired if they are not JSON; all of them must be closed."""
-    start = text.find("{")
+    start, repairs = text.find("{"), 0
     while start >= 0:
         try:
             value, end = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
+            if (repairs := repairs + 1) > MAX_REPAIRS:
+                raise InvalidReply("it held too many braces that are no JSON") from None
             end = _object_end(text, start)
             value = _repair(text[start:end])
         yield encodable(value)

@@ -130,10 +130,11 @@ def _read_body(body: Any, text: str, prompt_chars: int, scrub: Scrubber) -> Comp
     content = scrub.content(content).replace("\0", "\ufffd")
     usage = _object(body.get("usage"))
     tokens_in, tokens_out = _tokens(usage.get("prompt_tokens")), _tokens(usage.get("completion_tokens"))
-    has_usage = tokens_in is not None and tokens_out is not None
+    # Zeros would never reach a limit on cost.
+    has_usage = bool(tokens_in) and tokens_out is not None and (tokens_out > 0 or not content)
     if not has_usage:
         tokens_in, tokens_out = prompt_chars // 4, len(content) // 4
-    finish = "refusal" if message.get("refusal") and not content else str(choice.get("finish_reason") or "")
+    finish = "refusal" if message.get("refusal") and not content else str(choice.get("finish_reason") or "")[:100]
     reasons = not content.strip() and any(message.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
     return Completion(Reply(content, finish, tokens_in or 0, tokens_out or 0), has_usage, reasons)
 

@@ -56,7 +56,8 @@ def _read_rows(
 ) -> tuple[list[ContrastiveExample], list[ContrastiveExample], list[JudgedPool], DataStats]:
     """Return the rows to train on, with the negatives of a group, those to evaluate on, the guard, and their facts."""
     notes: list[str] = []
-    rows = read_examples(settings.train_data, warn=notes.append)
+    # Without negatives, a row still tells what answers its query, but it has nothing to distil.
+    rows = read_examples(settings.train_data, warn=notes.append, drop=settings.knowledge_distillation)
     for number, row in enumerate(rows if settings.knowledge_distillation else (), 1):
         if not row.neg or row.pos_scores is None or row.neg_scores is None:
             raise InputError(
@@ -74,7 +75,8 @@ def _read_rows(
     needed = settings.train_group_size - 1
     short = sum(len(row.neg) < needed for row in split.train)
     # To be repeated, one negative is enough.
-    trained = fill_negatives(split.train, 1 if settings.fill == "repeat" else needed, random.Random(settings.seed))
+    wanted = 1 if settings.fill == "repeat" else needed
+    trained = fill_negatives(split.train, wanted, random.Random(settings.seed), rows)
     guard = read_guard(settings.guard_data, settings.seed, notes.append)
     _note_overlap(rows, guard, "--guard_data", notes)
     digests = [_digest(row.row() for row in part) for part in (rows, split.test)]
