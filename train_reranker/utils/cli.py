@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 from utils.config import DEFAULT_CONFIG
 from utils.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNUSABLE_INPUT, InputError, Interrupted, RunError
+from utils.models.folders import TRUST_CODE
 from utils.progress import log
 
 T = TypeVar("T")
@@ -65,9 +66,24 @@ def weight(text: str) -> float:
     return value
 
 
+class _TrustCode(argparse.Action):
+    """Lets the code in models' folders run, in this process and those that it starts."""
+
+    def __call__(self, *_: object) -> None:
+        os.environ[TRUST_CODE] = "1"
+
+
+def model_flags() -> argparse.ArgumentParser:
+    """Return the flag of all scripts that load models, for ``parents``."""
+    parser = argparse.ArgumentParser(add_help=False)
+    code = "run the code that comes in a model's folder, which you should have read (default: it never runs)"
+    parser.add_argument("--trust_remote_code", nargs=0, action=_TrustCode, default=argparse.SUPPRESS, help=code)
+    return parser
+
+
 def labelling_flags() -> argparse.ArgumentParser:
     """Return the flags that the generator and the ablation share, for ``parents``."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(add_help=False, parents=[model_flags()])
     add = parser.add_argument
     add("--config", "--config_path", default=DEFAULT_CONFIG, help="YAML configuration (default: the demo's)")
     add("--doc_ids", "--doc_ids_file", help="file of source ids, one per line, tried in order (default: a sample)")
@@ -93,6 +109,7 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
     log.setLevel(logging.INFO)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr: a terminal may be ASCII only
+    os.environ.pop(TRUST_CODE, None)  # only the flag sets it
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all models are local; nothing is downloaded behind the user's back
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
