@@ -9,13 +9,15 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
 from utils.config import DEFAULT_CONFIG
 from utils.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNUSABLE_INPUT, InputError, Interrupted, RunError
 from utils.models.folders import TRUST_CODE
-from utils.progress import log
+from utils.progress import RedactingFormatter, log
+from utils.redaction import redact
 
 T = TypeVar("T")
 
@@ -105,7 +107,10 @@ def labelling_flags() -> argparse.ArgumentParser:
 
 def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> NoReturn:
     """Call a script's ``main`` and turn its outcome into an exit code: no traceback for what a user can cause."""
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    sys.excepthook = lambda *error: sys.stderr.write(redact("".join(traceback.format_exception(*error))))
     log.setLevel(logging.INFO)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr: a terminal may be ASCII only
@@ -127,7 +132,7 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
 
 
 def _fail(message: object, code: int) -> NoReturn:
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {redact(str(message))}\n")
     sys.exit(code)
 
 

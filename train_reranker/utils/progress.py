@@ -5,7 +5,17 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from utils.redaction import redact
+
 log = logging.getLogger("reranker")
+
+
+class RedactingFormatter(logging.Formatter):
+    """Formats records of this project and of libraries, tracebacks included, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as text."""
+        return redact(super().format(record))
 
 
 def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> Any:
