@@ -424,14 +424,16 @@ def offline(corpus: Path) -> Answer:
     return answer
 
 
-def sloppy(answer: Answer) -> Answer:
-    """Answer as another does, but copy as models do: other quotes and dashes, a slip, something left out."""
+def copied(text: str) -> str:
+    """Return a text as models copy it: other quotes and dashes, a slip, something left out."""
+    words = text.replace('"', "“").replace("'", "’").replace("-", "—").split()
+    place = max(range(len(words)), key=lambda i: len(words[i]))
+    words[place] = words[place][:2] + words[place][3:]
+    return " ".join([*words[:9], "…", *words[11:]] if len(words) > 20 else words)
 
-    def copied(text: str) -> str:
-        words = text.replace('"', "“").replace("'", "’").replace("-", "—").split()
-        place = max(range(len(words)), key=lambda i: len(words[i]))
-        words[place] = words[place][:2] + words[place][3:]
-        return " ".join([*words[:9], "…", *words[11:]] if len(words) > 20 else words)
+
+def sloppy(answer: Answer) -> Answer:
+    """Answer as another does, but copy as models do."""
 
     def reply(messages: Messages, schema_name: str) -> Mapping[str, Any]:
         fields = answer(messages, schema_name)

@@ -35,7 +35,7 @@ from utils.scoring import open_reranker
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = cli.Parser(__doc__.splitlines()[0])
+    parser = cli.Parser(__doc__.splitlines()[0], parents=(cli.model_flags(),))
     add = parser.add_argument
     add("--model_path", default="./output_new", help="folder of the reranker")
     data = "query/pos/neg rows (a JSONL file or a folder of them), or a BEIR folder"

@@ -68,7 +68,7 @@ def parse_settings(argv: list[str]) -> tuple[TrainingSettings, argparse.Namespac
 
 def build_parser() -> cli.Parser:
     """Return the parser of this script's flags: the fields of :class:`TrainingSettings`, and what to do beside them."""
-    parser = cli.Parser(__doc__.splitlines()[0])
+    parser = cli.Parser(__doc__.splitlines()[0], parents=(cli.model_flags(),))
     add, kinds = parser.add_argument, get_type_hints(TrainingSettings)
     for item in fields(TrainingSettings):
         kind, options = kinds[item.name], dict(item.metadata)

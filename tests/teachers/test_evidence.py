@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from endpoint import LIES, ScriptedEndpoint, canned, lying, offline, sloppy
 from llm_teacher import ROAD, ROMANS, TOLD, UNUSABLE, USABLE, documents, use
 from miniature import CORPUS
 from utils.corpus.documents import Corpus
+from utils.files import ROOT
 from utils.schema import BridgeEntity, Document, Outcome, SubQuestion, Verdict
 from utils.teachers.evidence import LEVELS, NONE, QUOTES, STRICT, check_entity, check_verdict, find_quote, names, spells
 from utils.teachers.language_model import LLMTeacher
@@ -210,3 +212,22 @@ def test_a_judge_that_obeys_a_document_is_not_believed(cache: Path) -> None:
         verdicts = use(endpoint, cache, work, ledger)
     assert {verdict.outcome for verdict in verdicts} == {Outcome.ERROR}
     assert ledger.failures == {"entity_not_in_candidate": 30}
+
+
+def test_few_honest_replies_are_refused_and_few_made_up_ones_pass() -> None:
+    spec = importlib.util.spec_from_file_location("evidence_benchmark", ROOT / "benchmarks" / "evidence.py")
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    told = benchmark.measure(Corpus(CORPUS), 1000, seed=0)
+    refused = {
+        (what, level): sum(one[level] for one in outcomes) / len(outcomes)
+        for what, outcomes in told.items()
+        for level in LEVELS
+    }
+    quotes = {what for what in told if what[0] == "lying" and "segment" in what[1]}
+    assert len(told) > len(LIES) + len(LEVELS)
+    for (what, level), share in refused.items():
+        checked = what[0] == "lying" and (level == STRICT or (level == QUOTES and what in quotes))
+        assert share >= 0.9 if checked else share < 0.02, (what, level)

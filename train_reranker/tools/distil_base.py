@@ -34,7 +34,7 @@ WORDS = range(5, 15)  # of a fragment
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = cli.Parser(__doc__.splitlines()[0])
+    parser = cli.Parser(__doc__.splitlines()[0], parents=(cli.model_flags(),))
     add = parser.add_argument
     add("--config", "--config_path", default=DEFAULT_CONFIG, help="YAML configuration (default: the demo's)")
     add("--output_dir", required=True, help="folder for the reranker")

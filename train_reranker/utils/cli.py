@@ -9,13 +9,16 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from typing import IO, Any, NoReturn, TypeVar
 
 from utils.config import DEFAULT_CONFIG
 from utils.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNUSABLE_INPUT, InputError, Interrupted, RunError
-from utils.progress import log, printable
+from utils.models.folders import TRUST_CODE
+from utils.progress import SafeFormatter, log, printable
+from utils.redaction import redact
 
 T = TypeVar("T")
 LONGEST_MESSAGE = 2000  # characters; what an error quotes may be a whole file
@@ -75,9 +78,24 @@ def weight(text: str) -> float:
     return value
 
 
+class _TrustCode(argparse.Action):
+    """Lets the code in models' folders run, in this process and those that it starts."""
+
+    def __call__(self, *_: object) -> None:
+        os.environ[TRUST_CODE] = "1"
+
+
+def model_flags() -> argparse.ArgumentParser:
+    """Return the flag of all scripts that load models, for ``parents``."""
+    parser = argparse.ArgumentParser(add_help=False)
+    code = "run the code that comes in a model's folder, which you should have read (default: it never runs)"
+    parser.add_argument("--trust_remote_code", nargs=0, action=_TrustCode, default=argparse.SUPPRESS, help=code)
+    return parser
+
+
 def labelling_flags() -> argparse.ArgumentParser:
     """Return the flags that the generator and the ablation share, for ``parents``."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(add_help=False, parents=[model_flags()])
     add = parser.add_argument
     add("--config", "--config_path", default=DEFAULT_CONFIG, help="YAML configuration (default: the demo's)")
     add("--doc_ids", "--doc_ids_file", help="file of source ids, one per line, tried in order (default: a sample)")
@@ -136,19 +154,13 @@ class _Stream:
         return getattr(self._stream, name)
 
 
-class _Formatter(logging.Formatter):
-    """Escapes what messages quote of files and replies and would steer the terminal."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record."""
-        return printable(super().format(record))
-
-
 def _run(main: Callable[[list[str] | None], int | None], argv: list[str] | None) -> NoReturn:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter("%(levelname)s %(message)s"))
+    handler.setFormatter(SafeFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    sys.excepthook = lambda *error: sys.stderr.write(redact("".join(traceback.format_exception(*error))))
     log.setLevel(logging.INFO)
+    os.environ.pop(TRUST_CODE, None)  # only the flag sets it
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all models are local; nothing is downloaded behind the user's back
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -171,7 +183,7 @@ def _fail(message: object, code: int) -> NoReturn:
     with suppress(OSError):
         sys.stdout.flush()
     line = " ".join(str(message).split("\n"))
-    sys.stderr.write(f"error: {printable(line[:LONGEST_MESSAGE])}\n")
+    sys.stderr.write(f"error: {printable(redact(line)[:LONGEST_MESSAGE])}\n")
     sys.exit(code)
 
 

@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 
 from utils.errors import InputError
 from utils.files import ROOT, find_input
+from utils.redaction import remember_in, remember_variable
 
 DEFAULT_CONFIG = ROOT / "config_lib" / "demo_config.yaml"
 
@@ -169,6 +170,7 @@ def load_config(path: str | Path = DEFAULT_CONFIG) -> Config:
         raise InputError(f"{found}{line}: not YAML ({problem}); fix the line") from None
     if not isinstance(values, dict):
         raise InputError(f"{found}: expected a YAML mapping of keys to values; see config_lib/example_config.yaml")
+    remember_in(values)  # before an error can show them
     for key, value in values.items():
         _check_values(key, f"{found}: a key")
         _check_values(value, f"{found}: {key}")
@@ -178,6 +180,7 @@ def load_config(path: str | Path = DEFAULT_CONFIG) -> Config:
     known = {k: v for k, v in values.items() if k not in IGNORED and k not in settings}
     _refuse_unknown(known, found)
     typed = {key: _typed(found, key, value) for key, value in known.items() if value is not None}
+    remember_in(typed)  # with variables expanded
     for key, value in typed.items():
         if type(value) is int and value < SMALLEST.get(key, value):
             raise InputError(f"{found}: {key} must be at least {SMALLEST[key]}, not {value}")
@@ -201,7 +204,7 @@ def expand(value: Any, where: str) -> Any:
         name = match[1]
         if name not in os.environ:
             raise InputError(f"{where}: ${{{name}}} is not set; export {name}=… first")
-        return os.environ[name]
+        return remember_variable(name)
 
     return VARIABLE.sub(look_up, value)
 

@@ -9,6 +9,8 @@
 0 is success, and 3 a comparison whose outcome the user asked to fail on (``--fail_on_regression``).
 """
 
+from utils.redaction import redact
+
 EXIT_FAILED, EXIT_UNUSABLE_INPUT, EXIT_REGRESSION, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
@@ -17,11 +19,19 @@ class InputError(Exception):
 
     exit_code = EXIT_UNUSABLE_INPUT
 
+    def __str__(self) -> str:
+        """Return the message without secrets."""
+        return redact(super().__str__())
+
 
 class RunError(Exception):
     """A run that failed for a reason outside its input; the message says what failed and what to do."""
 
     exit_code = EXIT_FAILED
+
+    def __str__(self) -> str:
+        """Return the message without secrets."""
+        return redact(super().__str__())
 
 
 class BudgetSpent(RunError):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +23,8 @@ TOKENIZER_FILES = (
     "tokenizer*", "*vocab*", "merges*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model",
     "*.codes", "*.tiktoken", "*.py",
 )  # fmt: skip
+# Set by the flag, and inherited by the processes that a run starts.
+TRUST_CODE = "RERANKER_TRUST_REMOTE_CODE"
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -47,6 +50,11 @@ def find_model(path: str | Path) -> Path:
     return found
 
 
+def trusts_code() -> bool:
+    """Tell whether code in a model's folder may run: with --trust_remote_code alone, the same in all scripts."""
+    return os.environ.get(TRUST_CODE) == "1"
+
+
 def check_files(folder: Path) -> None:
     """Refuse a folder that holds no complete model, with an InputError that says what is missing or broken."""
     if fault := _find_fault(folder):
@@ -68,7 +76,13 @@ def _find_fault(folder: Path) -> str | None:
         elif whole:
             remedy = str(max(whole, key=lambda place: (len(place.name), place.name)))
         return f"has no {' and no '.join(missing)}: give {remedy}"
-    if method := read_json(folder / "config.json").get("quantization_config"):
+    config = read_json(folder / "config.json")
+    # transformers would fetch a kernel, which is code, from the hub: {"attn_implementation": "owner/name"}.
+    if not trusts_code() and (
+        kernel := re.search(r'_implementation": (?:\{[^}]*)?"([^"/]*/[^"]*)', json.dumps(config))
+    ):
+        return f"asks for code from elsewhere ({kernel[1]} in its config.json): remove that key, or --trust_remote_code"
+    if method := config.get("quantization_config"):
         kind = method.get("quant_method") if isinstance(method, dict) else method
         return f"is quantized ({kind}): give its weights in half or full precision"
     weights = next(found for name in PARTS["weights"] if (found := _files(folder, [name])))

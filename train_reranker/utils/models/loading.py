@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import InputError
-from utils.models.folders import check_files
+from utils.models.folders import check_files, trusts_code
 from utils.models.lengths import length_limit
+from utils.progress import log
 
 if TYPE_CHECKING:
     import torch
@@ -35,10 +36,10 @@ def load_tokenizer(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoTokenizer
 
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False), config
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trusts_code())
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trusts_code()), config
     except Exception as error:
-        raise _unloadable(folder, error) from None
+        raise unloadable(folder, error) from None
 
 
 def load_model(
@@ -67,23 +68,29 @@ def load_model(
     try:
         model, found = auto.from_pretrained(
             folder, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,
-            trust_remote_code=False, **options,
+            trust_remote_code=trusts_code(), **options,
         )  # fmt: skip
         fault = _misfit(model, found, task, pooler) or _foreign_tokens(tokenizer, model)
         fault = fault or _settle_padding(tokenizer, model, task)
     except Exception as error:  # libraries have many kinds for a broken folder
-        raise _unloadable(folder, error) from None
+        raise unloadable(folder, error) from None
     if fault:
         raise InputError(f"model {folder} {fault}")
+    if not trusts_code() and (hasattr(config, "auto_map") or "auto_map" in tokenizer.init_kwargs):
+        log.warning("%s: its own code (auto_map) does not run without --trust_remote_code; transformers' does", folder)
     return tokenizer, model, sorted(found["missing_keys"])
 
 
-def _unloadable(folder: Path, error: Exception) -> InputError:
+def unloadable(folder: Path, error: Exception) -> InputError:
+    """Return the one line for an exception of a library that could not load a folder."""
     if "trust_remote_code" in str(error):
         return InputError(
-            f"model {folder} needs code of its own (auto_map in its config.json), which is not run here: give a model "
-            "of an architecture that transformers has"
+            f"model {folder} needs code of its own (auto_map in its config.json): read it, then let it run with "
+            "--trust_remote_code, or give a model of an architecture that transformers has"
         )
+    if "weights_only" in str(error):  # torch would have its pickle run code
+        found = "has a .bin that is damaged, or holds more than weights"
+        return InputError(f"model {folder} {found}: download it again, or give its weights as model.safetensors")
     reason = str(error).strip().partition("\n")[0].strip()
     reason = reason if " " in reason else f"{type(error).__name__} {reason}".strip()
     return InputError(f"model {folder} cannot be loaded ({reason}): download it again, or give another")

@@ -13,7 +13,7 @@ from utils.errors import InputError, RunError
 from utils.models.devices import CPU_BATCH_TOKENS, check_devices, half_precision, token_batches, visible_devices
 from utils.models.folders import read_json, weights_fingerprint
 from utils.models.lengths import length_limit
-from utils.models.loading import ENCODER, load_model
+from utils.models.loading import ENCODER, load_model, unloadable
 from utils.retrieval.model_conventions import EncoderOptions, read_conventions
 
 if TYPE_CHECKING:
@@ -196,5 +196,4 @@ def open_dense(folder: Path) -> Any:
         linear.load_state_dict({name.removeprefix("linear."): value for name, value in state.items()})
         return torch.nn.Sequential(linear.float(), getattr(torch.nn, activation)()).eval()
     except Exception as error:  # damaged weights raise anything
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{folder} cannot be loaded ({first}): download the model again") from None
+        raise unloadable(folder, error) from None

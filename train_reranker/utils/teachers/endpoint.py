@@ -9,9 +9,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from utils.errors import InputError
+from utils.redaction import MASK, redact, remember, secrets_in_url, unescaped
 from utils.teachers.ledger import Price
 
 TIMEOUT = 60.0  # seconds per reply, unless configured
+_USUAL_PART = re.compile(r"v\d\w{0,5}|[a-z]{1,9}")  # of an address's path: /openai/v1
 RESPONSE_FORMATS = ("json_schema", "json_object", None)  # from the strictest down
 
 
@@ -46,6 +48,7 @@ class EndpointSettings:
             if not re.fullmatch(r"[!-~]+", key):
                 raise InputError(f"{self.section}: API key no. {number} is empty or has characters that cannot be sent")
         object.__setattr__(self, "base_url", _clean_url(self.base_url, f"{self.section}: base_url"))
+        remember(*self.secrets)
         try:
             json.dumps(params, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -60,10 +63,16 @@ class EndpointSettings:
 
     @property
     def where(self) -> str:
-        """Provider, model and address for a message, without user, password and query, which may be secret."""
+        """Provider, model and address for a message; of the latter, only what is certainly no secret."""
         url = urlsplit(self.base_url)
-        shown = url._replace(netloc=url.netloc.rpartition("@")[2], query="").geturl()
-        return f"{self.provider} (model {self.model}, {shown})"
+        path = ["…" if part and not _USUAL_PART.fullmatch(part) else part for part in url.path.split("/")]
+        host = url.netloc.rpartition("@")[2]
+        return redact(f"{self.provider} (model {self.model}, {url.scheme}://{host}{'/'.join(path)})")
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The API keys, and what looks secret in the address."""
+        return (*self.api_keys, *secrets_in_url(self.base_url))
 
 
 def _clean_url(text: str, where: str) -> str:
@@ -95,23 +104,16 @@ class Scrubber:
 
     def __init__(self, keys: Iterable[str]) -> None:
         """Remember the keys."""
-        self._keys = tuple(keys)
+        sizes = ((key, min(self._FRAGMENT, len(key))) for key in keys if key)
+        pieces = {key[start : start + size] for key, size in sizes for start in range(len(key) - size + 1)}
+        self._pieces = re.compile(f"(?=({'|'.join(map(re.escape, sorted(pieces)))}))") if pieces else None
 
     def message(self, text: str, max_chars: int = 300) -> str:
         """Return one line of ``text`` without anything that is, or looks like, a part of a key."""
+        text = unescaped(text)
         hidden = bytearray(len(text))
-        for key in self._keys:
-            size = min(self._FRAGMENT, len(key))
-            for piece in {key[start : start + size] for start in range(len(key) - size + 1)}:
-                for found in re.finditer(f"(?={re.escape(piece)})", text):
-                    hidden[found.start() : found.start() + size] = b"\1" * size
+        for found in self._pieces.finditer(text) if self._pieces else ():
+            hidden[found.start(1) : found.end(1)] = b"\1" * len(found[1])
         shown = "".join("\0" if hide else char for char, hide in zip(text, hidden, strict=True))
-        line = " ".join(self._KEY_LIKE.sub("[key]", re.sub("\0+", "[key]", shown)).split())
+        line = " ".join(redact(self._KEY_LIKE.sub(MASK, re.sub("\0+", MASK, shown))).split())
         return line if len(line) <= max_chars else f"{line[:max_chars]}..."
-
-    def content(self, text: str) -> str:
-        """Return a model's reply without whole keys; short placeholders (``EMPTY``, ``ollama``) are words and stay."""
-        for key in self._keys:
-            if len(key) >= 12:
-                text = text.replace(key, "[key]")
-        return text

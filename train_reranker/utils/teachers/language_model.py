@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from utils.errors import InputError, RunError
 from utils.progress import log
+from utils.redaction import redact_values
 from utils.schema import BridgeEntity, Document, Outcome, Verdict
 from utils.teachers import context_window, prompts
 from utils.teachers.base import Teacher, TeacherError
@@ -80,7 +81,7 @@ class LLMTeacher(Teacher):
         """All that the answers depend on: the models and their prompts, not where they are served."""
         roles = {}
         for role, endpoint in (("entity_extractor", self._extractor), ("question_generator", self._judge)):
-            roles[role] = {"model": endpoint.model, "params": answer_params(endpoint.params)}
+            roles[role] = redact_values({"model": endpoint.model, "params": answer_params(endpoint.params)})
             if endpoint.model_revision is not None:
                 roles[role]["revision"] = endpoint.model_revision
         names = ("min_segment_words", "max_document_tokens", "max_document_windows", "evidence")

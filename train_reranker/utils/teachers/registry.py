@@ -8,6 +8,7 @@ from typing import Any
 from utils.config import Config, expand
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
+from utils.redaction import remember_in
 from utils.teachers.base import Teacher
 from utils.teachers.endpoint import RESPONSE_FORMATS, TIMEOUT, EndpointSettings
 from utils.teachers.evidence import LEVELS
@@ -74,6 +75,7 @@ def configured_endpoint(config: Config, role: str) -> EndpointSettings:
     if section not in config.settings:
         raise InputError(f"{config.path}: {key} {model!r} needs {section}, with api_key and base_url")
     setting = expand(config.settings[section], where)
+    remember_in({section: setting})
     base_url = setting.get("base_url") or setting.get("api_base") or default_url
     keys = _api_keys(setting)
     if not keys and base_url == default_url:

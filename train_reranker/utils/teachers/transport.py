@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from utils.errors import InputError
 from utils.files import dumps, loads
+from utils.redaction import redact_known
 from utils.teachers.endpoint import EndpointSettings, Scrubber
 from utils.teachers.endpoint_errors import EndpointError, Kind, connection_error, html_summary, status_error
 from utils.teachers.reply_cache import Reply
@@ -32,7 +33,7 @@ class Transport:
         """Prepare the connections; raise InputError for an unusable address, proxy or certificate."""
         # A local server needs no key, but without one the package takes one from the environment.
         self._connections = _connect(settings, settings.api_keys or ("no-key",))
-        self._scrub = Scrubber(settings.api_keys)
+        self._scrub = Scrubber(settings.secrets)
         self.reached = False  # whether the endpoint has ever responded
 
     async def aclose(self) -> None:
@@ -127,14 +128,15 @@ def _read_body(body: Any, text: str, prompt_chars: int, scrub: Scrubber) -> Comp
         return status_error(200, {}, json.dumps({"error": choice["error"]}), scrub)
     message = _object(choice.get("message"))
     content = _text(message.get("content")) or _text(choice.get("text")) or _arguments(message)
-    content = scrub.content(content).replace("\0", "\ufffd")
+    content = redact_known(content).replace("\0", "\ufffd")
     usage = _object(body.get("usage"))
     tokens_in, tokens_out = _tokens(usage.get("prompt_tokens")), _tokens(usage.get("completion_tokens"))
     # Zeros would never reach a limit on cost.
     has_usage = bool(tokens_in) and tokens_out is not None and (tokens_out > 0 or not content)
     if not has_usage:
         tokens_in, tokens_out = prompt_chars // 4, len(content) // 4
-    finish = "refusal" if message.get("refusal") and not content else str(choice.get("finish_reason") or "")[:100]
+    finish = redact_known(str(choice.get("finish_reason") or ""))[:100]
+    finish = "refusal" if message.get("refusal") and not content else finish
     reasons = not content.strip() and any(message.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
     return Completion(Reply(content, finish, tokens_in or 0, tokens_out or 0), has_usage, reasons)
 
