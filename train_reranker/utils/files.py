@@ -70,6 +70,12 @@ def check_output(path: str | Path) -> Path:
     return path
 
 
+def file_state(path: Path) -> list[int]:
+    """Return what changes whenever a file does: its size, and the times of its contents and its inode."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
 def encodable(value: Any) -> Any:
     """Replace each lone surrogate (half an emoji) in a JSON value's texts by U+FFFD.
 
@@ -207,13 +213,14 @@ def locked(path: Path, waiting: Callable[[str], object] | None = None) -> Iterat
 
     Args:
         path: what the block writes.
-        waiting: called with who holds it, before this run waits for that one.
+        waiting: called with one line that names the holder, before this run waits for it.
 
     Raises:
         InputError: another run holds it, whose process the message names, and ``waiting`` is None.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock, held = path.with_name(f".{path.name}.lock"), None
+    whole, held = Path(os.path.abspath(path)), None  # "." has no name
+    lock = whole.parent / f".{whole.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         held = _acquire(lock, path, waiting)
     except OSError as error:
@@ -237,7 +244,7 @@ def _acquire(lock: Path, path: Path, waiting: Callable[[str], object] | None) ->
             told = f"another run (process {file.read() or 'unknown'}) is writing {path}"
             if waiting is None:
                 raise InputError(f"{told}: wait for it, or name another output") from None
-            waiting(told)
+            waiting(f"{told}: waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         with suppress(FileNotFoundError):
             # Whoever held it has removed this file, and another run may have made, and hold, a new one.
