@@ -402,7 +402,7 @@ def test_a_signal_ends_cleanly_and_says_how_to_resume(
         assert call(generate, *flags, *to(tmp_path, "whole"), "--reply_cache", tmp_path / "fresh").code == 0
     assert final_files(tmp_path, "run") == final_files(tmp_path, "whole")
     assert second.code == 2
-    assert "another run is writing" in second.error
+    assert f"another run (process {process.pid}) is writing" in second.error
 
 
 def command_shown(error: str) -> list[str]:
@@ -504,7 +504,7 @@ def test_an_interrupted_ablation_writes_what_it_has_and_resumes(
         assert call(ablate, *flags, *whole).code == 0
     assert result_of(tmp_path / "a.json") == result_of(tmp_path / "whole.json")
     assert second.code == 2
-    assert "another run is writing" in second.error
+    assert f"another run (process {process.pid}) is writing" in second.error
 
 
 def test_a_budget_ends_the_ablation_with_what_it_has_and_the_command_finishes_it(
