@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from utils import cli
-from utils.labelling.example_generation import GenerationRun, Outputs, Target
+from utils.labelling.example_generation import GenerationRun, Target, plan
 from utils.labelling.judging import run_to_stop
+from utils.labelling.outputs import Outputs
 from utils.labelling.setup import Setup
 
 
@@ -50,27 +51,26 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Generate examples and write them with their summary and provenance."""
     args = parse_args(argv)
-    run = choose_run(args)
+    folder = Path(args.output_dir)
+    setup = Setup.from_flags(args, args.max_doc_candidates, folder)
+    cli.use_gpus(setup.config.gpu_id)
+    target = Target(args.num_examples, args.num_pos, args.num_neg, args.max_attempts)
     if args.dry_run:
-        print(run.plan)
+        print(plan(setup, target))
         return
-    with run.open_journal(args.overwrite) as journal:
+    with Outputs.choose(folder, args.output_file, args.output, args.test_fraction > 0, args.overwrite) as outputs:
+        generate(GenerationRun(setup, target, outputs, args.test_fraction), args.overwrite)
+
+
+def generate(run: GenerationRun, overwrite: bool) -> None:
+    """Judge sources into the journal, write what came out, and report it; a failure is raised after that."""
+    with run.open_journal(overwrite) as journal:
         stop = run_to_stop(lambda: cli.run_async(run.judge(journal)), cli.command_line())
         summary = run.write(journal, stop)
     if journal.rows:
         report(summary, run)
     if stop.failure:
         raise stop.failure
-
-
-def choose_run(args: argparse.Namespace) -> GenerationRun:
-    """Return the run that the flags describe; nothing is loaded yet."""
-    folder = Path(args.output_dir)
-    setup = Setup.from_flags(args, args.max_doc_candidates, folder)
-    cli.use_gpus(setup.config.gpu_id)
-    target = Target(args.num_examples, args.num_pos, args.num_neg, args.max_attempts)
-    outputs = Outputs.choose(folder, args.output_file, args.output, args.test_fraction > 0, args.overwrite)
-    return GenerationRun(setup, target, outputs, args.test_fraction)
 
 
 def report(summary: dict[str, Any], run: GenerationRun) -> None:

@@ -11,13 +11,14 @@ source by source; next to the JSON file are a report (HTML) and its plots (PNG, 
 """
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 
 from utils import cli
 from utils.errors import InputError
 from utils.evaluation.ablation_results import RunContext, ablation_result, titles
 from utils.evaluation.results import AblationResult
-from utils.files import check_output, write_json
+from utils.files import check_output, locked, write_json
 from utils.labelling.journal import Journal, open_journal
 from utils.labelling.judging import run_to_stop
 from utils.labelling.retrieval_ablation import AblationRun, ArmSet, Excluded, choose_output, compared, journal_of
@@ -63,10 +64,12 @@ def triple(text: str) -> tuple[float, float, float]:
 def main(argv: list[str] | None = None) -> None:
     """Run the arms, then print and write what they needed and what that shows."""
     args = parse_args(argv)
-    named = args.output_file and check_output(args.output_file)
-    run = open_run(args)
-    output = named or choose_output(run.settings)
-    with open_journal(journal_of(output), run.settings, restart="delete it") as journal:
+    with ExitStack() as held:
+        if output := args.output_file and check_output(args.output_file):
+            held.enter_context(locked(output))
+        run = open_run(args)
+        output = output or held.enter_context(choose_output(run.settings))
+        journal = held.enter_context(open_journal(journal_of(output), run.settings, restart="delete it"))
         stop = run_to_stop(lambda: cli.run_async(run.observe(journal)), cli.command_line())
         if compared(journal.sources):
             report(evaluate(run, journal), output)

@@ -12,6 +12,7 @@ other tools can check the figures.
 
 import argparse
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from utils.evaluation.paired import WORSE
 from utils.evaluation.reranker_results import orders_of, reranker_test_result
 from utils.evaluation.results import RerankerTestResult
 from utils.evaluation.verdict import MODEL, difference_text, failures
-from utils.files import check_output, write_json
+from utils.files import check_output, locked, write_json
 from utils.progress import log
 from utils.report.page import write_test_page
 from utils.report.text import p_value, reranker_test_text
@@ -63,9 +64,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Score the pools, then print and write the metrics and what they show."""
+    """Keep other runs off what this one writes, and compare the orders."""
     args = parse_args(argv)
     output = check_output(args.output_file)
+    with ExitStack() as held:
+        for path in filter(None, (output, args.trec_dir)):
+            held.enter_context(locked(Path(path)))
+        return compare(args, output)
+
+
+def compare(args: argparse.Namespace, output: Path) -> int:
+    """Score the pools, then print and write the metrics and what they show; return the exit code."""
     config = load_config(args.config) if args.config else None
     cli.use_gpus(config.gpu_id if config else None)
     test = read_test_data(args.test_data, args.run, config, args.depth)

@@ -159,7 +159,17 @@ def test_offset_index_of_an_earlier_version_is_built_again(corpus_file: Path, mo
     assert json.loads(corpus_file.with_name("corpus.jsonl.offsets").read_bytes()[:4096])["version"] == offsets.VERSION
 
 
-@pytest.mark.parametrize("damage", [lambda table: table[:-8], lambda table: b"{" + table, lambda _: b""])
+DAMAGES = {
+    "cut": lambda table: table[:-8],
+    "longer": lambda table: table + bytes(8),
+    "no header": lambda table: b"{" + table,
+    "empty": lambda _: b"",
+    "zeros": lambda table: table[:4096] + bytes(len(table) - 4096),
+    "swapped": lambda table: table[:4096] + table[4104:4112] + table[4096:4104] + table[4112:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_damaged_offset_index_is_built_again(corpus_file: Path, built: list[Path], damage: Callable) -> None:
     expected = list(Corpus(corpus_file))
     table = corpus_file.with_name("corpus.jsonl.offsets")

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from labelling_support import run
 from utils.config import load_config
-from utils.errors import InputError, RunError
+from utils.errors import RunError
 from utils.labelling.example_generation import (
-    GenerationRun,
-    Outputs,
     Target,
     count_calls,
     explain_none,
     labelled_examples,
+    plan,
     summarize,
 )
 from utils.labelling.judging import Stop
@@ -69,9 +67,8 @@ def test_calls_by_hand(config_file: Path) -> None:
     assert count_calls(target, 2, 8, 1, None)[0] == 8 * (1 + 2)
     assert count_calls(target, 4, 1000, 1, 30) == (30, 30)
     setup = Setup(load_config(config_file), None, 0, 4, Path("r.sqlite"), Ledger(30))
-    limited = GenerationRun(setup, target, Outputs.named(Path(), "e.jsonl"))
     sources = len(setup.corpus)
-    assert limited.plan == f"10 examples from up to {sources} sources: about 30 calls expected, 30 at most"
+    assert plan(setup, target) == f"10 examples from up to {sources} sources: about 30 calls expected, 30 at most"
 
 
 def judged(*verdicts: Verdict) -> JudgedSource:
@@ -116,37 +113,3 @@ def test_what_gave_nothing_is_explained_with_a_remedy() -> None:
     assert text.startswith("no example was made of 4 sources (no negative 2, no entity 1, no positive 1)")
     assert "last replies: usable (it is usable), unusable (it is unusable)" in text
     assert "does the judge accept everything?" in text
-
-
-def choose(folder: Path, name: str | None = None, split: bool = False, overwrite: bool = False) -> Outputs:
-    return Outputs.choose(folder, name, None, split, overwrite)
-
-
-def started(folder: Path, name: str, finished: bool | None = None) -> Outputs:
-    """Leave the files of a run; without ``finished`` it has no summary."""
-    outputs = Outputs.named(folder, name)
-    outputs.examples.touch()
-    outputs.provenance.touch()
-    if finished is not None:
-        outputs.summary.write_text(json.dumps({"summary": {"finished": finished}}))
-    return outputs
-
-
-def test_the_latest_unfinished_run_is_resumed(tmp_path: Path) -> None:
-    for day, finished in ((1, False), (2, None), (3, True)):
-        started(tmp_path, f"contrastive_examples_2026010{day}_000000.jsonl", finished)
-    assert choose(tmp_path).examples.name == "contrastive_examples_20260102_000000.jsonl"
-    assert choose(tmp_path, overwrite=True).examples.name > "contrastive_examples_20260103"
-
-
-def test_files_of_a_finished_run_are_refused(tmp_path: Path) -> None:
-    run = started(tmp_path, "run.jsonl", finished=True)
-    with pytest.raises(InputError, match=r"run\.jsonl already exists: name another --output_dir, or use --overwrite"):
-        choose(tmp_path, "run.jsonl")
-    assert choose(tmp_path, "run.jsonl", overwrite=True) == run
-    (tmp_path / "test_data.jsonl").touch()
-    assert choose(tmp_path, "other.jsonl").examples == tmp_path / "other.jsonl"
-    with pytest.raises(InputError, match="test_data"):
-        choose(tmp_path, "other.jsonl", split=True)
-    run.summary.write_text("{")  # cut: the run has not finished
-    assert choose(tmp_path, "run.jsonl", split=True) == run

@@ -126,11 +126,11 @@ def test_without_a_name_the_latest_unfinished_run_with_these_settings_is_resumed
         with open_journal(journal_of(name), {"seed": seed}):
             pass
     os.truncate(journal_of(names[3]), 3)  # what is no journal is passed over
-    assert choose_output({"seed": 1}) == names[1]
-    assert choose_output({"seed": 2}) == names[2]
-    new = choose_output({"seed": 3})
-    assert new.parent == RESULTS
-    assert new not in names
+    with choose_output({"seed": 1}) as one, choose_output({"seed": 1}) as beside, choose_output({"seed": 2}) as two:
+        assert [one, beside, two] == [names[1], names[0], names[2]]
+        with choose_output({"seed": 1}) as third, choose_output({"seed": 3}) as new:
+            assert len({third, new, *names}) == 6
+            assert new.parent == RESULTS
 
 
 def test_excluded_sources_are_passed_over(

@@ -355,14 +355,16 @@ def test_generator_killed_twenty_times_resumes_byte_for_byte(
 
 
 def test_a_kill_between_the_last_files_is_resumed(world: World, tmp_path: Path, call: Call) -> None:
-    """The examples and the split are there, the summary, which says that all is done, is not."""
+    """The examples and a part of the split are there, and the summary says that they are this run's, and not all."""
     with ScriptedEndpoint(world.answer) as endpoint:
         config = world.config(tmp_path / "config.yaml", endpoint.url)
         command = ("--config", config, *SOME, *to(tmp_path, "run"), "--test_fraction", 0.25, "--concurrency", 8)
         assert call(generate, *command).code == 0
         split = [(tmp_path / name).read_bytes() for name in ("train_data.jsonl", "test_data.jsonl")]
         calls = len(endpoint.seen)
-        (tmp_path / "run.summary.json").unlink()
+        noted = json.loads((tmp_path / "run.summary.json").read_text())
+        noted["summary"]["finished"] = False
+        (tmp_path / "run.summary.json").write_text(json.dumps(noted))
         (tmp_path / "test_data.jsonl").unlink()
         assert call(generate, *command).code == 0
         assert [(tmp_path / name).read_bytes() for name in ("train_data.jsonl", "test_data.jsonl")] == split
@@ -400,7 +402,7 @@ def test_a_signal_ends_cleanly_and_says_how_to_resume(
         assert call(generate, *flags, *to(tmp_path, "whole"), "--reply_cache", tmp_path / "fresh").code == 0
     assert final_files(tmp_path, "run") == final_files(tmp_path, "whole")
     assert second.code == 2
-    assert "another run is writing" in second.error
+    assert f"another run (process {process.pid}) is writing" in second.error
 
 
 def command_shown(error: str) -> list[str]:
@@ -502,7 +504,7 @@ def test_an_interrupted_ablation_writes_what_it_has_and_resumes(
         assert call(ablate, *flags, *whole).code == 0
     assert result_of(tmp_path / "a.json") == result_of(tmp_path / "whole.json")
     assert second.code == 2
-    assert "another run is writing" in second.error
+    assert f"another run (process {process.pid}) is writing" in second.error
 
 
 def test_a_budget_ends_the_ablation_with_what_it_has_and_the_command_finishes_it(

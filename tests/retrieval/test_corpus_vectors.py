@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -42,6 +45,48 @@ def test_vectors_of_another_encoder_are_not_resumed(
     encoded.clear()
     open_index(retriever.corpus, Encoder(tiny_encoder, EncoderOptions(pooling="cls")), tmp_path / "an.index")
     assert sum(encoded) == len(retriever.corpus)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path, Path], object], int]] = {
+    "none": (lambda part, noted: None, 0),
+    "cut": (lambda part, noted: os.truncate(part, 3000), 2),
+    "zeros": (lambda part, noted: part.write_bytes(bytes(part.stat().st_size)), 3),
+    "rows swapped": (lambda part, noted: part.write_bytes(part.read_bytes()[::-1]), 3),
+    "notes repeated": (lambda part, noted: append(noted, noted.read_text().split("\n", 1)[1]), 0),
+    "notes of blocks that are not there": (lambda part, noted: append(noted, '{"block": 4}\n{"block": 99}\n[7]\n'), 0),
+    "note cut": (lambda part, noted: noted.write_text(noted.read_text()[:-9]), 1),
+    "no notes": (lambda part, noted: noted.unlink(), 3),
+}
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a") as out:
+        out.write(text)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_blocks_that_are_not_what_was_noted_are_encoded_again(
+    damage: str, retriever: Retriever, tmp_path: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, path = Encoder.encode, tmp_path / "an.index"
+
+    def three_blocks(*args: Any) -> np.ndarray:
+        if len(encoded) == 3:
+            raise KeyboardInterrupt
+        return encode(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Encoder, "encode", three_blocks)
+        with pytest.raises(KeyboardInterrupt):
+            open_index(retriever.corpus, retriever.encoder, path)
+    encoded.clear()
+    spoil, lost = DAMAGES[damage]
+    spoil(tmp_path / "an.index.part", tmp_path / "an.index.part.log")
+    open_index(retriever.corpus, retriever.encoder, path)
+    assert sum(encoded) == len(retriever.corpus) - (3 - lost) * 16
+    whole = tmp_path / "whole.index"
+    open_index(retriever.corpus, retriever.encoder, whole)
+    assert path.read_bytes() == whole.read_bytes()
 
 
 def test_flat_file_has_the_layout_of_faiss(retriever: Retriever, tmp_path: Path) -> None:

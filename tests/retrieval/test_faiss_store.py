@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,8 +15,10 @@ import pytest
 
 from miniature import save_tiny_bert
 from utils.corpus.documents import Corpus
+from utils.corpus.offsets import fingerprint
 from utils.errors import InputError
-from utils.retrieval import faiss_files
+from utils.files import file_state
+from utils.retrieval import faiss_files, faiss_store
 from utils.retrieval.arms import ARMS
 from utils.retrieval.encoder import PASSAGE, Encoder, EncoderOptions
 from utils.retrieval.faiss_files import keeps_vectors
@@ -169,3 +174,75 @@ def test_documents_in_lists_that_are_not_searched_are_found_where_the_others_hol
         assert np.isfinite(scores).all()
     assert (rows >= 0).all()
     assert faiss.extract_index_ivf(index).nprobe == 1
+
+
+def rewrite(path: Path, shape: tuple[int, int], change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Change a flat index's vectors in place, and give the file its old time."""
+    before, content = file_state(path), path.read_bytes()
+    start = len(content) - 4 * shape[0] * shape[1]
+    vectors = change(np.frombuffer(content, np.float32, offset=start).reshape(shape))
+    while file_state(path) == before:  # two changes within one tick of the clock are one to whoever looks at times
+        path.write_bytes(content[:start] + vectors.tobytes())
+        os.utime(path, ns=(before[1], before[1]))
+
+
+SPOILT = {
+    "reversed": lambda vectors: vectors[::-1],
+    "two swapped": lambda vectors: vectors[[1, 0, *range(2, len(vectors))]],
+    "zeros": lambda vectors: vectors * np.float32(0),
+    "NaN": lambda vectors: vectors * np.float32("nan"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_index_that_is_not_what_was_built_is_refused(
+    retriever: Retriever, tmp_path: Path, kind: str, encoded: list[int]
+) -> None:
+    path, shape = tmp_path / "an.index", (len(retriever.corpus), retriever.encoder.dimension)
+    built = open_index(retriever.corpus, retriever.encoder, path).vectors(range(shape[0]))
+    rewrite(path, shape, SPOILT[kind])
+    encoded.clear()
+    for _ in range(2):
+        with pytest.raises(
+            InputError, match=r"an\.index is not what was built there.*delete an\.index\.json"
+        ) as refused:
+            open_index(retriever.corpus, retriever.encoder, path)
+        assert "\n" not in str(refused.value)
+    assert not encoded
+    path.unlink()
+    opened = open_index(retriever.corpus, retriever.encoder, path)
+    np.testing.assert_array_equal(opened.vectors(range(shape[0])), built)
+
+
+def test_index_that_was_copied_is_read_once_and_not_encoded(
+    retriever: Retriever, tmp_path: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, hashed = tmp_path / "an.index", []
+    open_index(retriever.corpus, retriever.encoder, path)
+    encoded.clear()
+    monkeypatch.setattr(faiss_store, "fingerprint", lambda file: (hashed.append(file), fingerprint(file))[1])
+    rewrite(path, (len(retriever.corpus), retriever.encoder.dimension), lambda vectors: vectors)
+    for _ in range(3):
+        open_index(retriever.corpus, retriever.encoder, path)
+    assert hashed == [path]
+    assert not encoded
+
+
+def test_stamp_without_a_hash_is_completed_once_the_vectors_are_checked(
+    retriever: Retriever, tmp_path: Path, encoded: list[int]
+) -> None:
+    """Earlier versions wrote such stamps, and so does a run that is killed before it has hashed its index."""
+    path, shape = tmp_path / "an.index", (len(retriever.corpus), retriever.encoder.dimension)
+    stamp = path.with_name("an.index.json")
+    open_index(retriever.corpus, retriever.encoder, path)
+    whole = json.loads(stamp.read_text())
+    stamp.write_text(json.dumps({key: whole[key] for key in whole.keys() - {"sha256", "file"}}))
+    encoded.clear()
+    for _ in range(2):
+        open_index(retriever.corpus, retriever.encoder, path)
+        assert encoded == [90]
+    assert json.loads(stamp.read_text()) == whole
+    stamp.write_text(json.dumps({key: whole[key] for key in whole.keys() - {"sha256", "file"}}))
+    rewrite(path, shape, SPOILT["reversed"])
+    with pytest.raises(InputError, match="was built by another encoder or from another corpus"):
+        open_index(retriever.corpus, retriever.encoder, path)

@@ -20,7 +20,7 @@ from utils.corpus.documents import Corpus
 from utils.errors import InputError, RunError
 from utils.files import SCRIPTS
 from utils.retrieval.arms import ARMS
-from utils.retrieval.milvus_store import MilvusOptions, connect, open_milvus
+from utils.retrieval.milvus_store import MilvusIndex, MilvusOptions, connect, open_milvus
 from utils.retrieval.retriever import Retriever
 
 pytest.importorskip("milvus_lite", reason="milvus-lite is not installed")
@@ -223,3 +223,14 @@ def test_missing_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match="needs pymilvus"):
         connect("vectors.db")
+
+
+def test_row_that_the_collection_lacks_is_told() -> None:
+    class Client:
+        def get(self, *_: object, **__: object) -> list[dict]:
+            return [{"row": 2, "vector": [1.0]}]
+
+    index = MilvusIndex(Client(), "a_name", MilvusOptions())
+    assert index.vectors([2]).tolist() == [[1.0]]
+    with pytest.raises(RunError, match="no vector of row 3: drop collection a_name"):
+        index.vectors([2, 3])

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from utils.config import Config, load_config
 from utils.corpus.documents import Corpus
-from utils.errors import InputError
+from utils.errors import InputError, RunError
+from utils.retrieval.encoder import Encoder
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import Retriever, open_retrieval
 from utils.retrieval.stores import STORES, index_file, open_store
@@ -52,6 +54,52 @@ def test_third_store_is_one_entry(config_file: Path, retriever: Retriever, monke
     assert open_retrieval(config, retriever.corpus, Lambdas(1, 0, 0)).index is retriever.index
     with pytest.raises(InputError, match=r"config\.yaml: vector_store must be faiss or milvus or memory, not 'x'"):
         open_store(replace(config, vector_store="x"), retriever.corpus, retriever.encoder)
+
+
+class Reordered:
+    """An index whose rows are in another order."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self._vectors = vectors
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        return self._vectors[rows]
+
+
+REORDERED = {
+    "reversed": lambda vectors: vectors[::-1],
+    "one left out": lambda vectors: np.vstack([vectors[:50], vectors[51:], vectors[:1]]),
+    "one twice": lambda vectors: np.vstack([vectors[:7], vectors[6:-1]]),
+    "zeros": lambda vectors: vectors * 0,
+    "NaN": lambda vectors: vectors * np.nan,
+    "three times as long": lambda vectors: vectors * 3,
+}
+
+
+@pytest.mark.parametrize("kind", REORDERED)
+def test_rows_that_are_not_their_documents_are_found_when_a_store_is_opened(
+    kind: str, config_file: Path, retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = retriever.index.vectors(range(len(retriever.corpus)))
+    monkeypatch.setitem(STORES, "faiss", lambda *_: Reordered(REORDERED[kind](own)))
+    with pytest.raises(
+        InputError, match=r"has a vector in row \d+ that is not its document's.*delete that index"
+    ) as told:
+        open_store(load_config(config_file), retriever.corpus, retriever.encoder)
+    assert "\n" not in str(told.value)
+
+
+def test_encoder_that_gives_no_numbers_is_found_when_a_store_is_opened(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(config_file)
+    corpus = Corpus(config.corpus)
+    open_retrieval(config, corpus, Lambdas(1, 0, 0))
+    monkeypatch.setattr(
+        Encoder, "_pool", lambda self, output, mask, skipped: output.last_hidden_state[:, 0].float() * np.nan
+    )
+    with pytest.raises(RunError, match="gives no vector for 8 of 8 texts"):
+        open_retrieval(config, corpus, Lambdas(1, 0, 0))
 
 
 def test_index_is_trained_with_the_seed_of_the_run(config_file: Path) -> None:

@@ -7,11 +7,13 @@ Every arm of a later file is compared with the same arm of the first, over the s
 """
 
 import argparse
-from datetime import datetime
+from pathlib import Path
 
 from utils import cli
 from utils.evaluation.run_comparison import Run, compare_runs
-from utils.files import check_output, write_json
+from utils.files import check_output, locked, write_json
+from utils.labelling.outputs import named_run
+from utils.labelling.retrieval_ablation import RESULTS
 from utils.report.page import write_ablation_page
 from utils.report.text import ablation_text
 from utils.retrieval.arms import ARMS
@@ -31,10 +33,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Compare the runs, then print and write what that shows."""
+    """Name the result, keep other runs off it, and compare."""
     args = parse_args(argv)
-    name = args.output_file or f"./ablation_results/comparison_{datetime.now():%Y%m%d_%H%M%S}.json"
-    output = check_output(name)
+    output = check_output(args.output_file or RESULTS / "comparison.json")
+    with locked(output) if args.output_file else named_run(RESULTS, "comparison", ".json") as name:
+        compare(args, output if args.output_file else RESULTS / f"{name}.json")
+
+
+def compare(args: argparse.Namespace, output: Path) -> None:
+    """Compare the runs, then print and write what that shows."""
     result = compare_runs([Run.read(file) for file in args.runs], args.arms)
     write_json(output, result.to_json())
     print(f"{len(result.sources)} sources that all runs share; {result.other_queries} of them with different queries")

@@ -20,7 +20,8 @@ from utils import cli
 from utils.config import DEFAULT_CONFIG, load_config
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
-from utils.files import ROOT, write_jsonl
+from utils.files import ROOT, locked, write_jsonl
+from utils.progress import log
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import open_retrieval
 from utils.teachers.words import sentences
@@ -41,15 +42,16 @@ def main(argv: list[str] | None = None) -> None:
         for name in (config.corpus_path, config.model2path[config.retrieval_method], config.reranker_path)
     )
     articles = read_articles(packaged(*TEXTS))
-    if not corpus.exists():
-        write_jsonl(corpus, documents(articles))
-    if not encoder.exists():
-        unfinished = encoder.with_name(f".{encoder.name}.tmp")
-        shutil.copytree(packaged(*ENCODER), unfinished, dirs_exist_ok=True)
-        unfinished.replace(encoder)
-    retriever = open_retrieval(config, Corpus(corpus), Lambdas(1, 0, 0))
-    if not base.exists():
-        distil(retriever, base, config.seed)
+    with locked(base, log.info):  # the last thing to be built
+        if not corpus.exists():
+            write_jsonl(corpus, documents(articles))
+        if not encoder.exists():
+            unfinished = encoder.with_name(f".{encoder.name}.tmp")
+            shutil.copytree(packaged(*ENCODER), unfinished, dirs_exist_ok=True)
+            unfinished.replace(encoder)
+        retriever = open_retrieval(config, Corpus(corpus), Lambdas(1, 0, 0))
+        if not base.exists():
+            distil(retriever, base, config.seed)
     print(f"corpus: {corpus}\nencoder: {encoder}\nbase reranker: {base}")
     print("next: python contrastive_data_generator.py --num_examples 100")
 

@@ -12,7 +12,7 @@ from utils import cli
 from utils.config import DEFAULT_CONFIG, load_config
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
-from utils.files import replacing
+from utils.files import locked, replacing
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -32,15 +32,16 @@ def main(argv: list[str] | None = None) -> None:
     """Sample the ids and write them."""
     args = parse_args(argv)
     output = Path(args.output)
-    if output.exists() and not args.overwrite:
-        raise InputError(f"{output} already exists: choose another --output, or add --overwrite")
-    config = load_config(args.config).override(seed=args.seed)
-    sample = Corpus(config.corpus).sample(random.Random(config.seed), args.min_length)
-    ids = [document.id for document in islice(sample, args.num)]
-    if not ids:
-        raise InputError(f"{config.corpus} has no document of {args.min_length} characters: lower --min_length")
-    with replacing(output) as out:
-        out.writelines(f"{document_id}\n" for document_id in ids)
+    with locked(output):
+        if output.exists() and not args.overwrite:
+            raise InputError(f"{output} already exists: choose another --output, or add --overwrite")
+        config = load_config(args.config).override(seed=args.seed)
+        sample = Corpus(config.corpus).sample(random.Random(config.seed), args.min_length)
+        ids = [document.id for document in islice(sample, args.num)]
+        if not ids:
+            raise InputError(f"{config.corpus} has no document of {args.min_length} characters: lower --min_length")
+        with replacing(output) as out:
+            out.writelines(f"{document_id}\n" for document_id in ids)
     print(f"wrote {len(ids)} document ids to {output}")
     print(f"next: python rerank_ablation_test.py --doc_ids {output}")
 

@@ -6,7 +6,6 @@ import codecs
 import hashlib
 import json
 import os
-import stat
 from array import array
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.errors import InputError
-from utils.files import loads, parse_line, replacing
+from utils.files import file_state, loads, parse_line, replacing
 from utils.progress import log, progress_bar
 from utils.schema import Document, parse_document
 
-VERSION, HEADER_BYTES = 2, 4096
+VERSION, HEADER_BYTES = 3, 4096
 # A user may have no home, as in some containers: the path then stays unexpanded.
 _HOME = os.path.expanduser("~/.cache")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or (_HOME if _HOME[0] != "~" else gettempdir())) / "rerank-forge"
@@ -149,14 +148,13 @@ def _refuse_duplicates(path: Path, columns: Columns) -> None:
 
 
 def _stamp(path: Path) -> list[int]:
-    """Return what changes when a file does: its size, and the times of its contents and its inode."""
+    """Return the state of a file; ``InputError`` if it is none."""
     try:
-        status = path.stat()
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is not a file: name a JSONL file")
+        return file_state(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path} is not a file: name a JSONL file")
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _places(path: Path) -> tuple[Path, Path]:
@@ -166,14 +164,16 @@ def _places(path: Path) -> tuple[Path, Path]:
 
 
 def _read_header(table: Path) -> dict[str, Any] | None:
-    """Return the header of a table; None where the table is missing, of another version, or truncated."""
+    """Return the header of a table; None where the table is missing, of another version, or damaged."""
     try:
         if not table.is_file():  # a pipe in its place would be waited for
             return None
         with table.open("rb") as file:
             header = json.loads(file.read(HEADER_BYTES))
-        whole = table.stat().st_size == HEADER_BYTES + len(Columns._fields) * 8 * header["documents"]
-        return header if whole and header["version"] == VERSION else None
+            whole = (
+                header["version"] == VERSION and header["columns"] == hashlib.file_digest(file, "sha256").hexdigest()
+            )
+        return header if whole else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -200,7 +200,11 @@ def _map(table: Path, header: dict[str, Any]) -> Offsets:
 def _write(path: Path, stamp: list[int]) -> Offsets:
     """Build the table and write it beside the corpus, else into the cache; else it stays in memory."""
     columns, digest = built = build(path)
-    header = {"version": VERSION, "documents": len(columns.offset), "fingerprint": digest, "stamp": stamp}
+    own = hashlib.sha256()
+    for column in columns:
+        own.update(column.data)
+    header = {"version": VERSION, "documents": len(columns.offset), "columns": own.hexdigest()}
+    header |= {"fingerprint": digest, "stamp": stamp}
     for table in _places(path):
         try:
             with replacing(table, "wb") as out:

@@ -6,11 +6,10 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from operator import itemgetter
-from pathlib import Path
 from typing import NamedTuple
 
 from utils.data.rows import canonical, without
-from utils.files import write_jsonl
+from utils.files import dumps
 from utils.schema import ContrastiveExample
 
 MOST_LOST = 0.1  # largest share of rows that may be lost to both sides
@@ -35,6 +34,14 @@ class Split(NamedTuple):
     pruned: int  # passages removed from training examples because the test set has them
     thinned: int  # negatives removed from test pools because training examples need them
     wanted: int  # test examples requested
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What it came to, for the summary of a run."""
+        return {
+            "train": len(self.train), "test": len(self.test),
+            "dropped for the split": self.dropped, "passages pruned": self.pruned + self.thinned,
+        }  # fmt: skip
 
 
 def split_examples(
@@ -77,15 +84,11 @@ def split_examples(
     return Split(train, test, len(rows) - len(train) - len(test), pruned, thinned, wanted)
 
 
-def write_split(folder: Path, split: Split, sample: int = 10) -> dict[str, int]:
-    """Write ``train_data.jsonl``, ``test_data.jsonl`` and a sample of the latter; return the counts."""
-    files = dict(zip(SPLIT_FILES, (split.train, split.test, split.test[:sample]), strict=True))
-    for name, examples in files.items():
-        write_jsonl(folder / name, (example.row() for example in examples))
-    return {
-        "train": len(split.train), "test": len(split.test),
-        "dropped for the split": split.dropped, "passages pruned": split.pruned + split.thinned,
-    }  # fmt: skip
+def split_files(split: Split, sample: int = 10) -> dict[str, str]:
+    """Return names and texts of ``train_data.jsonl``, ``test_data.jsonl`` and a sample of the latter."""
+    parts = (split.train, split.test, split.test[:sample])
+    texts = ("".join(f"{dumps(example.row())}\n" for example in part) for part in parts)
+    return dict(zip(SPLIT_FILES, texts, strict=True))
 
 
 class Links(NamedTuple):

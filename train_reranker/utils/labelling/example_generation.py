@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import random
 import time
 from collections import Counter
@@ -10,16 +10,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.corpus.documents import Corpus
 from utils.data.rows import consistent
-from utils.data.split import SPLIT_FILES, Labelled, split_examples, write_split
-from utils.errors import InputError, RunError
-from utils.files import write_json, write_jsonl
-from utils.labelling.journal import Journal, name_run, open_journal
+from utils.data.split import Labelled, split_examples, split_files
+from utils.errors import RunError
+from utils.files import replacing, write_json, write_jsonl
+from utils.labelling.journal import Journal, open_journal
 from utils.labelling.judging import Goal, Stop, judge_sources
+from utils.labelling.outputs import Outputs
 from utils.labelling.record import ARM, JudgedSource
 from utils.labelling.scheduler import Pipeline, Scheduler, enough_of_each
 from utils.labelling.setup import Setup
@@ -132,47 +132,13 @@ def summarize(rows: Sequence[JudgedSource], stop: Stop, seconds: float, ledger: 
     }
 
 
-class Outputs(NamedTuple):
-    """Where a run's examples, its provenance (the journal) and its summary go; all are in one folder."""
-
-    examples: Path
-    provenance: Path
-    summary: Path
-
-    @property
-    def finished(self) -> bool:
-        """Whether the summary says that the run has finished."""
-        try:
-            return bool(json.loads(self.summary.read_text(encoding="utf-8"))["summary"]["finished"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-
-    @classmethod
-    def named(cls, folder: Path, examples: str, summary: str | None = None) -> Outputs:
-        """Name the files after the examples'."""
-        stem = examples.removesuffix(".jsonl")
-        return cls(folder / examples, folder / f"{stem}.provenance.jsonl", folder / (summary or f"{stem}.summary.json"))
-
-    @classmethod
-    def choose(cls, folder: Path, examples: str | None, summary: str | None, split: bool, overwrite: bool) -> Outputs:
-        """Name the files of a run; without a name, the folder's latest unfinished run is resumed.
-
-        InputError if a finished run's file, or one of the split's, would be overwritten.
-        """
-
-        def unfinished(stem: str) -> bool:
-            return not overwrite and not cls.named(folder, f"{stem}.jsonl", summary).finished
-
-        if examples is None:
-            examples = f"{name_run(folder, 'contrastive_examples', '.provenance.jsonl', unfinished)}.jsonl"
-        outputs = cls.named(folder, examples, summary)
-        if overwrite or (outputs.provenance.exists() and not outputs.finished):  # an unfinished run's files are its own
-            return outputs
-        results = [outputs.examples, *(folder / name for name in SPLIT_FILES if split)]
-        for path in [*results, *([outputs.summary] if summary else [])]:
-            if path.exists():
-                raise InputError(f"{path} already exists: name another --output_dir, or use --overwrite")
-        return outputs
+def plan(setup: Setup, target: Target) -> str:
+    """Return in one line how many calls to expect."""
+    config, corpus, sources = setup.config, setup.corpus, setup.available
+    windows = count_windows(corpus.longest, config.max_document_tokens, config.max_document_windows)
+    calls = count_calls(target, setup.candidates, sources, windows, setup.ledger.max_calls)
+    wanted = f"{target.examples} examples from up to {min(sources, target.max_attempts or sources)} sources"
+    return f"{wanted}: about {calls[0]} calls expected, {calls[1]} at most"
 
 
 @dataclass(frozen=True)
@@ -184,15 +150,6 @@ class GenerationRun:
     outputs: Outputs
     test_fraction: float = 0.0  # of the examples, held out
     _started: float = field(default_factory=time.monotonic)
-
-    @property
-    def plan(self) -> str:
-        """How many calls to expect, in one line."""
-        config, corpus, sources, target = self.setup.config, self.setup.corpus, self.setup.available, self.target
-        windows = count_windows(corpus.longest, config.max_document_tokens, config.max_document_windows)
-        calls = count_calls(target, self.setup.candidates, sources, windows, self.setup.ledger.max_calls)
-        wanted = f"{target.examples} examples from up to {min(sources, target.max_attempts or sources)} sources"
-        return f"{wanted}: about {calls[0]} calls expected, {calls[1]} at most"
 
     @cached_property
     def pipeline(self) -> Pipeline:
@@ -217,9 +174,11 @@ class GenerationRun:
         """Open the provenance file, as :func:`open_journal`; ``overwrite`` starts from scratch."""
         with open_journal(self.outputs.provenance, self.settings, overwrite=overwrite) as journal:
             if overwrite:
-                self.outputs.summary.unlink(missing_ok=True)  # it says that the run has finished
+                # The summary says that the run has finished, and the split is not this run's once it is resumed.
+                for path in (self.outputs.summary, *(self.outputs.split if self.test_fraction else ())):
+                    path.unlink(missing_ok=True)
             if self.setup.config.generator_model != OFFLINE:
-                log.info("%s", self.plan)
+                log.info("%s", plan(self.setup, self.target))
             yield journal
 
     async def judge(self, journal: Journal) -> str:
@@ -238,6 +197,7 @@ class GenerationRun:
         labelled = labelled_examples(journal.rows, self.setup.corpus)
         write_jsonl(self.outputs.examples, (one.example.row() for one in labelled))
         summary = summarize(journal.rows, stop, time.monotonic() - self._started, self.setup.ledger)
+        own = self.outputs.split_hashes
         if self.test_fraction and stop.failure is None:
             split = split_examples(labelled, self.test_fraction, random.Random(self.setup.config.seed))
             if len(split.test) < 0.9 * split.wanted:
@@ -246,6 +206,16 @@ class GenerationRun:
                     "entities or passages with them; generate more examples, or name other test data (--eval_data "
                     "of train_reranker.py)", len(split.test), split.wanted,
                 )  # fmt: skip
-            summary |= write_split(self.outputs.examples.parent, split)
-        write_json(self.outputs.summary, {"settings": self.settings, "summary": summary})
+            texts = split_files(split)
+            own = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+            self._summarize(summary | {"finished": False}, own)  # or a kill would leave files that are nobody's
+            for path, text in zip(self.outputs.split, texts.values(), strict=True):
+                with replacing(path) as out:
+                    out.write(text)
+            summary |= split.counts
+        self._summarize(summary, own)
         return summary
+
+    def _summarize(self, summary: dict[str, Any], split: dict[str, str]) -> None:
+        hashes = {"split": split} if split else {}
+        write_json(self.outputs.summary, {"settings": self.settings, "summary": summary, **hashes})

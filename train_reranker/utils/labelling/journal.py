@@ -1,17 +1,15 @@
 """The journal of a run: what every source came to, written as it comes, so that a killed run can be resumed."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 from utils.errors import InputError
-from utils.files import append_jsonl, dumps, parse_line, write_jsonl
+from utils.files import append_jsonl, dumps, locked, parse_line, write_jsonl
 from utils.labelling.record import JudgedSource
 from utils.labelling.scheduler import BLOCK
-from utils.progress import log
 from utils.teachers.reply_cache import answer_params
 
 EARLIER = {"rerank_weight": 1.0, "evidence": "none"}  # what settings were in all runs before they were recorded
@@ -63,14 +61,7 @@ def open_journal(
     ``overwrite`` starts from scratch; ``restart`` says how the user can. The rows depend on nothing but ``settings``.
     InputError if another run is writing it, or it has other settings; the differences are named.
     """
-    from filelock import FileLock, Timeout
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0).acquire()
-    except Timeout:
-        raise InputError(f"another run is writing {path}: wait for it, or name another --output_file") from None
-    with lock:
+    with locked(path):
         rows: list[JudgedSource] = []
         notes: dict[str, Any] = {}
         if path.exists() and not overwrite:
@@ -88,19 +79,6 @@ def open_journal(
         write_jsonl(path, [header, *(row.to_json() for row in rows), *as_notes], private=True)
         with path.open("a", encoding="utf-8") as out:
             yield Journal(path, out, rows, notes)
-
-
-def name_run(folder: Path, prefix: str, ending: str, resumable: Callable[[str], bool]) -> str:
-    """Return what the names of a run's files start with: that of the folder's latest run to resume, else a new one.
-
-    ``ending`` is that of a journal's name; ``resumable`` says of a start whether it is an unfinished run's.
-    """
-    starts = (journal.name.removesuffix(ending) for journal in folder.glob(f"{prefix}_*{ending}"))
-    for start in sorted(starts, reverse=True):
-        if resumable(start):
-            log.info("resuming the unfinished run of %s", folder / start)
-            return start
-    return f"{prefix}_{datetime.now():%Y%m%d_%H%M%S}"
 
 
 def differences(earlier: dict[str, Any], settings: dict[str, Any]) -> str:

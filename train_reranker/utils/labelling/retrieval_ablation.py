@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,9 @@ from utils.data.rows import parse_example
 from utils.errors import InputError, RunError
 from utils.files import check_output, dumps, find, find_input, read_jsonl
 from utils.labelling.example_generation import REMEDIES
-from utils.labelling.journal import Journal, differences, name_run, read_journal
+from utils.labelling.journal import Journal, differences, read_journal
 from utils.labelling.judging import Goal, judge_sources
+from utils.labelling.outputs import named_run
 from utils.labelling.record import JudgedSource
 from utils.labelling.scheduler import Pipeline, Scheduler, first_usable
 from utils.labelling.setup import Setup
@@ -219,8 +220,9 @@ def journal_of(output: Path) -> Path:
     return output.with_name(f"{output.stem}{JOURNAL}")
 
 
-def choose_output(settings: dict[str, Any]) -> Path:
-    """Name a result file: that of the latest unfinished run with these settings, else a new one.
+@contextmanager
+def choose_output(settings: dict[str, Any]) -> Iterator[Path]:
+    """Name a result file and keep other runs off it: the latest unfinished run's with these settings, else a new one.
 
     InputError if it cannot be written.
     """
@@ -232,4 +234,6 @@ def choose_output(settings: dict[str, Any]) -> Path:
             return False
         return bool(earlier) and not differences(earlier, settings)
 
-    return check_output(RESULTS / f"{name_run(RESULTS, 'ablation', JOURNAL, resumable)}.json")
+    check_output(RESULTS / "ablation.json")
+    with named_run(RESULTS, "ablation", ".json", JOURNAL, resumable) as name:
+        yield RESULTS / f"{name}.json"

@@ -1,6 +1,6 @@
 """Encoding a corpus into a file of vectors: in blocks, on every device, resumable after a kill."""
 
-import json
+import hashlib
 import multiprocessing
 import os
 from collections import deque
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from utils.corpus.documents import Corpus
-from utils.files import append_jsonl, write_jsonl
+from utils.files import append_jsonl, dumps, write_jsonl
 from utils.progress import log, progress_bar
 from utils.retrieval.encoder import PASSAGE, Encoder, EncoderOptions
 
@@ -82,27 +82,31 @@ def _work(rows: range) -> np.ndarray:
 class VectorFile:
     """The vectors of a corpus in a file that survives a kill, in the layout of FAISS's flat inner-product index.
 
-    A block is written in its place, then noted in a log beside the file; for another corpus or encoder it starts anew.
+    A block is written in its place, then noted with its hash in a log beside the file. A block that is not what was
+    noted is encoded again; for another corpus or encoder, all are.
     """
 
     def __init__(self, path: Path, made_from: dict[str, Any], documents: int, dimension: int) -> None:
         """Open or start the file at ``path``; ``made_from`` is what its vectors depend on, fit for JSON."""
         self.path, self.log = path, path.with_name(f"{path.name}.log")
         self.shape = (documents, dimension)
-        header = flat_header(documents, dimension)
+        header, blocks = flat_header(documents, dimension), blocks_of(documents)
         self._start = len(header)
-        noted = _read_log(self.log)
-        if noted[:1] == [made_from] and path.exists():
-            self._done = {row["block"] for row in noted[1:]}
-            log.info("resuming %s: %d of %d blocks are encoded", path, len(self._done), len(blocks_of(documents)))
-            return
-        self._done = set()
+        header_row, *noted = _read_lines(self.log) or [""]
+        resumed = header_row == dumps(made_from) and path.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.log.unlink(missing_ok=True)
-        with path.open("wb") as file:
+        with path.open("r+b" if resumed else "wb") as file:
             file.write(header)
             file.truncate(len(header) + documents * dimension * 4)
-        write_jsonl(self.log, [made_from])
+        if not resumed:
+            write_jsonl(self.log, [made_from])
+        known = set(noted if resumed else ())
+        # In order, so that there are no more blocks than notes.
+        self._done = {n for n, rows in enumerate(blocks[: len(known)]) if dumps(_note(n, self.read(rows))) in known}
+        if known:
+            lost = len(known) - len(self._done)
+            wrong = f"; {lost} notes do not fit the file, and their blocks are encoded again" if lost else ""
+            log.info("resuming %s: %d of %d blocks are encoded%s", path, len(self._done), len(blocks), wrong)
 
     def fill(self, corpus: Corpus, encoder: Encoder) -> None:
         """Encode the blocks that are missing."""
@@ -114,7 +118,7 @@ class VectorFile:
                 file.write(vectors.data)
                 file.flush()
                 os.fsync(file.fileno())
-                append_jsonl(noted, {"block": number})
+                append_jsonl(noted, _note(number, vectors))
 
     def read(self, rows: Any) -> np.ndarray:
         """Return the vectors of a range or an array of rows, float32 of shape (rows, dimension)."""
@@ -142,9 +146,13 @@ def flat_header(documents: int, dimension: int) -> bytes:
     return bytes(header)
 
 
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    """Return a log's rows; the last one counts only if it is whole."""
+def _note(number: int, vectors: np.ndarray) -> dict[str, Any]:
+    return {"block": number, "sha256": hashlib.sha256(vectors.data).hexdigest()}
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Return a log's lines, without a last one that a kill has cut short."""
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-    except (OSError, ValueError):
+        return path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    except OSError:
         return []

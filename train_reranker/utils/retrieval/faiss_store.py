@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from utils.corpus.documents import Corpus
+from utils.corpus.offsets import fingerprint
 from utils.errors import InputError
-from utils.files import write_json
+from utils.files import file_state, locked, write_json
 from utils.progress import log
 from utils.retrieval import faiss_files
 from utils.retrieval.corpus_vectors import Rows, VectorFile, encode_rows
@@ -102,27 +103,39 @@ def on_gpus(index: Any) -> Any:
 def open_index(corpus: Corpus, encoder: Encoder, path: Path, options: FaissOptions | None = None) -> FaissIndex:
     """Map the index of a corpus, building it where it is missing or was built from something else.
 
-    A file beside it, its stamp, says what it was built from. An index without one, as FlashRAG leaves it, is never
-    overwritten, but checked once, which is noted in another file: ``InputError`` if it is not this corpus's.
+    A file beside it, its stamp, says what it was built from, and holds the hash of its contents. An index without one,
+    as FlashRAG leaves it, is never overwritten, but checked once, which is noted in another file. ``InputError`` if it
+    is not this corpus's, or no longer what was built.
     """
     options = options or FaissOptions()
     made_from: dict[str, Any] = {"corpus": corpus.fingerprint, "encoder": encoder.fingerprint}
     made_from |= {"documents": len(corpus), "dimension": encoder.dimension}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
-        foreign = path.exists() and not path.with_name(f"{path.name}.json").exists()
-        if not foreign:
+    encode, stamp = partial(encode_rows, corpus, encoder), path.with_name(f"{path.name}.json")
+    with locked(path, log.info):
+        if foreign := path.exists() and not stamp.exists():
+            stamp = path.with_name(f"{path.name}.checked.json")
+        else:
             _build_unless_current(corpus, encoder, path, options, made_from)
-    encode, loaded = partial(encode_rows, corpus, encoder), faiss_files.read_index(path, corpus, encoder)
-    index = FaissIndex(loaded, encode, search_params=options.search_params, gpu=options.gpu)
-    if foreign:
-        note = path.with_name(path.name + ".checked.json")
-        checked = made_from | {"size": path.stat().st_size, "changed": path.stat().st_mtime_ns}
-        if _read_note(note) != checked:
-            faiss_files.check_vectors(loaded, encode, path)
-            with suppress(OSError):  # in a read-only folder it is checked each time
-                write_json(note, checked)
-    return index
+        loaded = faiss_files.read_index(path, corpus, encoder)
+        _check(path, stamp, made_from, lambda: faiss_files.check_vectors(loaded, encode, path), foreign)
+    return FaissIndex(loaded, encode, search_params=options.search_params, gpu=options.gpu)
+
+
+def _check(path: Path, stamp: Path, made_from: dict[str, Any], check: Callable[[], object], foreign: bool) -> None:
+    """Hold an index against its stamp: by size and times, by its hash where those have changed, else by ``check``."""
+    noted, state = _read_note(stamp), file_state(path)
+    same = noted | made_from == noted
+    if same and noted.get("file") == state:
+        return
+    digest = fingerprint(path)
+    if not same or noted.get("sha256") != digest:
+        if not foreign and "sha256" in noted:
+            changed = f"{path} is not what was built there, its contents have changed"
+            remedy = f"to have it built again, or delete {stamp.name} if it is an index of your own"
+            raise InputError(f"{changed}: move it away {remedy}")
+        check()  # it comes from elsewhere, or from an earlier version, or a kill has left its stamp incomplete
+    with suppress(OSError):  # in a read-only folder it is read each time
+        write_json(stamp, noted | made_from | {"sha256": digest, "file": state})
 
 
 def _build_unless_current(
@@ -131,8 +144,9 @@ def _build_unless_current(
     stamp, factory = path.with_name(f"{path.name}.json"), options.factory
     wanted = made_from | ({} if factory == faiss_files.FLAT else {"factory": factory, "seed": options.seed})
     if path.exists():
-        found = _read_note(stamp)
-        same = isinstance(found, dict) and found | {"seed": options.seed} == wanted  # but for the seed
+        noted = _read_note(stamp)
+        found = {key: noted[key] for key in noted.keys() - {"sha256", "file"}}
+        same = found | {"seed": options.seed} == wanted  # but for the seed
         if found == wanted or (same and not faiss_files.depends_on_seed(factory, encoder.dimension, len(corpus))):
             return
         log.info("%s was built from another corpus, encoder or seed, or is of another type: building it again", path)
@@ -142,30 +156,13 @@ def _build_unless_current(
     path.unlink(missing_ok=True)  # or a kill would leave the old index under the new stamp
     write_json(stamp, wanted)
     faiss_files.build_index(vectors, path, factory, options.seed)
+    write_json(stamp, wanted | {"sha256": fingerprint(path), "file": file_state(path)})
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one run at a time look at an index and build it; the others wait, and find it built."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+def _read_note(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file, an empty one where there is none."""
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("another run is building %s: waiting for it", path)
-        lock.acquire()
-    except OSError:  # nobody builds in a read-only folder
-        pass
-    try:
-        yield
-    finally:
-        lock.release()  # nothing where it is not held
-
-
-def _read_note(path: Path) -> Any:
-    """Return the JSON value of a file, None where there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        note = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
+        return {}
+    return note if isinstance(note, dict) else {}

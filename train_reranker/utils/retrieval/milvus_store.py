@@ -147,6 +147,8 @@ class MilvusIndex:
         wanted = [int(row) for row in rows]
         found = ask(self._client.get, self._name, ids=wanted, output_fields=[ROW, VECTOR])
         vector_of = {hit[ROW]: hit[VECTOR] for hit in found}
+        if lacking := set(wanted) - vector_of.keys():
+            raise RunError(f"Milvus has no vector of row {min(lacking)}: drop collection {self._name} to load it again")
         return np.array([vector_of[row] for row in wanted], dtype=np.float32)
 
 

@@ -13,13 +13,16 @@ import numpy as np
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
 from utils.files import find
-from utils.retrieval.corpus_vectors import Rows
+from utils.retrieval.corpus_vectors import Rows, encode_rows
 from utils.retrieval.encoder import Encoder
+from utils.retrieval.faiss_files import SAME
 from utils.retrieval.faiss_store import FaissOptions, open_index
 from utils.retrieval.milvus_store import MilvusOptions, open_milvus
 
 if TYPE_CHECKING:
     from utils.config import Config
+
+CHECKED = 8  # rows that are encoded and compared whenever an index is opened
 
 
 class Index(Protocol):
@@ -40,10 +43,22 @@ class Index(Protocol):
 
 
 def open_store(config: Config, corpus: Corpus, encoder: Encoder) -> Index:
-    """Open a corpus's index in the configuration's ``vector_store``, building what is missing, else ``InputError``."""
+    """Open a corpus's index in the configuration's ``vector_store``, building what is missing, else ``InputError``.
+
+    Vectors of a few rows must be those of their documents, so that nothing is paid for over an index of another order,
+    or with an encoder that does not work here (``RunError``).
+    """
     if config.vector_store not in STORES:
         raise InputError(f"{config.path}: vector_store must be {' or '.join(STORES)}, not {config.vector_store!r}")
-    return STORES[config.vector_store](config, corpus, encoder)
+    index = STORES[config.vector_store](config, corpus, encoder)
+    # The last row among them: it is misplaced by a row that was left out, or is there twice, wherever that is.
+    rows = np.unique(np.linspace(0, len(corpus) - 1, CHECKED, dtype=int))
+    own = (index.vectors(rows) * encode_rows(corpus, encoder, rows)).sum(1)
+    if (wrong := np.flatnonzero(~(np.abs(own - 1) < 1 - SAME))).size:
+        problem = f"has a vector in row {rows[wrong[0]]} that is not its document's (similarity {own[wrong[0]]:.2f})"
+        remedy = "delete that index to have it built again, or name another (method2index, milvus_uri)"
+        raise InputError(f"{config.path}: the index of vector_store {config.vector_store} {problem}: {remedy}")
+    return index
 
 
 def _open_faiss(config: Config, corpus: Corpus, encoder: Encoder) -> Index:
