@@ -7,6 +7,10 @@ import gzip
 import json
 import lzma
 import os
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,7 @@ from miniature import lines, queries, row
 from utils.config import DEFAULT_CONFIG
 from utils.data.rows import read_examples
 from utils.errors import InputError
-from utils.files import check_output, find
+from utils.files import SCRIPTS, check_output, find, locked
 
 
 def test_output_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
@@ -97,3 +101,78 @@ def test_unreadable_file_is_told(kind: str, tmp_path: Path) -> None:
         read_examples([path])
     assert str(path) in str(told.value)
     assert expected in str(told.value)
+
+
+HOLD = """
+import sys; from pathlib import Path; from utils.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def hold(path: Path) -> subprocess.Popen[str]:
+    """Start a process that locks an output until its standard input ends, and wait until it does."""
+    command, pipe = [sys.executable, "-c", HOLD, str(path)], subprocess.PIPE
+    holder = subprocess.Popen(
+        command, env=os.environ | {"PYTHONPATH": str(SCRIPTS)}, stdin=pipe, stdout=pipe, text=True
+    )
+    assert holder.stdout
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+def test_second_run_on_an_output_is_refused_until_the_first_has_died(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "out"
+    with hold(path) as holder:
+        for _ in range(2):  # being refused frees nothing
+            with pytest.raises(InputError) as refused, locked(path):
+                pass
+            assert str(refused.value).startswith(f"another run (process {holder.pid}) is writing {path}: wait for it")
+        with locked(path.with_name("other")):
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    with locked(path), pytest.raises(InputError, match=f"process {os.getpid()}"), locked(path):
+        pass
+    assert not list(path.parent.iterdir())  # nothing is left, not even by the killed run
+
+
+def test_runs_that_wait_for_an_output_have_it_one_at_a_time(tmp_path: Path) -> None:
+    path, told, inside, most = tmp_path / "out", [], [], []
+
+    def work() -> None:
+        for _ in range(20):
+            with locked(path, told.append):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    with hold(path) as holder:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while len(told) < len(threads):
+            pass
+        holder.communicate("")
+        for thread in threads:
+            thread.join()
+    assert most == [1] * 80
+    assert f"another run (process {holder.pid}) is writing {path}" in told
+
+
+def test_folder_that_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / ".out.lock"
+    lock.symlink_to(tmp_path / "precious")
+    (tmp_path / "precious").write_text("text")
+    with pytest.raises(OSError, match=r"\.out\.lock"), locked(tmp_path / "out"):
+        pass
+    assert (tmp_path / "precious").read_text() == "text"
+    lock.unlink()
+
+    def read_only(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", read_only)
+    with locked(tmp_path / "out"):
+        assert not lock.exists()

@@ -1,13 +1,15 @@
-"""Files: where inputs are found, JSON and JSON Lines, and writes that survive a kill."""
+"""Files: where inputs are found, JSON and JSON Lines, writes that survive a kill, and locks on outputs."""
 
 import codecs
+import errno
+import fcntl
 import gzip
 import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -168,3 +170,58 @@ def append_jsonl(out: IO[str], row: Any) -> None:
     """Append one row to an open file and flush it, so that a kill cannot lose it."""
     out.write(dumps(row) + "\n")
     out.flush()
+
+
+# A read-only folder, which no run writes to, and file systems without locks.
+_NO_LOCKS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[str], object] | None = None) -> Iterator[None]:
+    """Keep other runs off an output, a file or a folder, while the block runs; the lock dies with its holder.
+
+    The lock is a file beside ``path``, which need not exist. Processes that the holder forks share it: it is held until
+    all have ended. Where no lock can be had, as in a read-only folder, the block runs without.
+
+    Args:
+        path: what the block writes.
+        waiting: called with who holds it, before this run waits for that one.
+
+    Raises:
+        InputError: another run holds it, whose process the message names, and ``waiting`` is None.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, held = path.with_name(f".{path.name}.lock"), None
+    try:
+        held = _acquire(lock, path, waiting)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        if held:
+            lock.unlink(missing_ok=True)
+            held.close()
+
+
+def _acquire(lock: Path, path: Path, waiting: Callable[[str], object] | None) -> IO[str]:
+    """Return the open file that holds a lock, with this process noted in it."""
+    while True:
+        file = open(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            told = f"another run (process {file.read() or 'unknown'}) is writing {path}"
+            if waiting is None:
+                raise InputError(f"{told}: wait for it, or name another output") from None
+            waiting(told)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            # Whoever held it has removed this file, and another run may have made, and hold, a new one.
+            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+                return file
+        file.close()
