@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from utils.errors import InputError
@@ -130,6 +130,15 @@ def publish(staged: Path, place: Path) -> list[str]:
         (staged / name).replace(place / name)
     shutil.rmtree(staged)  # a second name of the very file that is there has stayed
     return names
+
+
+@contextlib.contextmanager
+def adding(output: Path) -> Iterator[Path]:
+    """Yield a folder for new files, which then move into the output folder; a kill leaves none of them half written."""
+    (folder := output / STAGING / "files").mkdir(parents=True, exist_ok=True)
+    yield folder
+    publish(folder, output)
+    remove_staging(output)
 
 
 def remove(checkpoint: Path) -> None:

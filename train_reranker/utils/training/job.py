@@ -239,6 +239,7 @@ def open_output(job: TrainingJob) -> None:
             checkpoints.remove_staging(job.output)
             for name in (history.FILE, history.CURVE):
                 (job.output / name).unlink(missing_ok=True)
-        write_json(job.output / SETTINGS_FILE, _fixed_settings(job))
+        with checkpoints.adding(job.output) as staged:
+            write_json(staged / SETTINGS_FILE, _fixed_settings(job))
     except OSError as error:
         raise InputError(f"output folder {job.output} cannot be written: {error.strerror}") from None

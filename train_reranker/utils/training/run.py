@@ -59,9 +59,8 @@ def _fit(job: TrainingJob) -> EvaluationHistory | None:
         _log_start(job, arguments)
     trainer = make_trainer(job, arguments, memory_budget(job))
     fit(trainer)
+    trainer.write_history()
     if launch.is_main_process():
-        if trainer.history is not None:
-            trainer.history.write(job.output)
         model_card.write(job, trainer.history)
     return trainer.history
 

@@ -133,9 +133,9 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
     def write_history(self) -> None:
         """Write the evaluations until now, and draw them."""
         if self.history is not None and self.args.should_save:
-            with self.writing("evaluation"):
-                self.history.write(self.job.output)
-                history.draw_curve(self.history, self.job.output / history.CURVE)
+            with self.writing("evaluation"), checkpoints.adding(self.job.output) as folder:
+                self.history.write(folder)
+                history.draw_curve(self.history, folder / history.CURVE)
 
     def restore(self, checkpoint: Path) -> None:
         """Put evaluations and best model back to what they were at a checkpoint."""
