@@ -19,8 +19,10 @@ from typing import Any, get_args, get_type_hints
 from utils import cli
 from utils.errors import EXIT_REGRESSION
 from utils.evaluation.paired import WORSE, PairedDifference, gate
+from utils.files import locked
 from utils.progress import log
 from utils.training import dry_run_report, launch
+from utils.training.checkpoints import owned
 from utils.training.history import HELD_OUT, EvaluationHistory, verdict
 from utils.training.job import prepare
 from utils.training.run import run
@@ -31,12 +33,15 @@ def main(argv: list[str] | None = None) -> int:
     """Check the inputs, train in this process or launch several, and report where the model is."""
     argv = sys.argv[1:] if argv is None else argv
     settings, options = parse_settings(argv)
+    launch.end_with_launcher()
     job = prepare(settings)
     processes = launch.count_processes(settings.num_gpus)
     if options.dry_run:
         print(dry_run_report.render(job, argv, processes))
         return 0
     if processes > 1:
+        with locked(job.output):  # told here, in one line, before the processes start
+            pass
         return launch.launch(__file__, argv, processes)
     history = run(job)
     if not launch.is_main_process():
@@ -114,8 +119,9 @@ SWITCH: dict[str, Any] = {"nargs": "?", "const": True, "type": parse_bool, "meta
 def report(folder: Path, history: EvaluationHistory | None) -> None:
     """Print where the model is, whether it helped, and what to run next."""
     print(f"model: {folder}")
-    if any(folder.glob("checkpoint-*")):
-        print("its checkpoint-* folders, with the optimizer's state, may be deleted")
+    if kept := owned(folder):
+        names = ", ".join(checkpoint.name for checkpoint in kept)
+        print(f"its checkpoints, with the optimizer's state, may be deleted: {names}")
     if (folder / UNMIXED).is_dir():
         print(f"its folder {UNMIXED} holds the model before its weights were averaged with the base's")
     differences = history.differences() if history else {}

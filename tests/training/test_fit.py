@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainings import assert_as_uninterrupted, train_evaluated
+from trainings import assert_as_uninterrupted, evaluations, train_evaluated
 from utils.training import history
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -22,6 +22,13 @@ def test_checkpoint_of_another_folder_is_resumed(
 ) -> None:
     assert train_evaluated(tiny_reranker, data, tmp_path / "other", "--resume", str(killed / "checkpoint-8")) == 0
     assert_as_uninterrupted(tmp_path / "other", trained)
-    (killed / history.FILE).unlink()
+    # A checkpoint lacks nothing of what the folder held beside it, and follows none of it.
+    for name in (history.FILE, "model.safetensors"):
+        (killed / name).write_text("of another time")
     assert train_evaluated(tiny_reranker, data, tmp_path / "another", "--resume", str(killed / "checkpoint-8")) == 0
-    assert "Not compared with its base" in (tmp_path / "another" / "README.md").read_text()
+    assert evaluations(tmp_path / "another") == evaluations(tmp_path / "other")
+    assert weights_of(tmp_path / "another") == weights_of(tmp_path / "other")
+
+
+def weights_of(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()

@@ -126,16 +126,10 @@ def test_history_keeps_the_best_and_is_resumed(tmp_path: Path) -> None:
     )
     history.write(tmp_path)
     again = EvaluationHistory(pools(30))
-    # As an earlier version wrote it.
-    value = json.loads((tmp_path / FILE).read_text())
-    for one in (*value["points"], value["best"]):
-        one["ranks"] = one.pop("values")
-    del value["guard"], value["mix"], value["verdict"]
-    value["difference"] = {"mean": 2 / 3, "low": 2 / 3, "high": 2 / 3, "confidence": 0.975, "verdict": "better"}
-    again.restore(value, tmp_path, 10)
-    assert again.sets[HELD_OUT].best == history.sets[HELD_OUT].best
-    assert [one.step for one in again.sets[HELD_OUT].points] == [0, 10]
-    assert again.since_best == 0
+    again.restore(tmp_path / FILE)
+    assert [one.points for one in again.sets.values()] == [one.points for one in history.sets.values()]
+    assert again.best == 10
+    assert again.since_best == 1
     draw_curve(again, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
@@ -157,10 +151,13 @@ def test_better_at_home_and_worse_abroad_is_a_verdict(tmp_path: Path, caplog: py
     assert [point["nDCG_10"] for point in value["guard"]["points"]] == pytest.approx([1, 0.5, 1])
     draw_curve(history, tmp_path / "curve.png")
     again = EvaluationHistory(pools(30), pools(20))
-    again.restore(value, tmp_path, 20)
+    again.restore(tmp_path / FILE)
     assert again.differences() == history.differences()
-    with pytest.raises(InputError, match="is of 20 queries, not 19"):
-        EvaluationHistory(pools(30), pools(19)).restore(value, tmp_path, 20)
+    with pytest.raises(InputError, match="is of 30 held-out and 20 guard queries, not 30 held-out and 19 guard"):
+        EvaluationHistory(pools(30), pools(19)).restore(tmp_path / FILE)
+    (tmp_path / FILE).write_text('{"points": []}')
+    with pytest.raises(InputError, match="is missing or damaged: name another checkpoint"):
+        EvaluationHistory(pools(30)).restore(tmp_path / FILE)
 
 
 def test_without_held_out_rows_the_last_step_is_kept() -> None:

@@ -79,7 +79,7 @@ BAD_INPUTS = {
     "config not JSON": (["--use_deepspeed", "--ds_config", "{data}"], "train.jsonl is not readable as JSON"),
     "filled output": (["--output_dir", "{full}"], "is not empty: choose another --output_dir"),
     "output a file": (["--output_dir", "{data}"], "is a file: choose another --output_dir"),
-    "output in a file": (["--output_dir", "{data}/out", "--num_gpus", "1"], "cannot be written"),
+    "output in a file": (["--output_dir", "{data}/out", "--num_gpus", "1"], "train.jsonl is a file: choose another"),
     "output over the model": (["--output_dir", "{model}", "--overwrite_output_dir"], "holds the model"),
     "batch of none": (["--batch_size", "0", "--epochs", "0"], "--batch_size must be at least 1; --epochs must be"),
     "no number": (["--weight_decay", "nan"], "--weight_decay must be at least 0"),

@@ -77,3 +77,27 @@ def test_two_machines_train_one_model(
     assert "MRR" not in second
     assert any((tmp_path / "out0" / "checkpoint-12").rglob("*rng_state_1.pth"))
     assert not (tmp_path / "out1").exists()
+
+
+WORKER = """
+import os, subprocess, sys, time
+from utils.training import launch
+if len(sys.argv) > 1:
+    launch.end_with_launcher()
+    print("working", flush=True)
+    time.sleep(600)
+variables = {"ours": {launch.LAUNCHER: str(os.getpid())}, "torchrun's": {"TORCHELASTIC_RUN_ID": "1"}}
+for one in variables.values():
+    subprocess.Popen([sys.executable, __file__, "worker"], env=os.environ | one)
+time.sleep(600)
+"""
+
+
+def test_processes_end_when_their_launcher_is_killed(tmp_path: Path) -> None:
+    (script := tmp_path / "script.py").write_text(WORKER)
+    command, environment = [sys.executable, str(script)], os.environ | {"PYTHONPATH": str(SCRIPTS)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout
+        assert [launcher.stdout.readline() for _ in range(2)] == ["working\n"] * 2
+        launcher.kill()
+        assert launcher.stdout.read() == ""  # which ends when the last of them has

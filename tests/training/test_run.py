@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from trainings import QUICK, largest_change, train, weights, write_rows
-from utils.errors import RunError
-from utils.files import SCRIPTS
+from utils.errors import InputError, RunError
+from utils.files import SCRIPTS, locked
 from utils.training import run
+from utils.training.job import prepare
+from utils.training.settings import TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -185,3 +187,31 @@ def test_out_of_memory_is_one_line(
     monkeypatch.setattr(run, "_fit", exhaust)
     with pytest.raises(RunError, match="lower --passage_max_len"):
         train(tiny_reranker, examples_file, tmp_path / "out")
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_second_training_in_a_folder_is_refused(
+    processes: str, tiny_reranker: Path, examples_file: Path, tmp_path: Path
+) -> None:
+    for flag in ("--resume", "--overwrite_output_dir"):
+        with (
+            locked(tmp_path / "out"),
+            pytest.raises(
+                InputError, match=rf"another run \(process {os.getpid()}\) is writing {tmp_path / 'out'}: wait"
+            ),
+        ):
+            train(tiny_reranker, examples_file, tmp_path / "out", flag, "--num_gpus", processes)
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_what_another_run_has_left_since_the_check_is_not_overwritten(
+    tiny_reranker: Path, examples_file: Path, tmp_path: Path
+) -> None:
+    argv = {"model_path": str(tiny_reranker), "train_data": [str(examples_file)], "output_dir": str(tmp_path / "out")}
+    sizes = {"query_max_len": 32, "passage_max_len": 32, "report_to": "none", "eval_fraction": 0}
+    new, resumed = (prepare(TrainingSettings(**argv, **sizes, resume=resume)) for resume in (False, True))
+    train(tiny_reranker, examples_file, tmp_path / "out", "--epochs", "1", "--save_steps", "2")
+    with pytest.raises(InputError, match="is not empty"):
+        run.run(new)
+    with pytest.raises(InputError, match="another run has just written to"):
+        run.run(resumed)

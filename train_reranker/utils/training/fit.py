@@ -1,6 +1,5 @@
 """A trainer for a prepared job, and the training from the beginning or a checkpoint."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from utils.models.devices import CPU_BATCH_TOKENS
 from utils.models.loading import BASE, load_model
 from utils.progress import log, progress_bar
 from utils.scoring import Reranker, ScoringOptions
-from utils.training import checkpoints, launch
+from utils.training import launch
 from utils.training.groups import TrainingGroups, collate
-from utils.training.history import FILE, EvaluationHistory
+from utils.training.history import EvaluationHistory
 from utils.training.job import precision
 from utils.training.micro_batches import MemoryBudget
 from utils.training.mixing import mix_with_base
@@ -162,16 +161,13 @@ def close_scores(job: TrainingJob, arguments: Any) -> list[list[float]] | None:
 
 def fit(trainer: RerankerTrainer) -> None:
     """Train; the output folder then holds the best model, or the last where nothing is evaluated."""
-    job, history = trainer.job, trainer.history
+    job = trainer.job
     if len({found and found.name for found in gather_object([job.resume])}) > 1:
         raise InputError(f"not all machines see the checkpoints of {job.output}: move it to a disk that all share")
-    if job.resume is not None and history is not None:
-        path = job.resume.parent / FILE
-        found = json.loads(path.read_bytes()) if trainer.args.should_save and path.is_file() else None
-        if (found := gather_object([found])[0]) is not None:  # other machines may not have the file
-            history.restore(found, path, checkpoints.step_of(job.resume))
+    if job.resume is not None:
+        trainer.restore(job.resume)
     trainer.train(resume_from_checkpoint=None if job.resume is None else str(job.resume))
-    if history is None or history.best is None:
+    if trainer.history is None or trainer.history.best is None:
         trainer.keep_model(job.best)
     if job.settings.mix_shares:
         mix_with_base(trainer)

@@ -4,11 +4,12 @@ At home, on held-out rows, the model should be better than its base; abroad, on 
 worse.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,11 +34,6 @@ class Evaluation(NamedTuple):
     MRR: float
     nDCG_10: float
     values: list[float]
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return what was written, also by an earlier version, for which the values were reciprocal ranks."""
-        return cls(value["step"], value["MRR"], value["nDCG_10"], value.get("values") or value["ranks"])
 
 
 class Mix(NamedTuple):
@@ -72,10 +68,6 @@ class EvaluatedSet:
         values = metrics.evaluate(metrics.pools_of(self.pools, scores))
         return Evaluation(step, fmean(values["MRR"]), fmean(values["nDCG@10"]), values[self.metric])
 
-    def add(self, new: Evaluation) -> None:
-        """Add the evaluation of a step, and forget those of later ones."""
-        self.points = [*(earlier for earlier in self.points if earlier.step < new.step), new]
-
     @property
     def final(self) -> Evaluation | None:
         """The evaluation of the model that is written."""
@@ -99,15 +91,6 @@ class EvaluatedSet:
         for name in ("best", "mixed"):
             value[name] = (one := getattr(self, name)) and one._asdict()
         return value | {"difference": difference and asdict(difference)}
-
-    def restore(self, value: Mapping[str, Any], path: Path, step: int) -> None:
-        """Take over the evaluations up to ``step``, and the best; an InputError if they are of other queries."""
-        if value["queries"] != len(self.pools):
-            raise InputError(
-                f"{path} is of {value['queries']} queries, not {len(self.pools)}: resume with the same data"
-            )
-        self.points = [Evaluation.from_json(one) for one in value["points"] if one["step"] <= step]
-        self.best = Evaluation.from_json(value["best"]) if value["best"] else None
 
 
 class EvaluationHistory:
@@ -142,15 +125,18 @@ class EvaluationHistory:
     def add(self, step: int, scores: np.ndarray) -> dict[str, Evaluation]:
         """Add the evaluation of a step; step 0 is the base model, with which the best of the others is compared."""
         new = self.evaluate(step, scores)
+        self._take(step, new)
+        return new
+
+    def _take(self, step: int, new: Mapping[str, Evaluation]) -> None:
         for name, one in self.sets.items():
-            one.add(new[name])
+            one.points.append(new[name])
         if step and self._is_best(new):
             self.since_best = 0
             for name, one in self.sets.items():
                 one.best = new[name]
         elif step:
             self.since_best += 1
-        return new
 
     def _is_best(self, new: Mapping[str, Evaluation]) -> bool:
         if HELD_OUT not in self.sets or (best := self.sets[HELD_OUT].best) is None:
@@ -186,17 +172,19 @@ class EvaluationHistory:
         value = sets.get(HELD_OUT, {}) | {GUARD: sets.get(GUARD), "verdict": verdict(self.differences())}
         write_json(folder / FILE, value | {"mix": self.mix and {"share": self.mix.share, "tried": tried}})
 
-    def restore(self, value: Mapping[str, Any], path: Path, step: int) -> None:
-        """Take over what an interrupted run has written to ``path``; an InputError if it is of other queries.
-
-        Evaluations after ``step`` are forgotten, but not the best: the folder holds its model.
-        """
-        for name, one in self.sets.items():
-            if (written := value.get(GUARD) if name == GUARD else value) is not None:
-                one.restore(written, path, step)
-        if (home := self.sets.get(HELD_OUT)) is not None:
-            best = max((e.step for e in home.points if home.best and e.MRR >= home.best.MRR and e.step), default=step)
-            self.since_best = sum(one.step > best for one in home.points)
+    def restore(self, path: Path) -> None:
+        """Take over the evaluations that a checkpoint holds; an InputError if they are of other queries, or none."""
+        try:
+            value = json.loads(path.read_bytes())
+            written = {name: value[GUARD] if name == GUARD else value for name in self.sets}
+            theirs = " and ".join(f"{one['queries']} {name}" for name, one in written.items())
+            points = [[Evaluation(**point) for point in one["points"]] for one in written.values()]
+        except (OSError, ValueError, TypeError, KeyError):
+            raise InputError(f"{path} is missing or damaged: name another checkpoint with --resume") from None
+        if theirs != (ours := " and ".join(f"{len(one.pools)} {name}" for name, one in self.sets.items())):
+            raise InputError(f"{path} is of {theirs} queries, not {ours}: resume with the same data")
+        for found in zip(*points, strict=True):
+            self._take(found[0].step, dict(zip(written, found, strict=True)))
 
     def summary(self) -> str | None:
         """Return a line for each set that says whether the training helped there; None where that is unknown."""

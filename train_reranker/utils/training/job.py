@@ -144,12 +144,19 @@ def _read_object(path: Path) -> dict[str, Any]:
 def _check_output(job: TrainingJob) -> None:
     """Refuse an output folder whose contents the training would spoil."""
     output, settings = job.output, job.settings
-    if output.exists() and not output.is_dir():
-        raise InputError(f"output folder {output} is a file: choose another --output_dir")
+    place = next(folder for folder in (output, *output.parents) if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        reason = "cannot be written" if place.is_dir() else "is a file"
+        raise InputError(f"output folder {output}: {place} {reason}: choose another --output_dir")
     for read, purpose in ((job.model, "model to start from"), (job.teacher, "reranker to stay close to")):
         if read and read.is_relative_to(output):
             raise InputError(f"output folder {output} holds the {purpose}: choose another --output_dir")
     if settings.overwrite_output_dir or settings.resume or not output.is_dir():
+        if foreign := {*checkpoints.numbered(output)} - {*checkpoints.owned(output)}:
+            raise InputError(
+                f"{min(foreign)} has no {checkpoints.MANIFEST}, so it is not a checkpoint of this trainer (or of an "
+                "earlier version): move it away, for its name will be needed"
+            )
         return
     if any(file.name not in FIRST_FILES and not file.name.startswith(".") for file in output.iterdir()):
         raise InputError(
@@ -160,7 +167,7 @@ def _check_output(job: TrainingJob) -> None:
 
 def _find_resume(job: TrainingJob) -> Path | None:
     """Return the checkpoint to resume from; None where the run ended before it wrote one."""
-    if job.settings.resume is True and not any(job.output.glob("checkpoint-*")):
+    if job.settings.resume is True and not checkpoints.owned(job.output):
         if (job.output / CARD_FILE).exists():
             raise InputError(
                 f"{job.output} holds a finished model and no checkpoint to resume from: use it as it is, "
@@ -221,13 +228,20 @@ def open_output(job: TrainingJob) -> None:
     They would be counted among the new ones. The old model stays until the new one replaces it. An InputError says
     that the folder cannot be written.
     """
+    _check_output(job)  # again: another run may have ended here since
+    kept = checkpoints.owned(job.output)
+    if job.settings.resume is True and (job.resume not in kept if job.resume else kept):
+        raise InputError(f"another run has just written to {job.output}: run this one again")
     try:
+        checkpoints.remove_staging(job.output)
         if job.resume is None:
-            for folder in (*job.output.glob("checkpoint-*"), job.output / UNMIXED):
-                shutil.rmtree(folder, ignore_errors=folder.name == UNMIXED)
+            for folder in kept:
+                checkpoints.remove(folder)
+            shutil.rmtree(job.output / UNMIXED, ignore_errors=True)
             checkpoints.remove_staging(job.output)
             for name in (history.FILE, history.CURVE):
                 (job.output / name).unlink(missing_ok=True)
-        write_json(job.output / SETTINGS_FILE, _fixed_settings(job))
+        with checkpoints.adding(job.output) as staged:
+            write_json(staged / SETTINGS_FILE, _fixed_settings(job))
     except OSError as error:
         raise InputError(f"output folder {job.output} cannot be written: {error.strerror}") from None

@@ -3,21 +3,44 @@
 import contextlib
 import logging
 import os
+import pkgutil
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from utils.errors import InputError, RunError
+from utils.errors import EXIT_FAILED, InputError, RunError
+from utils.progress import log
+from utils.training.checkpoints import DEEPSPEED_CLASSES
 
+LAUNCHER = "RERANKER_LAUNCHER"  # the variable with the process id of our launcher
 LAUNCHERS_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def is_main_process() -> bool:
     """Tell whether this process is the one that writes and prints."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def end_with_launcher() -> None:
+    """Watch the launcher of this process, if there is one, and end at once when it has died.
+
+    A launcher that is killed outright ends none of its processes: they would train on, and write, unseen.
+    """
+    if not {LAUNCHER, "TORCHELASTIC_RUN_ID", "CROSS_RANK"} & {*os.environ}:  # ours, torchrun's, DeepSpeed's
+        return
+    launcher = int(os.environ.get(LAUNCHER, os.getppid()))
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(0.2)
+        log.error("the launcher of this process has died: it ends, too")
+        os._exit(EXIT_FAILED)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def count_processes(num_gpus: int | None) -> int:
@@ -56,6 +79,7 @@ def launch(script: str | Path, argv: Sequence[str], processes: int) -> int:
     from torch.distributed.elastic.utils.distributed import get_free_port
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ[LAUNCHER] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     options = [f"--nproc_per_node={processes}", "--master_addr=127.0.0.1", f"--master_port={get_free_port()}"]
     try:
@@ -77,10 +101,11 @@ def environment(deepspeed: bool) -> Iterator[None]:
     """Prepare one process for a training, and put its environment back afterwards.
 
     Sets what a launcher sets for DeepSpeed; keeps other libraries' messages off stderr, and all but the result off
-    stdout.
+    stdout. No state of a checkpoint can run code, whatever library loads it.
     """
     import torch
     from torch.distributed.elastic.utils.distributed import get_free_port
+    from torch.serialization import safe_globals
     from transformers.utils import logging as transformers_logging
 
     for name in ("FlagEmbedding", "DeepSpeed", "accelerate", "torch.distributed"):
@@ -89,6 +114,8 @@ def environment(deepspeed: bool) -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     before = dict(os.environ)
     os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)  # a launcher's; the flag decides
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # DeepSpeed asks for pickles that may run code
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         if deepspeed:
@@ -103,8 +130,9 @@ def environment(deepspeed: bool) -> Iterator[None]:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(get_free_port())}
         # accelerate takes these for several processes, and would divide the cores among them.
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    classes = [pkgutil.resolve_name(name) for name in (DEEPSPEED_CLASSES if deepspeed else ())]
     try:
-        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), safe_globals(classes):
             warnings.simplefilter("ignore")
             yield
     finally:

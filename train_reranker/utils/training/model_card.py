@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from utils.files import replacing
 from utils.models.folders import BASE_MODEL
 from utils.report.text import table
+from utils.training import checkpoints
 from utils.training.history import GUARD, HELD_OUT, EvaluationHistory
 from utils.training.job import CARD_FILE
 from utils.training.settings import TrainingJob
@@ -22,8 +22,8 @@ def write(job: TrainingJob, history: EvaluationHistory | None) -> None:
     )
     parts = [f"---\n{_metadata(job, history)}\n---", f"# {job.output.name}", introduction]
     parts += ["## Metrics", _metrics(job, history), "## Training", _training(job), "## Use", _snippets(job)]
-    with replacing(job.output / CARD_FILE) as out:
-        out.write("\n\n".join(parts) + "\n")
+    with checkpoints.adding(job.output) as folder:
+        (folder / CARD_FILE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _metadata(job: TrainingJob, history: EvaluationHistory | None) -> str:

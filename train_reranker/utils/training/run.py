@@ -1,9 +1,12 @@
 """Train a prepared job and keep what it made; what can go wrong becomes one line."""
 
 import atexit
+import contextlib
+import pickle
 from typing import Any
 
 from utils.errors import InputError, RunError
+from utils.files import locked
 from utils.models.devices import is_out_of_memory
 from utils.progress import log
 from utils.training import dry_run_report, launch, model_card
@@ -17,11 +20,15 @@ def run(job: TrainingJob) -> EvaluationHistory | None:
 
     The loss is FlagEmbedding's: a listwise cross-entropy over groups of one positive and its negatives. An InputError
     says that the model cannot be loaded, the folder not written, or the device lacks what is asked for; a RunError
-    that memory ran out, the losses or scores became useless, or the disk is full.
+    that memory ran out, the losses or scores became useless, or the disk is full. Only one run at a time writes to an
+    output folder: an InputError tells the second.
     """
-    with launch.environment(job.ds_config is not None):
+    alone = locked(job.output) if launch.is_main_process() else contextlib.nullcontext()
+    with alone, launch.environment(job.ds_config is not None):
         try:
             history = _fit(job)
+        except pickle.UnpicklingError:
+            raise InputError(f"{job.resume or job.model} holds classes that could run code: use another") from None
         except ValueError as error:
             if "DeepSpeed config" not in str(error):
                 raise
@@ -52,9 +59,8 @@ def _fit(job: TrainingJob) -> EvaluationHistory | None:
         _log_start(job, arguments)
     trainer = make_trainer(job, arguments, memory_budget(job))
     fit(trainer)
+    trainer.write_history()
     if launch.is_main_process():
-        if trainer.history is not None:
-            trainer.history.write(job.output)
         model_card.write(job, trainer.history)
     return trainer.history
 

@@ -18,7 +18,6 @@ import torch
 from accelerate.utils import broadcast, gather_object, wait_for_everyone
 from FlagEmbedding.finetune.reranker.encoder_only.base import CrossEncoderModel, EncoderOnlyRerankerTrainer
 from torch import Tensor
-from transformers.trainer_utils import rotate_checkpoints
 
 from utils.errors import RunError
 from utils.files import write_json
@@ -78,6 +77,7 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
     def __init__(self, job: TrainingJob, history: EvaluationHistory | None, **options: Any) -> None:
         """Hold the job, and the held-out examples if any."""
         self.job, self.history = job, history
+        self.kept: list[str] = []  # the names of the best model's files, beside which its folder may hold others
         self.same_scores = 0
         self.control: Any
         super().__init__(**options)
@@ -117,20 +117,37 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         new = self.history.add(step, scores)
         if step and self.history.best == step:
             self.keep_model(self.job.best)
-        if self.args.should_save:
-            with self.writing("evaluation"):
-                self.history.write(self.job.output)
-                history.draw_curve(self.history, self.job.output / history.CURVE)
-            for name, one in new.items():
-                log.info("step %d: MRR %.3f, nDCG@10 %.3f on %s queries", step, one.MRR, one.nDCG_10, name)
+        self.write_history()
+        for name, one in new.items() if self.args.should_save else ():
+            log.info("step %d: MRR %.3f, nDCG@10 %.3f on %s queries", step, one.MRR, one.nDCG_10, name)
         prefixes = {name: "eval_" if name == history.HELD_OUT else f"eval_{name}_" for name in new}
         values = {f"{prefixes[name]}MRR": one.MRR for name, one in new.items()}
         values |= {f"{prefixes[name]}nDCG@10": one.nDCG_10 for name, one in new.items()}
         self.log(dict(values))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, values)
         if self.history.since_best >= (self.job.settings.patience or math.inf):
-            self.control.should_training_stop = True
+            # As after the last step, without a checkpoint: a run resumed from it would train on.
+            self.control.should_training_stop, self.control.should_save = True, False
         return values
+
+    def write_history(self) -> None:
+        """Write the evaluations until now, and draw them."""
+        if self.history is not None and self.args.should_save:
+            with self.writing("evaluation"), checkpoints.adding(self.job.output) as folder:
+                self.history.write(folder)
+                history.draw_curve(self.history, folder / history.CURVE)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Put evaluations and best model back to what they were at a checkpoint."""
+        if self.history is None:
+            return
+        self.history.restore(checkpoint / history.FILE)
+        if self.args.should_save and self.history.best is not None:
+            with self.writing("model"):
+                staged = self.job.output / checkpoints.STAGING / "model"
+                checkpoints.link((checkpoint / checkpoints.BEST).iterdir(), staged)
+                self.kept = checkpoints.publish(staged, self.job.best)
+        self.write_history()
 
     @functools.cached_property
     def evaluated_pairs(self) -> list[dict[str, list[int]]]:
@@ -167,7 +184,7 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
             else:
                 self._save(str(folder), {f"model.{name}": values for name, values in weights.items()})
             if self.args.should_save:
-                checkpoints.publish(folder, place)
+                self.kept = checkpoints.publish(folder, place)
 
     def take_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take other weights, by name, from the first process."""
@@ -222,9 +239,11 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
             super()._save_checkpoint(model, trial)
             wait_for_everyone()
             if self.args.should_save:
-                shutil.rmtree(output / name, ignore_errors=True)
+                self.complete(output / checkpoints.STAGING / name)
+                if (output / name).exists():
+                    checkpoints.remove(output / name)
                 checkpoints.publish(output / checkpoints.STAGING / name, output / name)
-                rotate_checkpoints(str(output), self.job.settings.save_total_limit)
+                checkpoints.rotate(output, output / name, self.job.settings.save_total_limit)
         wait_for_everyone()
         if self.args.local_process_index == 0 and not self.args.should_save:
             # On disks of their own, other machines would keep what DeepSpeed wrote there.
@@ -234,6 +253,14 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
                     "a disk that all share, or stage 0"
                 )
             checkpoints.remove_staging(output)
+
+    def complete(self, staged: Path) -> None:
+        """Add to a checkpoint the evaluations and the best model until then, which belong to it."""
+        if self.history is not None:
+            self.history.write(staged)
+            if self.history.best is not None:
+                checkpoints.link((self.job.best / name for name in self.kept), staged / checkpoints.BEST)
+        checkpoints.seal(staged)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Let the first process write the random states of all: others may be on other machines."""
