@@ -25,6 +25,7 @@ NAMES = ["contrastive_data_generator", "train_reranker", "test_reranker", "reran
 TOOLS = [
     "tools.compare_runs",
     "tools.distil_base",
+    "tools.mine_negatives",
     "tools.prepare_demo",
     "tools.sample_doc_ids",
     "tools.score_examples",

@@ -33,7 +33,7 @@ def test_scored_rows_are_a_new_file(examples_file: Path, tiny_reranker: Path, tm
     pairs = [(row.query, passage) for row in before for passage in row.passages]
     expected = open_reranker(tiny_reranker).score(pairs).tolist()
     assert [s for row in after for s in (*(row.pos_scores or ()), *(row.neg_scores or ()))] == pytest.approx(expected)
-    with pytest.raises(InputError, match="train.jsonl already exists: choose another --output_file"):
+    with pytest.raises(InputError, match=r"train\.jsonl already exists: choose another --output_file"):
         score_examples.main([*argv, "--output_file", str(examples_file)])
 
 
