@@ -49,6 +49,11 @@ class AsTheirs:
 
         return torch.as_tensor(queries) @ torch.as_tensor(passages).T
 
+    def similarity_pairwise(self, queries: Any, passages: Any) -> Any:
+        import torch
+
+        return (torch.as_tensor(queries) * torch.as_tensor(passages)).sum(1)
+
     def predict(self, pairs: Any, **_: Any) -> Any:
         import torch
 

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -124,46 +125,61 @@ class NoisyJudge(Teacher):
         return YES if ("false" in passage) != (self.rng.random() < 0.1) else NO
 
 
-def spoilt_rows(rng: random.Random) -> list[ContrastiveExample]:
-    """A thousand rows with three negatives, one of which is false in 200; true ones score 2.5 deviations below."""
+def spoilt_rows(rng: random.Random, negatives: int, distance: float) -> list[ContrastiveExample]:
+    """A thousand rows, one negative being false in 200; true ones score so many deviations below false ones."""
     wrong = set(rng.sample(range(1000), 200))
     rows = []
     for i in range(1000):
-        names = [f"{'false' if i in wrong and j == 0 else 'true'} {i} {j}" for j in range(3)]
-        scores = [rng.gauss(0 if name.startswith("false") else -2.5, 1) for name in names]
+        names = [f"{'false' if i in wrong and j == 0 else 'true'} {i} {j}" for j in range(negatives)]
+        scores = [rng.gauss(0 if name.startswith("false") else -distance, 1) for name in names]
         rows.append(ContrastiveExample(f"q{i}", [f"p{i}"], names, [0.0], scores))
     return rows
 
 
-def test_planted_false_negatives_are_found_by_a_judge_that_errs() -> None:
+@pytest.mark.parametrize(("negatives", "distance"), [(1, 2.0), (3, 3.0)])
+def test_planted_false_negatives_are_found_by_a_judge_that_errs(negatives: int, distance: float) -> None:
+    found, lost = [], []
     for seed in range(10):
         rng = random.Random(seed)
-        rows = spoilt_rows(rng)
+        rows = spoilt_rows(rng, negatives, distance)
         calls = CALLS_PER_ROW * len(rows)
         findings = asyncio.run(by_teacher(rows, suspects_of(rows), NoisyJudge(rng), calls, Steps()))
-        caught = [one.suspect.passage for one in findings if one.fate != KEPT]
-        found = sum(passage.startswith("false") for passage in caught)
-        assert found / 200 >= 0.9
-        assert (len(caught) - found) / 2800 <= 0.02
         assert sum(len(one.verdicts) for one in findings) <= calls
+        caught = [one.suspect.passage.startswith("false") for one in findings if one.fate != KEPT]
+        found.append(sum(caught) / 200)
+        lost.append((len(caught) - sum(caught)) / (1000 * negatives - 200))
+    assert fmean(found) >= 0.92
+    assert min(found) >= 0.88
+    assert fmean(lost) <= 0.015
+    assert max(lost) <= 0.025
+
+
+def test_once_false_negatives_are_rare_one_no_suffices() -> None:
+    rows = [ContrastiveExample("q", ["p"], [f"n{i}" for i in range(40)], [0.0], [-float(i) for i in range(40)])]
+    script = {f"n{i}": [NO, YES, YES] for i in range(40)}
+    for first_ones, last_label in ((NO, KEPT), (YES, DROPPED)):
+        script |= {f"n{i}": [first_ones] * 2 for i in range(32)}
+        findings = asyncio.run(by_teacher(rows, suspects_of(rows), Scripted(script), 999, Steps()))
+        assert {one.fate for one in findings[32:]} == {last_label}
 
 
 def test_one_command_mines_and_corrects(config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     documents = list(Corpus(tmp_path / "corpus.jsonl"))[:6]
     rows = [{"query": f"What is told of {one.title}?", "pos": [one.text]} for one in documents]
     data = write_rows(tmp_path / "rows.jsonl", rows)
-    argv = ["--config", str(config_file), "--train_data", str(data), "--num_negatives", "4", "--range_max", "12"]
+    argv = ["--config", str(config_file), "--train_data", str(data), "--num_negatives", "20", "--range_max", "30"]
+    argv += ["--calls_per_row", "20"]
     script.main([*argv, "--output_file", str(tmp_path / "mined.jsonl")])
     found = read_examples([tmp_path / "mined.jsonl"])
     known = [json.loads(line) for line in (tmp_path / "mined.provenance.jsonl").read_text().splitlines()]
     assert [row.query for row in found] == [row["query"] for row in rows]
     labels = [one["label"] for one in known if one["row"] == 1]
-    assert len(labels) == 4
+    assert len(labels) == 20
     assert len(found[0].neg) == labels.count(KEPT)
     assert len(found[0].pos) == 1 + labels.count(RELABELLED)
     assert {"passage", "id", "rank", "score", "positive_score", "verdicts"} <= known[0].keys()
     assert any(one["label"] == RELABELLED for one in known)
-    assert "24 negatives mined" in capsys.readouterr().out
+    assert "120 negatives mined" in capsys.readouterr().out
 
 
 def test_a_margin_is_needed_without_a_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

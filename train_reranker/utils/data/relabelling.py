@@ -10,7 +10,8 @@ from utils.schema import ContrastiveExample, Outcome, Verdict
 from utils.teachers.base import Teacher
 
 CALLS_PER_ROW = 1.3
-ASKED_AT_ONCE = 32  # passages; what is asked next depends on the calls that these took
+ASKED_AT_ONCE = 32  # passages; how the next ones are asked about depends on what these were
+RARE = 0.2  # share of false negatives among them, below which the next are kept at a single no
 
 # What becomes of a negative. RELABELLED is an undisputed false negative, DROPPED one by majority or by the margin.
 KEPT, RELABELLED, DROPPED = "negative", "relabelled as positive", "dropped"
@@ -36,6 +37,12 @@ class Finding(NamedTuple):
     suspect: Suspect
     fate: str = KEPT
     verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def votes(self) -> tuple[int, int]:
+        """How many opinions say that it is relevant, and how many that it is not."""
+        outcomes = [verdict.outcome for verdict in self.verdicts]
+        return outcomes.count(Outcome.USABLE), outcomes.count(Outcome.UNUSABLE)
 
 
 class Steps(NamedTuple):
@@ -76,29 +83,30 @@ async def by_teacher(
 
     A judge that errs once in ten would lose a tenth of the true negatives that it sees. So the reranker's scores decide
     which ones it sees, and it is asked again, in another form, until two answers agree: where its errors are
-    independent, that takes 2.2 calls and errs once in 36. Questions without an answer are no votes.
+    independent, that takes 2.2 calls and errs once in 36. Once false negatives have become rare, the first no ends it,
+    which saves calls for more passages, and true negatives. Questions without an answer are no votes.
     """
     findings: list[Finding] = []
-    spent = 0
-    while suspects:
-        affordable = int(calls - spent) // teacher.opinions
-        asked, suspects = suspects[: min(ASKED_AT_ONCE, affordable)], suspects[min(ASKED_AT_ONCE, affordable) :]
-        if not asked:
-            break
-        findings += await asyncio.gather(*(_ask(rows[one.row], one, teacher, steps) for one in asked))
-        spent += sum(len(one.verdicts) for one in findings[-len(asked) :])
+    spent, rare = 0, False
+    while count := min(ASKED_AT_ONCE, int(calls - spent) // teacher.opinions, len(suspects)):
+        asked, suspects = suspects[:count], suspects[count:]
+        found = await asyncio.gather(*(_ask(rows[one.row], one, teacher, steps, rare) for one in asked))
+        spent += sum(len(one.verdicts) for one in found)
+        rare = sum(one.votes[0] > one.votes[1] for one in found) < RARE * count
+        findings += found
     return findings
 
 
-async def _ask(row: ContrastiveExample, suspect: Suspect, teacher: Teacher, steps: Steps) -> Finding:
-    """Ask for opinions until a majority of the possible ones agree."""
-    verdicts: list[Verdict] = []
-    yes = no = 0
-    while len(verdicts) < teacher.opinions and max(yes, no) <= teacher.opinions // 2:
-        verdicts.append(await teacher.relevant(row.query, row.pos[0], suspect.passage, len(verdicts)))
-        yes += verdicts[-1].outcome is Outcome.USABLE
-        no += verdicts[-1].outcome is Outcome.UNUSABLE
-    return Finding(suspect, steps.fate(yes, no), tuple(verdicts))
+async def _ask(row: ContrastiveExample, suspect: Suspect, teacher: Teacher, steps: Steps, rare: bool) -> Finding:
+    """Ask for opinions until most of the possible ones agree; where false negatives are rare, until the first no."""
+    finding = Finding(suspect)
+    for opinion in range(teacher.opinions):
+        verdict = await teacher.relevant(row.query, row.pos[0], suspect.passage, opinion)
+        finding = finding._replace(verdicts=(*finding.verdicts, verdict))
+        yes, no = finding.votes
+        if max(yes, no) > teacher.opinions // 2 or (rare and no):
+            break
+    return finding._replace(fate=steps.fate(*finding.votes))
 
 
 def corrected(rows: Sequence[ContrastiveExample], findings: Iterable[Finding]) -> list[ContrastiveExample]:
