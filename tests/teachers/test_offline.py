@@ -135,6 +135,8 @@ def test_relevant_is_what_names_what_query_and_positive_name(teacher: OfflineTea
         query = "How did Lake Merrow become important for Port Halden?"
         return asyncio.run(teacher.relevant(query, positive, passage)).outcome
 
-    assert outcome("Lake Merrow is deep.", "Barges cross Lake Merrow.") is Outcome.USABLE
+    barges = "Barges cross Lake Merrow. They came to Lake Merrow by night."
+    assert outcome("Lake Merrow is deep.", barges) is Outcome.USABLE
+    assert outcome("Lake Merrow is deep.", "Barges cross Lake Merrow.") is Outcome.UNUSABLE
     assert outcome("Lake Merrow is deep.", "Port Halden is old.") is Outcome.UNUSABLE
-    assert outcome("It is deep.", "Barges cross Lake Merrow.") is Outcome.ERROR
+    assert outcome("It is deep.", barges) is Outcome.ERROR

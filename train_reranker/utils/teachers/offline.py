@@ -101,9 +101,9 @@ class OfflineTeacher(Teacher):
         if not names:
             return Verdict(Outcome.ERROR, "the query names nothing that the positive mentions")
         mentioned = Counter(self._finder.find(passage))
-        if found := sorted(name for name in names if mentioned[name] >= self._finder.dwelt_upon):
-            return Verdict(Outcome.USABLE, f"mentions {', '.join(found)}, as the positive does")
-        return Verdict(Outcome.UNUSABLE, "mentions none of the names that query and positive have in common")
+        if found := sorted(name for name in names if mentioned[name] >= DWELT_UPON):
+            return Verdict(Outcome.USABLE, f"dwells upon {', '.join(found)}, which query and positive name")
+        return Verdict(Outcome.UNUSABLE, "dwells upon none of the names that query and positive have in common")
 
     def _mentions(self, document: Document) -> Iterator[tuple[str, str, str]]:
         """Yield each name once with the sentence that mentions it first, and that as a segment."""
