@@ -27,7 +27,7 @@ class Tieless(LengthReranker):
         return (super().score(pairs) + rest).astype(np.float32)
 
 
-SCORER = Tieless(1)
+SCORER, NO_LIMIT = Tieless(1), 1e9
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +87,12 @@ def test_negatives_are_those_of_sentence_transformers(
     from sentence_transformers.util import mine_hard_negatives
 
     model: Any = AsTheirs(retriever)
+    # Without any limit, theirs does not ask the cross-encoder.
+    highest = NO_LIMIT if window.margin == Margin() else window.margin.max_score
     theirs = mine_hard_negatives(
         Dataset.from_dict({"query": [row.query for row in rows], "pos": [row.pos[0] for row in rows]}), model,
         corpus=[document.text for document in retriever.corpus], cross_encoder=model, range_min=window.range_min,
-        range_max=len(retriever.corpus) - 1, num_negatives=window.num_negatives, max_score=window.margin.max_score,
+        range_max=len(retriever.corpus) - 1, num_negatives=window.num_negatives, max_score=highest,
         absolute_margin=window.margin.absolute, relative_margin=window.margin.relative, output_format="triplet",
         verbose=False,
     )  # fmt: skip

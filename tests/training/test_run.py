@@ -189,36 +189,36 @@ def test_out_of_memory_is_one_line(
         train(tiny_reranker, examples_file, tmp_path / "out")
 
 
-@pytest.mark.parametrize("soft_only", [False, True])
-def test_a_student_follows_its_teacher_more_closely_than_its_labels(
-    soft_only: bool, still_model: Path, tmp_path: Path
-) -> None:
+def test_a_student_follows_its_teacher_more_closely_than_with_labels_alone(still_model: Path, tmp_path: Path) -> None:
+    """The teacher tells the negatives apart, the labels do not; on words that were not trained on."""
     from scipy.stats import spearmanr
 
-    scores = {
+    facts = {
         "lies on a river": 3.0,
         "holds a market each week": 1.0,
         "has a storm": -1.0,
         "was founded by miners": -3.0,
     }
 
-    def rows(towns: list[str]) -> list[dict[str, Any]]:
-        """The first passage is the positive; the teacher tells the others apart, the labels do not."""
-        values = [*scores.values()]
-        return [
-            {"query": f"what of {town}?", "pos": [f"{town} {one}"], "neg": [f"{town} {other}" for other in others]}
-            | {"pos_scores": values[:1], "neg_scores": values[1:]}
-            for town in towns
-            for one, *others in [[*scores]]
-        ]
+    def row(town: str) -> dict[str, Any]:
+        pos, *neg = (f"{town} {fact}" for fact in facts)
+        scores = [*facts.values()]
+        return {
+            "query": f"what of {town}?",
+            "pos": [pos],
+            "neg": neg,
+            "pos_scores": scores[:1],
+            "neg_scores": scores[1:],
+        }
 
-    data = write_rows(tmp_path / "train.jsonl", rows([f"{one} {other}" for one in WORDS[:6] for other in WORDS[6:12]]))
-    flags = ["--epochs", "6", "--batch_size", "6", "--learning_rate", "5e-3"]
-    plain = train(still_model, data, tmp_path / "plain", *flags)
-    soft = ["--knowledge_distillation", *(["--soft_labels_only"] if soft_only else [])]
-    student = train(still_model, data, tmp_path / "student", *flags, *soft)
-    pairs = [(row["query"], text) for row in rows(WORDS[12:]) for text in (*row["pos"], *row["neg"])]
-    wanted = [*scores.values()] * len(WORDS[12:])
-    plain_rho, rho = (spearmanr(open_reranker(one).score(pairs), wanted).statistic for one in (plain, student))
-    assert rho > 0.9
-    assert rho > plain_rho + 0.05
+    towns = [f"{one} {other}" for one in WORDS[:6] for other in WORDS[6:12]]
+    data = write_rows(tmp_path / "train.jsonl", [row(town) for town in towns])
+    pairs = [(f"what of {town}?", f"{town} {fact}") for town in WORDS[12:] for fact in facts]
+    soft, found = ["--knowledge_distillation", "--soft_labels_only"], []
+    for number in range(3):
+        flags = ["--epochs", "20", "--batch_size", "6", "--learning_rate", "5e-3", *soft[:number]]
+        student = train(still_model, data, tmp_path / str(number), *flags)
+        found.append(spearmanr(open_reranker(student).score(pairs), [*facts.values()] * len(WORDS[12:])).statistic)
+    labels, both, scores = found
+    assert labels + 0.03 < both < scores
+    assert scores > 0.9

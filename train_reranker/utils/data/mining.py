@@ -55,7 +55,8 @@ def mine(rows: Sequence[ContrastiveExample], retriever: Retriever, scorer: Score
 
     Of the ``range_max`` nearest passages those are taken that the reranker scores highest, within the margin and after
     the first ``range_min``: for rows without negatives what sentence-transformers' ``mine_hard_negatives`` takes with
-    its ``cross_encoder``. No positive of the query in any row and no text of the row is taken, and no text twice.
+    a ``cross_encoder``, where a margin makes it use that. No positive of the query in any row and no text of the row is
+    taken, and no text twice.
     InputError if the window is too narrow.
     """
     if window.range_min < 0 or window.range_max - window.range_min < window.num_negatives:
