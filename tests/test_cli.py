@@ -22,7 +22,14 @@ from utils.files import SCRIPTS
 from utils.schema import Outcome, Verdict
 
 NAMES = ["contrastive_data_generator", "train_reranker", "test_reranker", "rerank_ablation_test"]
-TOOLS = ["tools.compare_runs", "tools.distil_base", "tools.prepare_demo", "tools.sample_doc_ids"]
+TOOLS = [
+    "tools.compare_runs",
+    "tools.distil_base",
+    "tools.mine_negatives",
+    "tools.prepare_demo",
+    "tools.sample_doc_ids",
+    "tools.score_examples",
+]
 GENERATE = ["--min_length", "0", "--max_doc_candidates", "5", "--num_examples", "16"]
 
 

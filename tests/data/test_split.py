@@ -156,14 +156,6 @@ def test_texts_that_differ_in_white_space_case_or_normal_form_are_the_same() -> 
     assert canonical(data[0].pos[0]) == canonical(data[400].pos[0]) == f"caf\u00e9 {data[0].pos[0][5:]}"
 
 
-def test_rows_to_distil_from_keep_a_negative() -> None:
-    shared = [row._replace(neg=["shared"]) for row in apart(1000)]
-    assert held_out.hold_out(shared, 0.1, 1, keep_negatives=True).test == []
-    split = held_out.hold_out(drawn(2000, 500, 7), 0.1, 1, keep_negatives=True)
-    assert len(split.test) >= 196
-    assert all(row.neg for row in split.train)
-
-
 def test_few_rows_are_all_trained_on() -> None:
     split = held_out.hold_out(rows(100), 0.1, seed=1)
     assert split == (rows(100), [], 0, 0, 0, 10)

@@ -26,6 +26,25 @@ from utils.teachers.rate_limit import RetryPolicy
 from utils.teachers.reply_cache import ReplyCache
 
 
+def test_relevance_is_asked_anew_in_each_form_and_paid_for_once(cache: Path) -> None:
+    def answer(messages: Any, _: str) -> dict[str, Any]:
+        return {"reason": "so", "relevant": "aqueduct" in messages[-1]["content"].rpartition("<candidate>")[2]}
+
+    async def work(teacher: LLMTeacher) -> Any:
+        asked = [(USABLE, 0), (USABLE, 1), (UNUSABLE, 2), (USABLE, 0)]
+        return [await teacher.relevant("what ran?", "roads", one.contents, opinion) for one, opinion in asked]
+
+    ledger = Ledger()
+    with ScriptedEndpoint(answer) as endpoint:
+        verdicts = use(endpoint, cache, work, ledger)
+    usable, unusable = Outcome.USABLE, Outcome.UNUSABLE
+    assert [verdict.outcome for verdict in verdicts] == [usable, usable, unusable, usable]
+    assert (ledger.calls, ledger.cache_hits) == (3, 1)
+    with ScriptedEndpoint(lambda *_: {"reason": "perhaps"}) as endpoint:
+        (silent,) = use(endpoint, cache, lambda teacher: asyncio.gather(teacher.relevant("who?", "a", "b")))
+    assert silent.outcome is Outcome.ERROR
+
+
 def test_extracts_and_judges(cache: Path) -> None:
     async def work(teacher: LLMTeacher) -> Any:
         verdicts = [await teacher.judge(ROAD, candidate) for candidate in (USABLE, UNUSABLE)]

@@ -128,3 +128,15 @@ def test_corpus_without_anything_to_ask_about_is_refused(contents: str) -> None:
     documents = [Document(str(n), "", contents) for n in range(3)]
     complaint = "0 of the corpus's first 3 documents mention another's title, and no terms of 2 to 4 words recur"
     assert OfflineTeacher(documents).complaint == complaint
+
+
+def test_relevant_is_what_names_what_query_and_positive_name(teacher: OfflineTeacher) -> None:
+    def outcome(positive: str, passage: str) -> Outcome:
+        query = "How did Lake Merrow become important for Port Halden?"
+        return asyncio.run(teacher.relevant(query, positive, passage)).outcome
+
+    barges = "Barges cross Lake Merrow. They came to Lake Merrow by night."
+    assert outcome("Lake Merrow is deep.", barges) is Outcome.USABLE
+    assert outcome("Lake Merrow is deep.", "Barges cross Lake Merrow.") is Outcome.UNUSABLE
+    assert outcome("Lake Merrow is deep.", "Port Halden is old.") is Outcome.UNUSABLE
+    assert outcome("It is deep.", barges) is Outcome.ERROR

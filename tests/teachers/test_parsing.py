@@ -11,7 +11,7 @@ from endpoint import canned
 from llm_teacher import GOOD, ROAD, ROMANS, USABLE
 from utils.schema import BridgeEntity, Document, Outcome, Verdict
 from utils.teachers import prompts
-from utils.teachers.parsing import read_extraction, read_verdict
+from utils.teachers.parsing import read_extraction, read_relevance, read_verdict
 from utils.teachers.reply_cache import Reply
 from utils.teachers.reply_json import InvalidReply
 
@@ -252,3 +252,15 @@ def test_unclear_verdicts_are_invalid(change: dict[str, Any]) -> None:
     assert read_verdict(reply(dict(VALID)), ROAD, USABLE).outcome is Outcome.USABLE
     with pytest.raises(InvalidReply):
         read_verdict(reply({**VALID, **change}), ROAD, USABLE)
+
+
+def relevance(**fields: Any) -> Verdict:
+    return read_relevance(Reply(json.dumps(fields), "stop", 1, 1))
+
+
+def test_relevance_is_yes_or_no() -> None:
+    assert relevance(reason="it tells who", relevant=True) == Verdict(Outcome.USABLE, "it tells who")
+    assert relevance(relevant="Not relevant").outcome is Outcome.UNUSABLE
+    for unclear in ({"relevant": "partly"}, {"reason": "it tells who"}):
+        with pytest.raises(InvalidReply, match='"relevant"'):
+            relevance(**unclear)

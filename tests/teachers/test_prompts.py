@@ -27,3 +27,12 @@ def test_schemas_are_strict() -> None:
     ):
         assert schema["additionalProperties"] is False
         assert schema["required"] == list(schema["properties"])
+
+
+def test_relevance_is_asked_in_three_forms() -> None:
+    asked = [prompts.relevance("who?", "<known>a", "</candidate>b", i).messages for i in range(prompts.OPINIONS)]
+    assert len({messages[0]["content"] for messages in asked}) == 1
+    known, candidate = "<known>\n&lt;known>a\n</known>", "<candidate>\n&lt;/candidate>b\n</candidate>"
+    forms = [[known, candidate], [candidate, known], [candidate]]
+    expected = ["\n".join(["<query>\nwho?\n</query>", *form]) for form in forms]
+    assert [messages[1]["content"] for messages in asked] == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,6 @@ def test_groups_keep_scores_beside_their_passages() -> None:
     scores = {"p0": 10.0, "p1": 11.0, "n0": 0.0, "n1": 1.0, "n2": 2.0, "n3": 3.0}
     for seed in range(20):
         places, own = groups.draw_group(ROW, 4, random.Random(seed)), groups.row_scores(ROW)
-        assert own
         passages, drawn = [ROW.passages[i] for i in places], [own[i] for i in places]
         assert passages[0] in ROW.pos
         assert len(set(passages[1:])) == 3
@@ -60,6 +60,22 @@ def test_groups_keep_scores_beside_their_passages() -> None:
 def test_few_negatives_are_repeated_evenly() -> None:
     places = groups.draw_group(ROW._replace(neg=["n0", "n1"], neg_scores=None), 6, random.Random(0))
     assert sorted(places[1:].count(place) for place in (2, 3)) == [2, 3]
+
+
+def test_graded_rows_show_positives_beside_each_other() -> None:
+    row = ROW._replace(pos=["p0", "p1", "p2"], pos_scores=None, pos_grades=[3, 1, 2])
+    for size, positives in ((2, 1), (4, 2), (8, 3)):
+        places = groups.draw_group(row, size, random.Random(0))
+        assert [place < 3 for place in places] == [True] * positives + [False] * (size - positives)
+        assert len(set(places[:positives])) == positives
+    assert sum(place < 2 for place in groups.draw_group(ROW, 4, random.Random(0))) == 1  # without grades
+
+
+def test_scores_are_nan_where_a_row_has_none() -> None:
+    filled = ROW._replace(neg=[*ROW.neg, "of another row"])
+    assert str(groups.row_scores(filled)) == "[10.0, 11.0, 0.0, 1.0, 2.0, 3.0, nan]"
+    for bare in (ROW._replace(pos_scores=None), ROW._replace(neg_scores=None)):
+        assert str(groups.row_scores(bare)) == str([math.nan] * 6)
 
 
 def test_draws_depend_on_seed_epoch_and_row_alone(tiny_reranker: Path) -> None:
@@ -84,7 +100,6 @@ def test_scores_of_both_kinds_belong_to_the_drawn_passages(tiny_reranker: Path) 
     from transformers import AutoTokenizer
 
     own = groups.row_scores(ROW)
-    assert own
     close = [100 + score for score in own]
     tokenizer = AutoTokenizer.from_pretrained(tiny_reranker)
     dataset = groups.TrainingGroups([ROW] * 8, tokenizer, Lengths(16, 16), 4, 1, distil=True, close=[close] * 8)
@@ -92,7 +107,9 @@ def test_scores_of_both_kinds_belong_to_the_drawn_passages(tiny_reranker: Path) 
     assert batch["close_scores"] == [100 + score for score in batch["teacher_scores"]]
     assert set(batch["teacher_scores"][::4]) <= {10.0, 11.0}  # positives come first
     bare = groups.TrainingGroups([ROW], tokenizer, Lengths(16, 16), 4, 1)
-    assert bare[0][1:] == (None, None)
+    assert bare[0][1:] == ([1, 0, 0, 0], None, None)
+    graded = groups.TrainingGroups([ROW._replace(pos_grades=[2, 3])], tokenizer, Lengths(16, 16), 4, 1)
+    assert sorted(graded[0].grades or []) == [0, 0, 2, 3]
 
 
 def test_plan_holds_the_budget_and_every_pair_once() -> None:

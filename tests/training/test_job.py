@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -30,14 +31,13 @@ def test_rows_without_negatives_train(tiny_reranker: Path, examples_file: Path, 
     train(tiny_reranker, data, tmp_path / "out", "--epochs", "1")
 
 
-def test_distillation_leaves_out_rows_whose_negatives_are_held_out(tiny_reranker: Path, tmp_path: Path) -> None:
+def test_distillation_tells_how_many_rows_have_no_scores(tiny_reranker: Path, tmp_path: Path) -> None:
     scores = {"pos_scores": [0.9], "neg_scores": [0.1]}
-    rows = [{"query": f"what of {i}?", "pos": [f"town {i}"], "neg": [f"lake {i % 60}"]} | scores for i in range(300)]
-    data = write_rows(tmp_path / "train.jsonl", rows)
+    rows = [{"query": f"what of {i}?", "pos": [f"town {i}"], "neg": [f"lake {i}"]} | scores for i in range(8)]
+    data = write_rows(tmp_path / "train.jsonl", [*rows, {"query": "what of 8?", "pos": ["town 8"]}])
     job = prepare(TrainingSettings(str(tiny_reranker), [str(data)], knowledge_distillation=True))
-    assert len(job.held_out) >= 20
-    assert all(row.neg_scores for row in job.examples)
-    assert len(job.examples) + len(job.held_out) + job.facts.dropped == 300
+    assert f"{data}: 1 of 9 rows have no scores: they learn from their labels alone" in job.facts.notes
+    assert all(len(row.neg) == 3 for row in job.examples)
 
 
 def test_one_negative_is_enough_to_be_repeated(tiny_reranker: Path, tmp_path: Path) -> None:
@@ -74,7 +74,14 @@ BAD_INPUTS = {
     "no whole model": (["--model_path", "{full}/.."], "no config.json and no weights and no tokenizer"),
     "no data": (["--train_data", "none.jsonl"], "training data none.jsonl not found"),
     "no query": (["--train_data", "{bad}"], 'bad.jsonl, line 1: "query" must be'),
-    "no scores": (["--knowledge_distillation"], "row 1: --knowledge_distillation needs"),
+    "scores that are no numbers": (
+        ["--train_data", "{nan}", "--knowledge_distillation"],
+        'nan.jsonl, line 2: "pos_scores" must hold one number for each text of "pos", all finite',
+    ),
+    "no scores": (
+        ["--knowledge_distillation"],
+        "train.jsonl: no row has the scores that --knowledge_distillation learns from",
+    ),
     "no such config": (["--use_deepspeed", "--ds_config", "none.json"], "DeepSpeed configuration none.json"),
     "config not JSON": (["--use_deepspeed", "--ds_config", "{data}"], "train.jsonl is not readable as JSON"),
     "filled output": (["--output_dir", "{full}"], "is not empty: choose another --output_dir"),
@@ -127,6 +134,10 @@ def test_bad_input_is_one_line_and_exit_2(
     full = tmp_path / "full"
     full.mkdir()
     (full / "model.safetensors").write_text("precious")
+    nan = [
+        {"query": "q", "pos": ["p"], "neg": ["n"], "pos_scores": [value], "neg_scores": [0]} for value in (1, math.nan)
+    ]
+    write_rows(tmp_path / "nan.jsonl", nan)
     bad = write_rows(tmp_path / "bad.jsonl", [{"pos": ["a"], "neg": ["b"]}])
     batches = '"train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto"'
     (tmp_path / "zero3.json").write_text(f'{{{batches}, "zero_optimization": {{"stage": 3}}}}')
@@ -142,6 +153,7 @@ def test_bad_input_is_one_line_and_exit_2(
         "beir": beir,
         "data": examples_file,
         "bad": bad,
+        "nan": tmp_path / "nan.jsonl",
         "full": full,
         "model": tiny_reranker,
         "finished": finished,

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from miniature import WORDS
 from trainings import QUICK, largest_change, train, weights, write_rows
 from utils.errors import InputError, RunError
 from utils.files import SCRIPTS, locked
+from utils.scoring import open_reranker
 from utils.training import run
 from utils.training.job import prepare
 from utils.training.settings import TrainingSettings
@@ -215,3 +217,38 @@ def test_what_another_run_has_left_since_the_check_is_not_overwritten(
         run.run(new)
     with pytest.raises(InputError, match="another run has just written to"):
         run.run(resumed)
+
+
+def test_a_student_follows_its_teacher_more_closely_than_with_labels_alone(still_model: Path, tmp_path: Path) -> None:
+    """The teacher tells the negatives apart, the labels do not; on words that were not trained on."""
+    from scipy.stats import spearmanr
+
+    facts = {
+        "lies on a river": 3.0,
+        "holds a market each week": 1.0,
+        "has a storm": -1.0,
+        "was founded by miners": -3.0,
+    }
+
+    def row(town: str) -> dict[str, Any]:
+        pos, *neg = (f"{town} {fact}" for fact in facts)
+        scores = [*facts.values()]
+        return {
+            "query": f"what of {town}?",
+            "pos": [pos],
+            "neg": neg,
+            "pos_scores": scores[:1],
+            "neg_scores": scores[1:],
+        }
+
+    towns = [f"{one} {other}" for one in WORDS[:6] for other in WORDS[6:12]]
+    data = write_rows(tmp_path / "train.jsonl", [row(town) for town in towns])
+    pairs = [(f"what of {town}?", f"{town} {fact}") for town in WORDS[12:] for fact in facts]
+    soft, found = ["--knowledge_distillation", "--soft_labels_only"], []
+    for number in range(3):
+        flags = ["--epochs", "20", "--batch_size", "6", "--learning_rate", "5e-3", *soft[:number]]
+        student = train(still_model, data, tmp_path / str(number), *flags)
+        found.append(spearmanr(open_reranker(student).score(pairs), [*facts.values()] * len(WORDS[12:])).statistic)
+    labels, both, scores = found
+    assert labels + 0.03 < both < scores
+    assert scores > 0.9

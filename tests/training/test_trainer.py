@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 
-from trainings import distillation_by_hand, train_evaluated, weights, write_rows
+from trainings import distillation_by_hand, softmax, train_evaluated, weights, write_rows
 from utils.errors import InputError, RunError
 from utils.training import checkpoints
 
@@ -83,15 +85,19 @@ def first_batch(
     from utils.training.settings import TrainingSettings
 
     sizes = {"train_group_size": 3, "eval_fraction": 0, "no_mixed_precision": True, "passage_max_len": 64}
-    job = prepare(TrainingSettings(str(model), [str(data)], output_dir=str(output), **sizes, **chosen))
+    job = prepare(TrainingSettings(str(model), [str(data)], output_dir=str(output), **(sizes | chosen)))
     trainer = fit.make_trainer(job, fit.training_arguments(job), fit.memory_budget(job))
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(ROWS))])
     found = trainer.model.train()(**batch)
-    return batch, found.scores.view(-1, 3).tolist(), found.loss.item()
+    return batch, in_groups(found.scores.flatten().tolist()), found.loss.item()
 
 
-def in_groups(values: list[float]) -> list[list[float]]:
-    return [values[start : start + 3] for start in range(0, len(values), 3)]
+def labels_by_hand(scores: list[list[float]]) -> list[float]:
+    return [-math.log(softmax(group)[0]) for group in scores]
+
+
+def in_groups(values: list[float], size: int = 3) -> list[list[float]]:
+    return [values[start : start + size] for start in range(0, len(values), size)]
 
 
 def test_soft_labels_alone_are_the_distillation(still_model: Path, tmp_path: Path) -> None:
@@ -101,6 +107,43 @@ def test_soft_labels_alone_are_the_distillation(still_model: Path, tmp_path: Pat
     targets = in_groups(batch["teacher_scores"])
     assert [sorted(group) for group in targets] == [sorted([n / 5, 2.0, -1.0]) for n in range(8)]
     assert loss == pytest.approx(distillation_by_hand(scores, targets), rel=1e-4)
+
+
+@pytest.mark.parametrize("soft_only", [True, False])
+def test_rows_without_scores_learn_from_their_labels(soft_only: bool, still_model: Path, tmp_path: Path) -> None:
+    """Of eight rows, two have no scores, two are one negative short, and two have one more than a group."""
+    short = [row | {"neg": row["neg"][:1], "neg_scores": row["neg_scores"][:1]} for row in ROWS[2:4]]
+    bare = [{key: row[key] for key in ("query", "pos", "neg")} for row in ROWS[:2]]
+    more = [
+        row | {"neg": [*row["neg"], f"a hill {i}"], "neg_scores": [2.0, -1.0, 0.5]} for i, row in enumerate(ROWS[4:6])
+    ]
+    data = write_rows(tmp_path / "train.jsonl", [*bare, *short, *more, *ROWS[6:]])
+    chosen = {"knowledge_distillation": True, "soft_labels_only": soft_only}
+    batch, scores, loss = first_batch(still_model, data, tmp_path / "out", **chosen)
+    targets, labels = in_groups(batch["teacher_scores"]), labels_by_hand(scores)
+    unknown = [[value != value for value in group] for group in targets]
+    assert unknown == [[True] * 3] * 2 + [[False, False, True]] * 2 + [[False] * 3] * 4
+    expected = []
+    for ours, theirs, label in zip(scores, targets, labels, strict=True):
+        known = [i for i, value in enumerate(theirs) if value == value]
+        ours, theirs = [ours[i] for i in known], [theirs[i] for i in known]
+        if soft_only:
+            expected.append(distillation_by_hand([ours], [theirs]) if known else label)
+        else:
+            pairs = zip(softmax(theirs), softmax(ours), strict=True)
+            expected.append(label - sum(p * math.log(q) for p, q in pairs))
+    assert loss == pytest.approx(fmean(expected), rel=1e-4)
+
+
+def test_grades_are_shares_of_the_target(still_model: Path, tmp_path: Path) -> None:
+    graded = [row | {"pos": ["a river", "a bridge"], "pos_scores": None, "pos_grades": [3, 1]} for row in ROWS[:4]]
+    data = write_rows(tmp_path / "train.jsonl", [*graded, *ROWS[4:]])
+    batch, scores, loss = first_batch(still_model, data, tmp_path / "out", train_group_size=4)
+    shares = [[grade / sum(group) for grade in group] for group in in_groups(batch["grades"], 4)]
+    assert [max(group) for group in shares] == [0.75] * 4 + [1] * 4
+    pairs = zip(shares, in_groups([score for group in scores for score in group], 4), strict=True)
+    expected = [-sum(p * math.log(q) for p, q in zip(share, softmax(ours), strict=True)) for share, ours in pairs]
+    assert loss == pytest.approx(fmean(expected), rel=1e-4)
 
 
 def test_staying_close_adds_the_distance_from_a_reranker(still_model: Path, trained: Path, tmp_path: Path) -> None:

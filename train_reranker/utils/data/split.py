@@ -44,16 +44,14 @@ class Split(NamedTuple):
         }  # fmt: skip
 
 
-def split_examples(
-    labelled: Sequence[Labelled], test_fraction: float, rng: random.Random, keep_negatives: bool = False
-) -> Split:
+def split_examples(labelled: Sequence[Labelled], test_fraction: float, rng: random.Random) -> Split:
     """Split examples so that no query, entity or document, as source or passage, is on both sides.
 
     Held out is ``test_fraction`` of them, each with a negative, preferring those with few links to others. A passage
     on both sides is removed from the training examples, or from the test pool where it is a training example's source
     or positive. At most ``MOST_LOST`` of all examples (of fewer than 20: two) are lost to both sides, and no more than
     are held out; where that is impossible, fewer are held out, or none. Texts are compared in their
-    :func:`utils.data.rows.canonical` form. With ``keep_negatives``, a training example without negatives is lost, too.
+    :func:`utils.data.rows.canonical` form.
     """
     ids: dict[str, int] = {}  # by raw text too, so that each long text is normalised once
 
@@ -69,7 +67,7 @@ def split_examples(
 
     rows = [links(one) for one in labelled]
     wanted, most_lost = math.ceil(test_fraction * len(rows)), max(2, int(MOST_LOST * len(rows)))
-    found = hold_out(rows, wanted, most_lost, rng, keep_negatives)
+    found = hold_out(rows, wanted, most_lost, rng)
     tested = [number for number in sorted(found.pools) if found.pools[number]]
     trained = [number for number in range(len(rows)) if number not in found.pools and number not in found.lost]
     # A training row takes precedence over a pool's negative, a held-out row over another's passage.
@@ -112,8 +110,8 @@ class HeldOut:
     All calls together visit each key of each row a few times only, however many rows share it.
     """
 
-    def __init__(self, rows: Sequence[Links], keep_negatives: bool = False) -> None:
-        """Start with no row; with ``keep_negatives`` a row is also lost with its last negative."""
+    def __init__(self, rows: Sequence[Links]) -> None:
+        """Start with no row."""
         self.rows = rows
         self.order: list[int] = []
         self.lost: set[int] = set()
@@ -130,9 +128,6 @@ class HeldOut:
         self.ranking_key: Counter[int] = Counter()  # held-out rows with a key among their negatives
         self._trained = [True] * len(rows)
         self._positives = [len(row.positives) for row in rows]
-        self._negatives = [len(row.negatives) if keep_negatives else -1 for row in rows]
-        self._shown: list[int] = []  # keys that have just become part of held-out rows
-        self._pruned: set[int] = set()
 
     def cost(self, number: int) -> tuple[int, int]:
         """Return how many other rows need what this one needs (-1: it is lost), and how many negatives pools lose."""
@@ -159,27 +154,11 @@ class HeldOut:
                     self._leave(other, lost=True)
                     cheaper.add(other)
             self._disown(key, self.owners[key])
-            self._shown.append(key)
             cheaper.update(self.having.get(key, ()))
         for key in row.negatives:
             if self.ranking_key[key] == 1:
                 cheaper.update(self.needing.get(key, ()))
-                if not self.owners[key]:
-                    self._shown.append(key)
-        self._prune()
         return {other for other in cheaper if other not in self.pools}
-
-    def _prune(self) -> None:
-        """Remove what held-out rows have from the other rows' negatives; a row lost by that may free more."""
-        while self._shown:
-            key = self._shown.pop()
-            if key in self._pruned:
-                continue
-            self._pruned.add(key)
-            for other in self.having.get(key, ()):
-                self._negatives[other] -= 1
-                if self._trained[other] and not self._negatives[other]:
-                    self._leave(other, lost=True)
 
     def _leave(self, number: int, lost: bool) -> None:
         """Stop training on a row, as it is held out or lost: pools may keep what no other training row needs."""
@@ -192,31 +171,28 @@ class HeldOut:
     def _disown(self, key: int, rows: int) -> None:
         self.owners[key] -= rows
         if rows and not self.owners[key] and self.ranking_key[key]:
-            self._shown.append(key)
             for other in self.having[key]:
                 if other in self.pools:
                     self.pools[other] += 1
                     self.ranking += self.pools[other] == 1
 
 
-def hold_out(
-    rows: Sequence[Links], wanted: int, most_lost: int, rng: random.Random, keep_negatives: bool = False
-) -> HeldOut:
+def hold_out(rows: Sequence[Links], wanted: int, most_lost: int, rng: random.Random) -> HeldOut:
     """Hold out about ``wanted`` rows with negatives, losing at most ``most_lost`` others and no more than are held out.
 
     First come whole connected components of rows that share anything, if they are no larger than ``wanted``; then
     single rows of larger ones, the least linked first, given what is held out so far. ``rng`` breaks ties. Where that
     falls short and the rows are few, it is retried from other first rows.
     """
-    held_out = HeldOut(rows, keep_negatives)
+    held_out = HeldOut(rows)
     if not wanted:
         return held_out
     place = _places(rows, wanted, rng)
-    best = _grow(rows, place, wanted, most_lost, rng, keep_negatives)
+    best = _grow(rows, place, wanted, most_lost, rng)
     if best[0][1] < wanted:
         for first in rng.sample(range(len(rows)), min(len(rows), RETRIED // len(rows))):
             place[first] -= len(rows) + 1  # before all others
-            best = max(best, _grow(rows, place, wanted, most_lost, rng, keep_negatives), key=itemgetter(0))
+            best = max(best, _grow(rows, place, wanted, most_lost, rng), key=itemgetter(0))
             place[first] += len(rows) + 1
     for row in best[1]:
         held_out.take(row)
@@ -224,13 +200,13 @@ def hold_out(
 
 
 def _grow(
-    rows: Sequence[Links], place: Sequence[int], wanted: int, most_lost: int, rng: random.Random, keep_negatives: bool
+    rows: Sequence[Links], place: Sequence[int], wanted: int, most_lost: int, rng: random.Random
 ) -> tuple[tuple[int, int], list[int]]:
     """Hold rows out one by one; of the states that leave a row to train on, return the best one's value and its rows.
 
     The value is (ranking rows - lost rows, ranking rows); the rows are in the order in which they were held out.
     """
-    found = HeldOut(rows, keep_negatives)
+    found = HeldOut(rows)
     heap = [(place[i], *found.cost(i), rng.random(), i) for i in range(len(rows)) if rows[i].negatives]
     heapq.heapify(heap)
     best, length = (0, 0), 0

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from utils.schema import BridgeEntity, Document, Verdict
+from utils.schema import BridgeEntity, Document, Outcome, Verdict
 
 
 class TeacherError(Exception):
@@ -11,6 +11,8 @@ class TeacherError(Exception):
 
 class Teacher(Protocol):
     """Finds a bridge entity and judges candidates; both may be called concurrently, from one event loop."""
+
+    opinions: int = 1  # forms in which :meth:`relevant` can be asked
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -41,3 +43,10 @@ class Teacher(Protocol):
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
         """Return whether the candidate makes the second hop; ERROR if unanswered, RunError if none will be answered."""
+
+    async def relevant(self, query: str, positive: str, passage: str, opinion: int = 0) -> Verdict:
+        """Return whether a passage answers a query as a positive does: USABLE if so; ERROR as above, or by default.
+
+        ``opinion`` chooses the form of the question, below ``opinions``; an answer in one says little of the next one.
+        """
+        return Verdict(Outcome.ERROR, "this teacher does not judge relevance")

@@ -17,7 +17,7 @@ from utils.teachers.client import Client
 from utils.teachers.endpoint import EndpointSettings
 from utils.teachers.evidence import STRICT
 from utils.teachers.ledger import Ledger
-from utils.teachers.parsing import read_extraction, read_verdict
+from utils.teachers.parsing import read_extraction, read_relevance, read_verdict
 from utils.teachers.rate_limit import RetryPolicy
 from utils.teachers.reply_cache import CacheKeys, Reply, ReplyCache, answer_params, reply_keys, request_key
 from utils.teachers.reply_json import InvalidReply
@@ -53,6 +53,8 @@ class _History:
 
 class LLMTeacher(Teacher):
     """One model extracts, one judges; an invalid reply is asked for again, with a note of what was wrong."""
+
+    opinions = prompts.OPINIONS
 
     def __init__(
         self,
@@ -123,6 +125,17 @@ class LLMTeacher(Teacher):
                 return verdicts[-1]
         # Unusable windows are no evidence about one without an answer.
         return next((verdict for verdict in verdicts if verdict.outcome is Outcome.ERROR), verdicts[0])
+
+    async def relevant(self, query: str, positive: str, passage: str, opinion: int = 0) -> Verdict:
+        """Return whether the passage answers the query, ERROR if unanswered; raises as above.
+
+        Each text is cut at half a window, so that the prompt is no longer than other ones.
+        """
+        known, text = (context_window.split_windows(one, self._windows[0] // 2)[0] for one in (positive, passage))
+        try:
+            return await self._ask(self._judge, prompts.relevance(query, known, text, opinion), read_relevance)
+        except TeacherError as error:
+            return Verdict(Outcome.ERROR, str(error))
 
     async def aclose(self) -> None:
         """Send nothing more, wait for the requests in flight, which are paid for, and close everything."""

@@ -95,6 +95,16 @@ class OfflineTeacher(Teacher):
                 return Verdict(Outcome.USABLE, f"says of {entity.name}: {sentence}", (first, second), sentence)
         return Verdict(Outcome.UNUSABLE, "adds nothing to the source's segment")
 
+    async def relevant(self, query: str, positive: str, passage: str, opinion: int = 0) -> Verdict:
+        """USABLE if the passage dwells upon a name that query and positive have in common; ERROR if they have none."""
+        names = set(self._finder.find(query)) & set(self._finder.find(positive))
+        if not names:
+            return Verdict(Outcome.ERROR, "the query names nothing that the positive mentions")
+        mentioned = Counter(self._finder.find(passage))
+        if found := sorted(name for name in names if mentioned[name] >= DWELT_UPON):
+            return Verdict(Outcome.USABLE, f"dwells upon {', '.join(found)}, which query and positive name")
+        return Verdict(Outcome.UNUSABLE, "dwells upon none of the names that query and positive have in common")
+
     def _mentions(self, document: Document) -> Iterator[tuple[str, str, str]]:
         """Yield each name once with the sentence that mentions it first, and that as a segment."""
         own, known = name_of(document.title), set[str]()

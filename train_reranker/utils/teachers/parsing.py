@@ -16,7 +16,10 @@ _NO_ENTITY = re.compile(
     r"\W*|null|nil|n a|nothing|(?:not|none) (?:applicable|found|available)|none(?: of .*)?"
     r"|(?:there is )?no (?:\w+ ){,3}entit(?:y|ies)\b.*|无|没有"
 )
-_DECISIONS = {True: ("true", "yes", "valid", "1", "1.0"), False: ("false", "no", "invalid", "not valid", "0", "0.0")}
+_DECISIONS = {
+    True: ("true", "yes", "valid", "relevant", "1", "1.0"),
+    False: ("false", "no", "invalid", "not valid", "not relevant", "irrelevant", "0", "0.0"),
+}
 
 
 def read_extraction(
@@ -51,21 +54,33 @@ def read_verdict(reply: Reply, entity: BridgeEntity, candidate: Document, level:
 
     ``level`` is one of ``evidence.LEVELS``; what the reply quotes is kept as the candidate has it.
     """
-    found = find_objects(reply_text(reply), "valid")
-    decisions = {_decision(answer["valid"]) for answer in found}
-    if len(decisions) > 1:
-        raise InvalidReply("it held verdicts that contradict each other")
-    (valid,) = decisions
-    if any(isinstance(answer["valid"], Ambiguous) for answer in found):
-        raise InvalidReply('"valid" was given twice, with different values')
-    if valid is None:
-        raise InvalidReply('"valid" must be true or false')
-    reason = _line(found[-1], "reason", required=False)
+    valid, answer = _decided(reply, "valid")
+    reason = _line(answer, "reason", required=False)
     if not valid:
         return Verdict(Outcome.UNUSABLE, reason)
-    quoted = _line(found[-1], "doc_b_segment", required=False)
-    verdict = Verdict(Outcome.USABLE, reason, _sub_questions(found[-1].get("sub_questions")), quoted)
+    quoted = _line(answer, "doc_b_segment", required=False)
+    verdict = Verdict(Outcome.USABLE, reason, _sub_questions(answer.get("sub_questions")), quoted)
     return evidence.check_verdict(verdict, entity, candidate, level)
+
+
+def read_relevance(reply: Reply) -> Verdict:
+    """Return USABLE where a reply says that a passage is relevant, else UNUSABLE; InvalidReply if it is not clear."""
+    relevant, answer = _decided(reply, "relevant")
+    return Verdict(Outcome.USABLE if relevant else Outcome.UNUSABLE, _line(answer, "reason", required=False))
+
+
+def _decided(reply: Reply, key: str) -> tuple[bool, dict[str, Any]]:
+    """Return the decision that a reply has under a key, and its last object; InvalidReply if it is not clear."""
+    found = find_objects(reply_text(reply), key)
+    decisions = {_decision(answer[key]) for answer in found}
+    if len(decisions) > 1:
+        raise InvalidReply("it held verdicts that contradict each other")
+    (decision,) = decisions
+    if any(isinstance(answer[key], Ambiguous) for answer in found):
+        raise InvalidReply(f'"{key}" was given twice, with different values')
+    if decision is None:
+        raise InvalidReply(f'"{key}" must be true or false')
+    return decision, found[-1]
 
 
 def _sub_questions(value: Any) -> tuple[SubQuestion, ...]:

@@ -52,7 +52,7 @@ def render(job: TrainingJob, argv: Sequence[str], processes: int) -> str:
         ["negatives removed from held-out rows", facts.thinned],
         ["rows trained on (groups per epoch)", len(job.examples)],
         ["pairs per group", settings.train_group_size],
-        ["rows with too few negatives", f"{facts.short} ({settings.fill})"],
+        ["rows with too few negatives", f"{facts.short} ({settings.negative_fill})"],
         ["tokens per pair, 5/25/50/75/95/100%", " ".join(map(str, at))],
         ["pairs cut", f"{percent(float(np.mean(np.concatenate(whole) > longest)))} (over {longest})"],
         ["padding, one batch per step", percent(padding(batches, memory.multiple))],

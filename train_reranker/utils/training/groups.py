@@ -1,5 +1,6 @@
 """Rows to groups, groups to token ids, token ids to ragged batches and length-bucketed micro-batches."""
 
+import math
 import os
 import random
 from collections.abc import Sequence
@@ -12,16 +13,17 @@ from utils.schema import ContrastiveExample
 
 
 class Group(NamedTuple):
-    """The encoded pairs of one row: a positive, then its negatives; and a number for each where there are any."""
+    """The encoded pairs of one row: a positive, or graded ones, then negatives; and numbers for each pair."""
 
     pairs: list[dict[str, list[int]]]
-    teacher_scores: list[float] | None = None  # the row's own, to distil from
+    grades: list[int] | None = None  # 0 for negatives
+    teacher_scores: list[float] | None = None  # the row's own, to distil from; NaN where it has none
     close_scores: list[float] | None = None  # of the reranker to stay close to
 
 
 @dataclass
 class TrainingGroups:
-    """A map-style dataset whose item is the tokenised group of one row: a positive, then its negatives.
+    """A map-style dataset whose item is the tokenised group of one row, as :func:`draw_group` draws it.
 
     Draws depend on seed, epoch and row alone, so that neither the number of processes nor an interruption changes
     them. The token ids are FlagEmbedding's, but for queries over the limit, which it lets take from the passage.
@@ -49,27 +51,28 @@ class TrainingGroups:
         row, rng = self.rows[number], random.Random(f"{self.seed} {self.epoch} {number}")
         drawn = draw_group(row, self.group_size, rng)
         pairs = encode_pairs(self.tokenizer, row.query, [row.passages[i] for i in drawn], self.lengths)
-        own = row_scores(row) if self.distil else None
-        close = None if self.close is None else self.close[number]
-        return Group(pairs, own and [own[i] for i in drawn], close and [close[i] for i in drawn])
+        grades = (row.pos_grades or [1] * len(row.pos)) + [0] * len(row.neg)
+        own = [row_scores(row)[i] for i in drawn] if self.distil else None
+        close = [self.close[number][i] for i in drawn] if self.close else None
+        return Group(pairs, [grades[i] for i in drawn], own, close)
 
 
 def draw_group(row: ContrastiveExample, size: int, rng: random.Random) -> list[int]:
-    """Draw a positive and ``size`` - 1 negatives of a row; return their places in its ``passages``.
+    """Draw a group of a row: a positive, then ``size`` - 1 negatives; return their places in its ``passages``.
 
-    Where negatives are too few, all are repeated equally often, or once more.
+    Of a row with grades, up to half of the group are positives. Where negatives are too few, all are repeated equally
+    often, or once more.
     """
-    positive = rng.randrange(len(row.pos))
-    times, rest = divmod(size - 1, len(row.neg))
+    positives = rng.sample(range(len(row.pos)), min(len(row.pos), size // 2 if row.pos_grades else 1))
+    times, rest = divmod(size - len(positives), len(row.neg))
     negatives = list(range(len(row.neg))) * times + rng.sample(range(len(row.neg)), rest)
-    return [positive, *(len(row.pos) + i for i in negatives)]
+    return [*positives, *(len(row.pos) + i for i in negatives)]
 
 
-def row_scores(row: ContrastiveExample) -> list[float] | None:
-    """Return a row's score for each of its ``passages``; None where it has none, or negatives from other rows."""
-    if row.pos_scores is None or row.neg_scores is None or len(row.neg_scores) != len(row.neg):
-        return None
-    return [*row.pos_scores, *row.neg_scores]
+def row_scores(row: ContrastiveExample) -> list[float]:
+    """Return a row's score for each of its ``passages``; NaN for negatives from other rows, or where it has none."""
+    own = [] if row.pos_scores is None or row.neg_scores is None else [*row.pos_scores, *row.neg_scores]
+    return own + [math.nan] * (len(row.passages) - len(own))
 
 
 def encode_pairs(tokenizer: Any, query: str, passages: Sequence[str], lengths: Lengths) -> list[dict[str, list[int]]]:
@@ -83,7 +86,7 @@ def collate(groups: Sequence[Group]) -> dict[str, Any]:
     """Lay the pairs of several groups end to end, without padding.
 
     Returns ``pair``, the model's inputs as flat tensors of shape (tokens,) and ``lengths``, the tokens of each pair;
-    and ``teacher_scores`` and ``close_scores``, one number per pair, or None.
+    and one number per pair as ``grades``, and as ``teacher_scores`` and ``close_scores`` if they are given, else None.
     """
     import torch
 
@@ -91,9 +94,9 @@ def collate(groups: Sequence[Group]) -> dict[str, Any]:
     keys = [key for key in pairs[0] if key != "attention_mask"]  # which follows from the lengths
     flat: dict[str, Any] = {key: torch.tensor([i for pair in pairs for i in pair[key]]) for key in keys}
     flat["lengths"] = [len(pair["input_ids"]) for pair in pairs]
-    own = [score for group in groups for score in group.teacher_scores or ()]
-    close = [score for group in groups for score in group.close_scores or ()]
-    return {"pair": flat, "teacher_scores": own or None, "close_scores": close or None}
+    numbers = zip(*(group[1:] for group in groups), strict=True)
+    columns = [[one for values in kind for one in values or ()] or None for kind in numbers]
+    return {"pair": flat, **dict(zip(Group._fields[1:], columns, strict=True))}
 
 
 def plan_micro_batches(lengths: Sequence[int], max_tokens: int, multiple: int = 1) -> list[list[int]]:

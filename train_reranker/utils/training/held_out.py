@@ -9,11 +9,11 @@ from utils.schema import ContrastiveExample
 FEWEST_QUERIES, MOST_QUERIES = 20, 500
 
 
-def hold_out(rows: Sequence[ContrastiveExample], fraction: float, seed: int, keep_negatives: bool = False) -> Split:
+def hold_out(rows: Sequence[ContrastiveExample], fraction: float, seed: int) -> Split:
     """Hold out a share of the rows, at most about ``MOST_QUERIES``, or none where it is below ``FEWEST_QUERIES``."""
     fraction = min(fraction, MOST_QUERIES / max(1, len(rows)))
     labelled = [Labelled(row.query, row.query, row) for row in rows]
-    split = split_examples(labelled, fraction, random.Random(seed), keep_negatives)
+    split = split_examples(labelled, fraction, random.Random(seed))
     return split if len(split.test) >= FEWEST_QUERIES else Split(list(rows), [], 0, 0, 0, split.wanted)
 
 

@@ -56,26 +56,24 @@ def _read_rows(
 ) -> tuple[list[ContrastiveExample], list[ContrastiveExample], list[JudgedPool], DataStats]:
     """Return the rows to train on, with the negatives of a group, those to evaluate on, the guard, and their facts."""
     notes: list[str] = []
-    # Without negatives, a row still tells what answers its query, but it has nothing to distil.
-    rows = read_examples(settings.train_data, warn=notes.append, drop=settings.knowledge_distillation)
-    for number, row in enumerate(rows if settings.knowledge_distillation else (), 1):
-        if not row.neg or row.pos_scores is None or row.neg_scores is None:
-            raise InputError(
-                f"{', '.join(settings.train_data)}, row {number}: --knowledge_distillation needs "
-                '"pos_scores" and "neg_scores" beside "pos" and "neg" in each row'
-            )
+    # Without negatives, a row still tells what answers its query.
+    rows = read_examples(settings.train_data, warn=notes.append, drop=False)
+    if settings.knowledge_distillation and (unscored := sum(row.neg_scores is None for row in rows)):
+        named = ", ".join(settings.train_data)
+        if unscored == len(rows):
+            remedy = "write them with `python -m tools.score_examples`"
+            raise InputError(f"{named}: no row has the scores that --knowledge_distillation learns from: {remedy}")
+        notes.append(f"{named}: {unscored} of {len(rows)} rows have no scores: they learn from their labels alone")
     if settings.eval_data:
         split = Split(rows, _read_eval_data(rows, settings, notes), 0, 0, 0, 0)
     else:
-        # A row without negatives has no scores to distil from.
-        keep_negatives = settings.knowledge_distillation
-        split = held_out.hold_out(rows, settings.eval_fraction, settings.seed, keep_negatives)
+        split = held_out.hold_out(rows, settings.eval_fraction, settings.seed)
         if reason := held_out.shortfall(split):
             notes.append(reason)
     needed = settings.train_group_size - 1
     short = sum(len(row.neg) < needed for row in split.train)
     # To be repeated, one negative is enough.
-    wanted = 1 if settings.fill == "repeat" else needed
+    wanted = 1 if settings.negative_fill == "repeat" else needed
     trained = fill_negatives(split.train, wanted, random.Random(settings.seed), rows)
     guard = read_guard(settings.guard_data, settings.seed, notes.append)
     _note_overlap(rows, guard, "--guard_data", notes)

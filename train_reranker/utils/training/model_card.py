@@ -85,7 +85,7 @@ def _training(job: TrainingJob) -> str:
     shown = [
         f"data: {', '.join(settings.train_data)}: {facts.rows} rows, SHA-256 `{facts.digest}`",
         f"rows trained on: {len(job.examples)}",
-        f"rows with filled-up negatives: {facts.short} ({settings.fill})",
+        f"rows with filled-up negatives: {facts.short} ({settings.negative_fill})",
         f"tokens: query {job.lengths.query}, pair {job.lengths.pair}",
     ]
     return "\n".join(f"- {line}" for line in [*shown, *(f"`--{n}`: {getattr(settings, n)}" for n in names)])

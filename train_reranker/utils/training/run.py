@@ -71,7 +71,7 @@ def _log_start(job: TrainingJob, arguments: Any) -> None:
     if (settings.query_max_len, settings.passage_max_len or lengths.passage) != lengths:
         log.warning("lengths cut to what the model takes: query_max_len %d, passage_max_len %d", *lengths)
     if facts.short:
-        remedy = "they are repeated" if settings.fill == "repeat" else "passages of other rows are added"
+        remedy = "they are repeated" if settings.negative_fill == "repeat" else "passages of other rows are added"
         log.info("%d of %d rows have too few negatives: %s", facts.short, len(job.examples), remedy)
     if job.held_out and not settings.eval_data:
         log.info(

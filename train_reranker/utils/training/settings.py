@@ -57,9 +57,9 @@ class TrainingSettings:
     negative_fill: str = setting("other_rows", choices=NEGATIVE_FILLS,
         help="where a row has too few negatives, take passages of other rows, or repeat its own")  # fmt: skip
     # What is learnt, and what is kept.
-    knowledge_distillation: bool = setting(False, "also learn from the rows' pos_scores and neg_scores")
+    knowledge_distillation: bool = setting(False, "also learn from pos_scores and neg_scores, where rows have them")
     soft_labels_only: bool = setting(False,
-        "for --knowledge_distillation: learn nothing else, not even which passage is the positive")  # fmt: skip
+        "for --knowledge_distillation: learn nothing else from such rows, not even what is positive")  # fmt: skip
     dropout: float | None = setting(None, "dropout of all layers (default: as the model's config.json has it)")
     freeze_embeddings: bool = setting(False, "do not train the word embeddings, half of a small model's weights")
     keep_close: float = setting(0.0,
@@ -93,11 +93,6 @@ class TrainingSettings:
         "resume from the last complete checkpoint of --output_dir, or from this one (default: from scratch)",
         "--resume_from_checkpoint", metavar="CHECKPOINT")  # fmt: skip
     report_to: str = setting("tensorboard", "where losses and metrics are logged beside the screen", choices=REPORTERS)
-
-    @property
-    def fill(self) -> str:
-        """How missing negatives are filled: another row's passage has no teacher's score to distil from."""
-        return "repeat" if self.knowledge_distillation else self.negative_fill
 
     @property
     def mix_shares(self) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import broadcast, gather_object, wait_for_everyone
+from FlagEmbedding.abc.finetune.reranker.AbsModeling import RerankerOutput
 from FlagEmbedding.finetune.reranker.encoder_only.base import CrossEncoderModel, EncoderOnlyRerankerTrainer
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from utils.progress import log
 from utils.training import checkpoints, history
 from utils.training.groups import Group, collate, encode_pairs
 from utils.training.history import EvaluationHistory
-from utils.training.losses import as_groups, distillation
+from utils.training.losses import as_groups, distillation, listwise, soft_cross_entropy
 from utils.training.micro_batches import MemoryBudget, MicroBatchScorer
 from utils.training.settings import TrainingJob, TrainingSettings
 
@@ -50,21 +51,28 @@ class GroupedCrossEncoder(CrossEncoderModel):
         """Return the scores of a ragged batch, float32 of shape (pairs, 1)."""
         return self.scorer(features)
 
-    def forward(self, pair: Any = None, teacher_scores: Any = None, close_scores: Any = None) -> Any:
-        """Return FlagEmbedding's output: the loss as a mean over the groups, and the scores.
+    def forward(
+        self, pair: Any = None, grades: Any = None, teacher_scores: Any = None, close_scores: Any = None
+    ) -> RerankerOutput:
+        """Return the loss as a mean over the groups, and the scores.
 
-        It is the listwise cross-entropy, with the divergence from the rows' scores where these are to be learnt from,
-        or the distillation towards these alone; to which the one towards another reranker's scores is added.
+        A group without a teacher's scores learns from its labels: the listwise cross-entropy over its grades. One with
+        scores for two passages or more learns from these as well, or, with ``soft_labels_only``, from these alone. The
+        distillation towards another reranker's scores is added to both.
         """
-        # The last batch of an epoch may be short.
-        self.train_batch_size = len(pair["lengths"]) // self.settings.train_group_size
-        soft_only = self.settings.soft_labels_only
-        output = super().forward(pair, None if soft_only else teacher_scores)
-        scores = output.scores.view(self.train_batch_size, -1)
-        if soft_only:
-            output.loss = distillation(scores, as_groups(teacher_scores, scores))
+        output = RerankerOutput(scores=self.encode(pair))
+        scores = output.scores.view(-1, self.settings.train_group_size)
+        losses = listwise(scores, as_groups(grades, scores))
+        if teacher_scores is not None:
+            targets = as_groups(teacher_scores, scores)
+            if self.settings.soft_labels_only:
+                scored = (~targets.isnan()).sum(1) > 1
+                losses = torch.where(scored, distillation(scores, targets), losses)
+            else:
+                losses = losses + soft_cross_entropy(scores, targets)
         if close_scores is not None:
-            output.loss = output.loss + self.settings.keep_close * distillation(scores, as_groups(close_scores, scores))
+            losses = losses + self.settings.keep_close * distillation(scores, as_groups(close_scores, scores))
+        output.loss = losses.mean()
         return output
 
 
