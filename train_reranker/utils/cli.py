@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from typing import IO, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 from utils.config import DEFAULT_CONFIG
 from utils.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNUSABLE_INPUT, InputError, Interrupted, RunError
@@ -127,7 +127,7 @@ class _Stream:
     What its encoding lacks is escaped, since a terminal may be ASCII only.
     """
 
-    def __init__(self, stream: IO[str] | None, clean: Callable[[str], str] = str) -> None:
+    def __init__(self, stream: TextIO | None, clean: Callable[[str], str] = str) -> None:
         """Write through ``clean``, since only progress bars may steer the terminal; None is a closed stream."""
         self._stream, self._clean = stream or open(os.devnull, "w", encoding="utf-8"), clean  # noqa: SIM115
 
