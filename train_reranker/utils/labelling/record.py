@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from utils.corpus.documents import Corpus
-from utils.schema import BridgeEntity, ContrastiveExample, Outcome, SubQuestion, Verdict
+from utils.errors import InputError
+from utils.schema import BridgeEntity, ContrastiveExample, Document, Outcome, SubQuestion, Verdict
 
 ARM = "diverse"  # the generator's only arm
 
@@ -53,12 +54,12 @@ class Trial(NamedTuple):
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Trial:
-        """Return the trial of a file; earlier result files have no sub-questions, earlier journals no segments."""
+        """Return the trial of a file; earlier ones have no sub-questions, segments or hashes."""
 
         def verdict(fields: Mapping[str, Any]) -> Verdict:
             questions = tuple(SubQuestion(**question) for question in fields.get("sub_questions", ()))
-            segment = fields.get("doc_b_segment", "")
-            return Verdict(Outcome(fields["outcome"]), fields["reason"], questions, segment)
+            more = {key: fields.get(key, "") for key in ("doc_b_segment", "text_hash")}
+            return Verdict(Outcome(fields["outcome"]), fields["reason"], questions, **more)
 
         return cls(list(row["retrieved"]), [verdict(fields) for fields in row["verdicts"]])
 
@@ -70,6 +71,7 @@ class JudgedSource(NamedTuple):
     entity: BridgeEntity | None
     trials: dict[str, Trial]
     error: str | None = None  # why the extraction failed
+    text_hash: str = ""  # of the source's text; "" where it is not known, as in earlier files
 
     @property
     def query(self) -> str | None:
@@ -118,18 +120,40 @@ class JudgedSource(NamedTuple):
         """Return the ids of the candidates with this outcome, in order."""
         return [document_id for document_id, verdict in self.verdicts.items() if verdict.outcome is outcome]
 
+    @property
+    def text_hashes(self) -> dict[str, str]:
+        """What the texts of the source and of the judged candidates hashed to, by document id."""
+        hashes = {self.source: self.text_hash} | {i: verdict.text_hash for i, verdict in self.verdicts.items()}
+        return {document_id: text_hash for document_id, text_hash in hashes.items() if text_hash}
+
+    def text(self, document_id: str, corpus: Corpus) -> str:
+        """Return the text of the source or of a candidate; InputError if it is not the one that was judged."""
+        document = corpus.get(document_id)
+        if self.text_hashes.get(document_id, document.text_hash) == document.text_hash:
+            return document.text
+        raise InputError(
+            f'{corpus.path}: document "{document_id}" is not what was judged, the file has changed during the run: '
+            "restore it and run the same command, or start again on the new texts with --overwrite (cached replies "
+            "about those that have not changed are used)"
+        )
+
+    def is_about(self, source: Document, corpus: Corpus) -> bool:
+        """Whether this is the row of a source, and the corpus still has all texts that were judged."""
+        hashes = self.text_hashes.items()
+        return self.source == source.id and all(corpus.get(one).text_hash == text_hash for one, text_hash in hashes)
+
     def decided(self, arm: str) -> Trial | None:
         """Return an arm's trial, None if there is none or an error left it open."""
         trial = self.trials.get(arm)
         return None if trial is None or trial.failed else trial
 
     def example(self, corpus: Corpus) -> ContrastiveExample | None:
-        """Return the source's example, None without a positive or a negative."""
+        """Return the source's example, None without a positive or a negative; InputError as :meth:`text`."""
         if self.entity is None or self.outcome != "example":
             return None
         # A corpus may hold a text twice: if one copy answers the query, the other is no negative.
-        pos = list(dict.fromkeys(corpus.get(i).text for i in self.ids(Outcome.USABLE)))
-        neg = list(dict.fromkeys(corpus.get(i).text for i in self.ids(Outcome.UNUSABLE)))
+        pos = list(dict.fromkeys(self.text(i, corpus) for i in self.ids(Outcome.USABLE)))
+        neg = list(dict.fromkeys(self.text(i, corpus) for i in self.ids(Outcome.UNUSABLE)))
         neg = [text for text in neg if text not in pos]
         return ContrastiveExample(self.entity.query, pos, neg) if neg else None
 
@@ -137,6 +161,7 @@ class JudgedSource(NamedTuple):
         """Return the row of a journal or result file."""
         return {
             "source": self.source,
+            "text_hash": self.text_hash,
             "query": self.query,
             "entity": self.entity and self.entity._asdict(),
             "arms": {arm: trial.to_json() for arm, trial in self.trials.items()},
@@ -156,4 +181,5 @@ class JudgedSource(NamedTuple):
             entity = {"name": entity, "query": row["query"], **fields}
         arms = row.get("arms", {ARM: row} if entity else {})
         trials = {arm: Trial.from_json(trial) for arm, trial in arms.items()}
-        return cls(str(row["source"]), BridgeEntity(**entity) if entity else None, trials, row.get("error"))
+        named = BridgeEntity(**entity) if entity else None
+        return cls(str(row["source"]), named, trials, row.get("error"), row.get("text_hash", ""))

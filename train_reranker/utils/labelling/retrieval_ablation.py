@@ -227,7 +227,7 @@ def choose_output(settings: dict[str, Any]) -> Path:
 
     def resumable(stem: str) -> bool:
         try:
-            earlier, _, _ = read_journal(RESULTS / f"{stem}{JOURNAL}")
+            earlier = read_journal(RESULTS / f"{stem}{JOURNAL}", settings).settings
         except InputError:
             return False
         return bool(earlier) and not differences(earlier, settings)
