@@ -15,7 +15,7 @@ from typing import Any
 
 from utils import cli
 from utils.labelling.example_generation import GenerationRun, Outputs, Target
-from utils.labelling.judging import run_to_stop
+from utils.labelling.judging import run_to_stop, tell_errors
 from utils.labelling.setup import Setup
 
 
@@ -54,11 +54,13 @@ def main(argv: list[str] | None = None) -> None:
     if args.dry_run:
         print(run.plan)
         return
-    with run.open_journal(args.overwrite) as journal:
+    with run.open_journal(args.overwrite, args.retry_errors) as journal:
         stop = run_to_stop(lambda: cli.run_async(run.judge(journal)), cli.command_line())
         summary = run.write(journal, stop)
     if journal.rows:
         report(summary, run)
+    if stop.failure is None:
+        tell_errors(journal.rows, cli.retry_command(args, run.outputs.examples.name))
     if stop.failure:
         raise stop.failure
 
@@ -69,8 +71,7 @@ def choose_run(args: argparse.Namespace) -> GenerationRun:
     setup = Setup.from_flags(args, args.max_doc_candidates, folder)
     cli.use_gpus(setup.config.gpu_id)
     target = Target(args.num_examples, args.num_pos, args.num_neg, args.max_attempts)
-    outputs = Outputs.choose(folder, args.output_file, args.output, args.test_fraction > 0, args.overwrite)
-    return GenerationRun(setup, target, outputs, args.test_fraction)
+    return GenerationRun(setup, target, Outputs.choose(args), args.test_fraction)
 
 
 def report(summary: dict[str, Any], run: GenerationRun) -> None:

@@ -273,7 +273,9 @@ def test_models_addresses_and_limits_of_version_1_do_not_count(retriever: Retrie
         rows_with(now | {"extractor": {**now["extractor"], "revision": "2"}})  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize("header", ['{"version": 4, "settings": {}}', '{"version": 3, "settings": {}}', '{"query": "q"}', "[]", "no"])
+@pytest.mark.parametrize(
+    "header", ['{"version": 4, "settings": {}}', '{"version": 3, "settings": {}}', '{"query": "q"}', "[]", "no"]
+)
 def test_what_is_no_journal_is_refused(tmp_path: Path, header: str) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text(header + "\n")

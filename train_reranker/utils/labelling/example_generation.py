@@ -37,6 +37,7 @@ REMEDIES = {
     "no positive": "try more candidates (--max_doc_candidates), or another question_generator_model",
     "no negative": "does the judge accept everything? Try more candidates (--max_doc_candidates), or another "
     "question_generator_model",
+    "error": "fix what they say, then ask again with --retry_errors",
     "example": "candidates repeat each other's text: remove duplicates from the corpus",
 }
 
@@ -67,9 +68,12 @@ async def generate(pipeline: Pipeline, target: Target, journal: Journal) -> str:
 
 
 def labelled_examples(rows: Sequence[JudgedSource], corpus: Corpus) -> list[Labelled]:
-    """Return the rows' examples, in order, with their source's text and their entity's name."""
+    """Return the rows' examples, in order, with their source's text and their entity's name.
+
+    InputError if a text is not the one that was judged.
+    """
     made = ((row, row.entity, row.example(corpus)) for row in rows)
-    return [Labelled(corpus.get(row.source).text, entity.name, one) for row, entity, one in made if entity and one]
+    return [Labelled(row.text(row.source, corpus), entity.name, one) for row, entity, one in made if entity and one]
 
 
 def count_calls(target: Target, candidates: int, sources: int, windows: int, most: int | None) -> tuple[int, int]:
@@ -145,21 +149,24 @@ class Outputs(NamedTuple):
         return cls(folder / examples, folder / f"{stem}.provenance.jsonl", folder / (summary or f"{stem}.summary.json"))
 
     @classmethod
-    def choose(cls, folder: Path, examples: str | None, summary: str | None, split: bool, overwrite: bool) -> Outputs:
-        """Name the files of a run; without a name, the folder's latest unfinished run is resumed.
+    def choose(cls, flags: Any) -> Outputs:
+        """Name the files of a run by its flags; without a name, the folder's latest unfinished run is resumed.
 
         InputError if a finished run's file, or one of the split's, would be overwritten.
         """
+        folder, examples, summary = Path(flags.output_dir), flags.output_file, flags.output
+        overwrite, retry = flags.overwrite, flags.retry_errors
 
         def unfinished(stem: str) -> bool:
-            return not overwrite and not cls.named(folder, f"{stem}.jsonl", summary).finished
+            return not overwrite and (retry or not cls.named(folder, f"{stem}.jsonl", summary).finished)
 
         if examples is None:
             examples = f"{name_run(folder, 'contrastive_examples', '.provenance.jsonl', unfinished)}.jsonl"
         outputs = cls.named(folder, examples, summary)
-        if overwrite or (outputs.provenance.exists() and not outputs.finished):  # an unfinished run's files are its own
+        resumed = outputs.provenance.exists() and (retry or not outputs.finished)
+        if overwrite or resumed:  # whose files are its own
             return outputs
-        results = [outputs.examples, *(folder / name for name in SPLIT_FILES if split)]
+        results = [outputs.examples, *(folder / name for name in SPLIT_FILES if flags.test_fraction)]
         for path in [*results, *([outputs.summary] if summary else [])]:
             if path.exists():
                 raise InputError(f"{path} already exists: name another --output_dir, or use --overwrite")
@@ -204,10 +211,10 @@ class GenerationRun:
         }
 
     @contextmanager
-    def open_journal(self, overwrite: bool = False) -> Iterator[Journal]:
-        """Open the provenance file, as :func:`open_journal`; ``overwrite`` starts from scratch."""
-        with open_journal(self.outputs.provenance, self.settings, overwrite=overwrite) as journal:
-            if overwrite:
+    def open_journal(self, overwrite: bool = False, retry: bool = False) -> Iterator[Journal]:
+        """Open the provenance file, as :func:`open_journal`."""
+        with open_journal(self.outputs.provenance, self.settings, overwrite=overwrite, retry=retry) as journal:
+            if overwrite or retry:
                 self.outputs.summary.unlink(missing_ok=True)  # it says that the run has finished
             if self.setup.config.generator_model != OFFLINE:
                 log.info("%s", self.plan)

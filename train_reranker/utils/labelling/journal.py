@@ -1,7 +1,7 @@
 """The journal of a run: what every source came to, written as it comes, so that a killed run can be resumed.
 
-Each line has a seal, a hash of it and of the run's settings, and each row its number in the order of the sources: what a
-disk, an editor or a merge has spoilt is found, and only that is asked again.
+Each line has a seal, a hash of it and of the run's settings, and each row its number in the order of the sources: what
+a disk, an editor or a merge has spoilt is found, and only that is asked again.
 """
 
 from __future__ import annotations

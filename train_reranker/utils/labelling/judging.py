@@ -50,6 +50,15 @@ def run_to_stop(work: Callable[[], str], command: str) -> Stop:
         return Stop(str(error), error)
 
 
+def tell_errors(rows: Sequence[JudgedSource], command: str) -> int:
+    """Tell how many sources of a finished run have errors, and which command asks again; return their number."""
+    errors = [row.complaint for row in rows if row.complaint]
+    if errors:
+        share = f"{len(errors)} of {len(rows)} sources have errors (last: {errors[-1]})"
+        log.warning("%s. To ask again, for these alone: %s", share, command)
+    return len(errors)
+
+
 class Unanswered(Exception):
     """The teacher has not answered for ``MAX_UNANSWERED`` sources in a row."""
 
