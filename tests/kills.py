@@ -51,9 +51,12 @@ def kill_after_three_blocks(corpus: Path, encoder: Path, then: str) -> None:
         process.send_signal(signal.SIGKILL)
 
 
-def run_script(script: str, argv: list[str], environment: Mapping[str, str], log: str) -> None:
+def run_script(
+    script: str, argv: list[str], environment: Mapping[str, str], log: str, ignored: int | None = None
+) -> None:
     """Run a script in this process as its own would: with its arguments, environment, output and signals."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with it ignored
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored == signal.SIGHUP else signal.SIG_DFL)  # as nohup does
     os.environ.update(environment)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -106,8 +107,11 @@ def test_what_gave_nothing_is_explained_with_a_remedy() -> None:
     assert "does the judge accept everything?" in text
 
 
-def choose(folder: Path, name: str | None = None, split: bool = False, overwrite: bool = False) -> Outputs:
-    return Outputs.choose(folder, name, None, split, overwrite)
+def choose(
+    folder: Path, name: str | None = None, split: bool = False, overwrite: bool = False, retry: bool = False
+) -> Outputs:
+    flags = {"output_dir": folder, "output_file": name, "output": None, "test_fraction": 0.2 * split}
+    return Outputs.choose(Namespace(**flags, overwrite=overwrite, retry_errors=retry))
 
 
 def started(folder: Path, name: str, finished: bool | None = None) -> Outputs:
@@ -125,13 +129,14 @@ def test_the_latest_unfinished_run_is_resumed(tmp_path: Path) -> None:
         started(tmp_path, f"contrastive_examples_2026010{day}_000000.jsonl", finished)
     assert choose(tmp_path).examples.name == "contrastive_examples_20260102_000000.jsonl"
     assert choose(tmp_path, overwrite=True).examples.name > "contrastive_examples_20260103"
+    assert choose(tmp_path, retry=True).examples.name == "contrastive_examples_20260103_000000.jsonl"  # also a finished
 
 
 def test_files_of_a_finished_run_are_refused(tmp_path: Path) -> None:
     run = started(tmp_path, "run.jsonl", finished=True)
     with pytest.raises(InputError, match=r"run\.jsonl already exists: name another --output_dir, or use --overwrite"):
         choose(tmp_path, "run.jsonl")
-    assert choose(tmp_path, "run.jsonl", overwrite=True) == run
+    assert choose(tmp_path, "run.jsonl", overwrite=True) == choose(tmp_path, "run.jsonl", retry=True) == run
     (tmp_path / "test_data.jsonl").touch()
     assert choose(tmp_path, "other.jsonl").examples == tmp_path / "other.jsonl"
     with pytest.raises(InputError, match="test_data"):
