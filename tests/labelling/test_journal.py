@@ -111,6 +111,7 @@ def noted(tmp_path: Path) -> Path:
 
 def test_rows_and_notes_are_read_again(noted: Path) -> None:
     content = noted.read_bytes()
+    assert noted.stat().st_mode & 0o777 == 0o600
     with open_journal(noted, {"seed": 1}) as journal:
         assert [row.source for row in journal.rows] == [str(place) for place in range(20)]
         assert journal.notes == {"n": {"asked": 1, "trials": {"1": [1, 2]}}}

@@ -50,6 +50,7 @@ def test_a_cut_file_keeps_what_is_left_of_it(full: Path, caplog: pytest.LogCaptu
     assert found(full) > 0.7 * share * COUNT - 40
     assert "was damaged" in caplog.text
     assert full.with_name("replies.sqlite.damaged").exists()
+    assert {path.stat().st_mode & 0o777 for path in full.parent.glob("*replies*")} == {0o600}
     caplog.clear()
     assert found(full) > 0
     assert not caplog.text

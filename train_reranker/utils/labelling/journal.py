@@ -143,6 +143,7 @@ class Journal:
     def _write(self) -> None:
         self.close()
         with replacing(self.path) as out:
+            os.fchmod(out.fileno(), 0o600)  # it holds replies
             out.write(sealed({"version": VERSION, "settings": self._settings}))
             out.writelines(self._line(place, row) for place, row in sorted(self._known.items()))
             out.writelines(self._note_line(name, value) for name, value in self.notes.items())
