@@ -108,7 +108,8 @@ class ReplyCache:
 
     def __init__(self, path: Path) -> None:
         """Open or create the file; raise InputError if it is not a reply cache of this version."""
-        self.path, self.failure = path, None  # what a reply could not be filed for: nothing more may be asked
+        self.path = path
+        self.failure: RunError | None = None  # what a reply could not be filed for: nothing more may be asked
         self._in_flight: dict[str, asyncio.Task[tuple[Reply, bool]]] = {}
         self._closing = False
         try:
