@@ -549,10 +549,15 @@ def test_no_example_holds_a_new_text_under_an_old_verdict(
 
 def test_two_processes_on_one_cache_pay_once(world: World, tmp_path: Path, call: Call, start: Start) -> None:
     with ScriptedEndpoint(world.answer, latency=0.02) as endpoint:
-        config = world.config(tmp_path / "config.yaml", endpoint.url)
+        setting = {"api_key": "${SCRIPTED_KEY}", "base_url": endpoint.url, "timeout": 300}
+        config = world.config(tmp_path / "config.yaml", endpoint.url, openai_setting=setting)
         flags = ["--config", str(config), *SOME, "--concurrency", "8"]
-        endpoint.hold = lambda: endpoint.in_flight < 8 and len(endpoint.seen) < 12
-        processes = [start([*flags, *to(tmp_path, name)]) for name in ("one", "two")]
+        endpoint.hold = lambda: len(endpoint.seen) > 20  # until the other waits for the same replies
+        processes = [start([*flags, *to(tmp_path, "one")])]
+        wait_until(endpoint.hold)
+        processes.append(start([*flags, *to(tmp_path, "two")]))
+        wait_until((tmp_path / "two.provenance.jsonl").exists)
+        endpoint.hold = never
         for process in processes:
             process.join(300)
             assert process.exitcode == 0
