@@ -448,9 +448,19 @@ def shown_by(log: str) -> list[str]:
     return argv
 
 
-@pytest.mark.parametrize("kind", ["off_schema", "500"])
-@pytest.mark.parametrize("main", [generate, ablate])
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize(
+    ("main", "kind", "kept"),
+    [
+        (generate, "off_schema", True),
+        (ablate, "off_schema", True),
+        pytest.param(generate, "500", True, marks=pytest.mark.slow),
+        pytest.param(ablate, "500", True, marks=pytest.mark.slow),
+        (generate, "500", False),
+        pytest.param(generate, "off_schema", False, marks=pytest.mark.slow),
+        pytest.param(ablate, "off_schema", False, marks=pytest.mark.slow),
+        pytest.param(ablate, "500", False, marks=pytest.mark.slow),
+    ],
+)
 def test_errors_are_told_and_asked_again_alone(
     world: World, tmp_path: Path, call: Call, quick: None, caplog: Any, kind: str, main: Any, kept: bool
 ) -> None:
