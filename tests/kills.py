@@ -55,16 +55,19 @@ def kill_after_three_blocks(corpus: Path, encoder: Path, then: str) -> None:
         process.send_signal(signal.SIGKILL)
 
 
-def run_script(script: str, argv: list[str], environment: Mapping[str, str], log: str) -> None:
+def run_script(
+    script: str, argv: list[str], environment: Mapping[str, str], log: str, ignored: int | None = None
+) -> None:
     """Run a script in this process as its own would: with its arguments, environment, output and signals."""
-    become_script(environment, log)
+    become_script(environment, log, ignored)
     sys.argv = [f"{script}.py", *argv]
     cli.run(importlib.import_module(script).main, argv)
 
 
-def become_script(environment: Mapping[str, str], log: str) -> None:
+def become_script(environment: Mapping[str, str], log: str, ignored: int | None = None) -> None:
     """Give this process the environment, the output and the signals of a script's own."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with it ignored
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored == signal.SIGHUP else signal.SIG_DFL)  # as nohup does
     os.environ.update(environment)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)

@@ -72,10 +72,16 @@ def pipeline_of(retriever: Retriever, teacher: Any, candidates: int = 5, **limit
 
 
 def run(
-    retriever: Retriever, teacher: Any, path: Path, num: int = 99, max_attempts: int | None = None, **limits: Any
+    retriever: Retriever,
+    teacher: Any,
+    path: Path,
+    num: int = 99,
+    max_attempts: int | None = None,
+    retry: bool = False,
+    **limits: Any,
 ) -> tuple[str, Journal]:
     """Generate examples into a journal, and return why it stopped, and the journal."""
-    with open_journal(path, {"seed": 1}) as journal:
+    with open_journal(path, {"seed": 1}, retry=retry) as journal:
         work = generate(pipeline_of(retriever, teacher, **limits), Target(num, max_attempts=max_attempts), journal)
         return asyncio.run(work), journal
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from utils import cli
 from utils.labelling.example_generation import GenerationRun, Target, plan
-from utils.labelling.judging import run_to_stop
+from utils.labelling.judging import run_to_stop, tell_errors
 from utils.labelling.outputs import Outputs
 from utils.labelling.setup import Setup
 
@@ -58,17 +58,20 @@ def main(argv: list[str] | None = None) -> None:
     if args.dry_run:
         print(plan(setup, target))
         return
-    with Outputs.choose(folder, args.output_file, args.output, args.test_fraction > 0, args.overwrite) as outputs:
-        generate(GenerationRun(setup, target, outputs, args.test_fraction), args.overwrite)
+    split, retry = args.test_fraction > 0, args.retry_errors
+    with Outputs.choose(folder, args.output_file, args.output, split, args.overwrite, retry) as outputs:
+        generate(GenerationRun(setup, target, outputs, args.test_fraction), args)
 
 
-def generate(run: GenerationRun, overwrite: bool) -> None:
+def generate(run: GenerationRun, args: argparse.Namespace) -> None:
     """Judge sources into the journal, write what came out, and report it; a failure is raised after that."""
-    with run.open_journal(overwrite) as journal:
+    with run.open_journal(args.overwrite, args.retry_errors) as journal:
         stop = run_to_stop(lambda: cli.run_async(run.judge(journal)), cli.command_line())
         summary = run.write(journal, stop)
     if journal.rows:
         report(summary, run)
+    if stop.failure is None:
+        tell_errors(journal.rows, cli.retry_command(args, run.outputs.examples.name))
     if stop.failure:
         raise stop.failure
 

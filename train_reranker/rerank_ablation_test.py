@@ -20,7 +20,7 @@ from utils.evaluation.ablation_results import RunContext, ablation_result, title
 from utils.evaluation.results import AblationResult
 from utils.files import check_output, locked, write_json
 from utils.labelling.journal import Journal, open_journal
-from utils.labelling.judging import run_to_stop
+from utils.labelling.judging import run_to_stop, tell_errors
 from utils.labelling.retrieval_ablation import AblationRun, ArmSet, Excluded, choose_output, compared, journal_of
 from utils.labelling.setup import Setup
 from utils.labelling.sweep import Sweep, settings_to_try
@@ -69,13 +69,15 @@ def main(argv: list[str] | None = None) -> None:
             held.enter_context(locked(output))
         run = open_run(args)
         output = output or held.enter_context(choose_output(run.settings))
-        journal = held.enter_context(open_journal(journal_of(output), run.settings, restart="delete it"))
+        opened = open_journal(journal_of(output), run.settings, retry=args.retry_errors, restart="delete it")
+        journal = held.enter_context(opened)
         stop = run_to_stop(lambda: cli.run_async(run.observe(journal)), cli.command_line())
         if compared(journal.sources):
             report(evaluate(run, journal), output)
-        if stop.failure is None:
+        failure = stop.failure or run.failure(journal)
+        if stop.failure is None and (failure or not tell_errors(journal.rows, cli.retry_command(args, output))):
             journal.path.unlink()
-    if failure := stop.failure or run.failure(journal):
+    if failure:
         raise failure
 
 

@@ -53,7 +53,7 @@ def test_lasting_failure_pauses_then_ends_without_a_row(
     teacher.broken = set(order[6:])
     with pytest.raises(RunError, match="no usable reply for 4 sources in a row"):
         run(retriever, teacher, path, concurrency=4)
-    assert teacher.forgotten == 3  # at the end, too, so that the next run asks again
+    assert teacher.forgotten == 4  # at the start, and at the end, too, so that the next run asks again
     teacher.broken = set()  # fixed
     run(retriever, teacher, path, concurrency=4)
     whole = tmp_path / "whole.jsonl"

@@ -29,8 +29,10 @@ def test_runs_that_start_at_once_have_names_of_their_own(tmp_path: Path) -> None
         assert new not in {names[0], names[1], names[4]}
 
 
-def choose(folder: Path, name: str | None = None, split: bool = False, overwrite: bool = False) -> Outputs:
-    with Outputs.choose(folder, name, None, split, overwrite) as outputs:
+def choose(
+    folder: Path, name: str | None = None, split: bool = False, overwrite: bool = False, retry: bool = False
+) -> Outputs:
+    with Outputs.choose(folder, name, None, split, overwrite, retry) as outputs:
         return outputs
 
 
@@ -55,7 +57,7 @@ def test_files_of_a_finished_run_are_refused(tmp_path: Path) -> None:
     run = started(tmp_path, "run.jsonl", finished=True)
     with pytest.raises(InputError, match=r"run\.jsonl already exists: name another --output_dir, or use --overwrite"):
         choose(tmp_path, "run.jsonl")
-    assert choose(tmp_path, "run.jsonl", overwrite=True) == run
+    assert choose(tmp_path, "run.jsonl", overwrite=True) == choose(tmp_path, "run.jsonl", retry=True) == run
     (tmp_path / "test_data.jsonl").touch()
     assert choose(tmp_path, "other.jsonl").examples == tmp_path / "other.jsonl"
     with pytest.raises(InputError, match="test_data"):

@@ -9,6 +9,7 @@ import pytest
 
 from miniature import CORPUS
 from utils.corpus.documents import Corpus
+from utils.errors import InputError
 from utils.evaluation.run_comparison import Run
 from utils.labelling.record import ARM, JudgedSource, Trial
 from utils.schema import BridgeEntity, Outcome, SubQuestion, Verdict
@@ -68,9 +69,29 @@ def test_example_has_each_text_once_and_no_positive_as_negative(tmp_path: Path) 
 
 def test_files_keep_all_of_a_source() -> None:
     two = JudgedSource("7", LAKE, {"zs": Trial(["1", "2"], [UNUSABLE, USABLE]), ARM: Trial(["2"], [USABLE])})
-    for one in (two, source(), source(entity=None), source(entity=None, error="timeout"), two._replace(trials={})):
+    hashed = two._replace(text_hash="a1", trials={ARM: Trial(["2"], [USABLE._replace(text_hash="b2")])})
+    others = source(), source(entity=None), source(entity=None, error="timeout"), two._replace(trials={})
+    for one in (two, hashed, *others):
         assert JudgedSource.from_json(json.loads(json.dumps(one.to_json()))) == one
     assert two.verdicts == {"1": UNUSABLE, "2": USABLE}
+
+
+def test_an_example_never_holds_another_text_than_was_judged(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    rows = [json.dumps({"id": i, "contents": text}) + "\n" for i, text in enumerate(["source", "deep", "dry"])]
+    path.write_text("".join(rows))
+    corpus = Corpus(path)
+    verdicts = [v._replace(text_hash=corpus.get(i).text_hash) for v, i in ((USABLE, "1"), (UNUSABLE, "2"))]
+    one = source(*verdicts)._replace(text_hash=corpus.get("0").text_hash)
+    assert one.is_about(corpus.get("0"), corpus)
+    assert not one.is_about(corpus.get("1"), corpus)
+    for document_id, old, new in (("0", "source", "SOURCE"), ("1", "deep", "dull"), ("2", "dry", "wet")):
+        path.write_text("".join(rows).replace(old, new))  # in place: the file that is open changes
+        assert not one.is_about(corpus.get("0"), corpus)
+        with pytest.raises(InputError, match=f'document "{document_id}" is not what was judged'):
+            (one.example(corpus), one.text("0", corpus))
+    path.write_text("".join(rows))
+    assert one.example(corpus) == (LAKE.query, ["deep"], ["dry"], None, None, None)
 
 
 def test_what_a_candidate_says_is_kept() -> None:
@@ -92,7 +113,7 @@ def test_rows_of_a_generator_of_version_1_are_read() -> None:
         assert one.entity._asdict() == row["entity"]
         trial = one.trials[ARM].to_json()
         assert trial["retrieved"] == row["retrieved"]
-        assert trial["verdicts"] == [verdict | {"doc_b_segment": ""} for verdict in row["verdicts"]]
+        assert trial["verdicts"] == [verdict | {"doc_b_segment": "", "text_hash": ""} for verdict in row["verdicts"]]
     assert {"example", "no positive"} <= {row["outcome"] for row in rows}
     assert any(JudgedSource.from_json(row).example(Corpus(CORPUS)) for row in rows)
 

@@ -13,6 +13,7 @@ import pytest
 
 from endpoint import JUDGEMENT, ScriptedEndpoint, canned
 from labelling_support import SlowTeacher, asking, compare, pipeline_of, run
+from utils.errors import InputError
 from utils.files import write_jsonl
 from utils.labelling.example_generation import Target, generate, labelled_examples
 from utils.labelling.journal import open_journal
@@ -150,6 +151,19 @@ def test_excluded_sources_are_passed_over(
     write_jsonl(data, [ContrastiveExample("another teacher's question", ["a"], ["b"]).row()])
     compare(retriever, teacher, excluded=Excluded.read([str(data)]))
     assert "no source has a query of the data to exclude" in caplog.text
+
+
+def test_a_provenance_file_with_a_missing_row_excludes_nothing_unnoticed(retriever: Retriever, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    run(retriever, OfflineTeacher(retriever.corpus), path, num=4)
+    lines = path.read_bytes().splitlines(True)
+    for spoilt, told in (
+        (lines[:2] + lines[3:], "missing: row 2"),
+        ([*lines[:2], b"{}\n", *lines[3:]], "line 3 is damaged"),
+    ):
+        path.write_bytes(b"".join(spoilt))
+        with pytest.raises(InputError, match=f"{told}.*--retry_errors"):
+            Excluded.read([str(path)])
 
 
 def test_fingerprint_follows_what_is_excluded(tmp_path: Path) -> None:

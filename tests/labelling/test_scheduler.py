@@ -76,10 +76,12 @@ def test_a_candidate_of_several_lists_is_judged_once_and_a_known_one_not_at_all(
             asked.append(candidate.id)
             return USABLE if candidate.id == "4" else UNUSABLE
 
-    lists = {name: [Candidate(Document(i, "", i), 0.0) for i in ids] for name, ids in (("a", "124"), ("b", "31245"))}
-    known = {"1": UNUSABLE}
+    documents = {i: Document(i, "", i) for i in "12345"}
+    lists = {name: [Candidate(documents[i], 0.0) for i in ids] for name, ids in (("a", "124"), ("b", "31245"))}
+    known = {"1": UNUSABLE, "3": USABLE._replace(text_hash="that of an earlier text")}
     entity = BridgeEntity("e", "", "", "q")
     trials = asyncio.run(judge_lists(entity, lists, Teacher([]), first_usable, known))
     assert sorted(asked) == ["2", "3", "4"]
-    assert trials["a"].verdicts == [UNUSABLE, UNUSABLE, USABLE]
+    assert [verdict.outcome for verdict in trials["a"].verdicts] == ["unusable", "unusable", "usable"]
+    assert [verdict.text_hash for verdict in trials["a"].verdicts] == ["", *(documents[i].text_hash for i in "24")]
     assert (trials["b"].retrieved, trials["b"].attempts) == (list("31245"), 4)

@@ -112,6 +112,8 @@ def labelling_flags() -> argparse.ArgumentParser:
     # Where 50 sources yield nothing, fewer than 6% do (3 in 50, with 95% confidence).
     add("--give_up_after", type=positive, default=50, help="fail after this many sources without any result")
     add("--concurrency", type=positive, default=1, help="source documents processed at a time")
+    add("--retry_errors", action="store_true", help="ask again for the sources of an earlier run that ended in errors "
+        "(default: keep their errors)")  # fmt: skip
     return parser
 
 
@@ -188,12 +190,24 @@ def _fail(message: object, code: int) -> NoReturn:
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine; on Ctrl-C or SIGTERM it is cancelled, may save what it has, and Interrupted is raised."""
+    """Run a coroutine; on Ctrl-C, SIGTERM or SIGHUP it is cancelled, may save what it has, and Interrupted is raised.
+
+    Further signals change nothing: what it still waits for is paid for.
+    """
 
     async def cancellable() -> T:
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+        def end() -> None:
+            if task.cancelling():
+                log.warning("waiting for the replies to what has been sent, which are paid for; SIGKILL loses them")
+            else:
+                task.cancel()
+
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(name) is not signal.SIG_IGN:  # as nohup sets it
+                asyncio.get_running_loop().add_signal_handler(name, end)
         return await work
 
     try:
@@ -202,9 +216,15 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
         raise Interrupted(f"interrupted; what was paid for is kept. To resume: {command_line()}") from None
 
 
-def command_line() -> str:
-    """Return the command of this process without ``--overwrite``, ready to be pasted into a shell."""
-    return shlex.join(["python", *(flag for flag in sys.argv if flag != "--overwrite")])
+def command_line(*more: str) -> str:
+    """Return the command of this process without ``--overwrite``, and with more flags, to be pasted into a shell."""
+    return shlex.join(["python", *(flag for flag in sys.argv if flag != "--overwrite"), *more])
+
+
+def retry_command(flags: argparse.Namespace, output: object) -> str:
+    """Return the command that asks again for the errors of this process's run, which made ``output``."""
+    named = [] if flags.output_file else ["--output_file", str(output)]
+    return command_line(*named, *([] if flags.retry_errors else ["--retry_errors"]))
 
 
 def use_gpus(gpu_id: str | None) -> None:

@@ -1,5 +1,6 @@
 """The records that travel from the corpus to the report."""
 
+import hashlib
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -24,6 +25,11 @@ class Document(NamedTuple):
         """
         first_line = self.contents.partition("\n")[0].strip().strip('"')
         return self.contents if self.title in ("", first_line) else f"{self.title}\n{self.contents}"
+
+    @property
+    def text_hash(self) -> str:
+        """A short hash of the text: a verdict carries that of the text that it was given on."""
+        return hashlib.blake2b(self.text.encode(), digest_size=8).hexdigest()
 
     @property
     def article(self) -> str:
@@ -122,12 +128,16 @@ class SubQuestion(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A teacher's judgement of one candidate for one bridge entity; ``doc_b_segment`` is what the candidate says."""
+    """A teacher's judgement of one candidate for one bridge entity; ``doc_b_segment`` is what the candidate says.
+
+    ``text_hash`` is that of the candidate's text; "" where it is not known, as in earlier files.
+    """
 
     outcome: Outcome
     reason: str
     sub_questions: tuple[SubQuestion, ...] = ()
     doc_b_segment: str = ""
+    text_hash: str = ""
 
 
 class ContrastiveExample(NamedTuple):

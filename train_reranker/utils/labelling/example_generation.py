@@ -38,6 +38,7 @@ REMEDIES = {
     "no positive": "try more candidates (--max_doc_candidates), or another question_generator_model",
     "no negative": "does the judge accept everything? Try more candidates (--max_doc_candidates), or another "
     "question_generator_model",
+    "error": "fix what they say, then ask again with --retry_errors",
     "example": "candidates repeat each other's text: remove duplicates from the corpus",
 }
 
@@ -70,12 +71,13 @@ async def generate(pipeline: Pipeline, target: Target, journal: Journal) -> str:
 def labelled_examples(rows: Sequence[JudgedSource], corpus: Corpus) -> list[Labelled]:
     """Return the rows' examples, in order, with their source's text and their entity's name.
 
-    What answers a query according to one source is no negative of the same query for another.
+    What answers a query according to one source is no negative of the same query for another. InputError if a text is
+    not the one that was judged.
     """
     made = [(row, row.entity, one) for row in rows if row.entity and (one := row.example(corpus))]
     examples = consistent([one for *_, one in made])
     return [
-        Labelled(corpus.get(row.source).text, entity.name, one)
+        Labelled(row.text(row.source, corpus), entity.name, one)
         for (row, entity, _), one in zip(made, examples, strict=True)
         if one.neg
     ]
@@ -170,9 +172,9 @@ class GenerationRun:
         }
 
     @contextmanager
-    def open_journal(self, overwrite: bool = False) -> Iterator[Journal]:
-        """Open the provenance file, as :func:`open_journal`; ``overwrite`` starts from scratch."""
-        with open_journal(self.outputs.provenance, self.settings, overwrite=overwrite) as journal:
+    def open_journal(self, overwrite: bool = False, retry: bool = False) -> Iterator[Journal]:
+        """Open the provenance file, as :func:`open_journal`."""
+        with open_journal(self.outputs.provenance, self.settings, overwrite=overwrite, retry=retry) as journal:
             if overwrite:
                 # The summary says that the run has finished, and the split is not this run's once it is resumed.
                 for path in (self.outputs.summary, *(self.outputs.split if self.test_fraction else ())):

@@ -1,19 +1,62 @@
-"""The journal of a run: what every source came to, written as it comes, so that a killed run can be resumed."""
+"""The journal of a run: what every source came to, written as it comes, so that a killed run can be resumed.
 
+Each line has a seal, a hash of it and of the run's settings, and each row its number in the order of the sources: what
+a disk, an editor or a merge has spoilt is found, and only that is asked again.
+"""
+
+from __future__ import annotations
+
+import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from utils.errors import InputError
-from utils.files import append_jsonl, dumps, locked, parse_line, write_jsonl
+from utils.files import dumps, loads, locked, replacing
 from utils.labelling.record import JudgedSource
-from utils.labelling.scheduler import BLOCK
+from utils.progress import log
 from utils.teachers.reply_cache import answer_params
 
 EARLIER = {"rerank_weight": 1.0, "evidence": "none"}  # what settings were in all runs before they were recorded
-VERSION = 2  # 1 had no version, and rows of the generator alone
+VERSION = 3  # 1 had no version, and rows of the generator alone; 1 and 2 had neither seals nor numbers
+SEAL = re.compile(rb', "seal": "([0-9a-f]{16})"\}$')
+TOLD = 5  # problems of a file that are told one by one
+
+
+def sealed(row: dict[str, Any], settings: Mapping[str, Any] | None = None) -> str:
+    """Return the line of a row, with a hash of it and of its run's settings at its end."""
+    text = dumps(row)
+    return f'{text[:-1]}, "seal": "{_hash(text.encode(), settings)}"}}\n'
+
+
+def _unsealed(line: bytes, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what :func:`sealed` wrote, ValueError if this is anything else."""
+    seal = SEAL.search(line)
+    text = line[: seal.start()] + b"}" if seal else b""
+    if seal is None or seal[1].decode() != _hash(text, settings):
+        raise ValueError("another seal")
+    return loads(text)
+
+
+def _hash(text: bytes, settings: Mapping[str, Any] | None) -> str:
+    return hashlib.blake2b(text, digest_size=8, salt=_salt(settings)).hexdigest()
+
+
+def _salt(settings: Mapping[str, Any] | None) -> bytes:
+    return b"" if settings is None else hashlib.blake2b(dumps(settings).encode(), digest_size=16).digest()
+
+
+class Found(NamedTuple):
+    """What a journal holds, rows by their place from 0, and what is wrong with it."""
+
+    settings: dict[str, Any]
+    rows: dict[int, JudgedSource]
+    notes: dict[str, Any]
+    problems: list[str]
 
 
 class Journal:
@@ -23,62 +66,120 @@ class Journal:
     that an endpoint's failure leaves no rows behind it.
     """
 
-    def __init__(self, path: Path, out: IO[str], rows: list[JudgedSource], notes: dict[str, Any]) -> None:
-        """Continue an open file after its rows and notes; see :func:`open_journal`."""
-        self.path, self.rows, self.notes, self._out = path, rows, notes, out
-        self.held: list[JudgedSource] = []
+    def __init__(self, path: Path, settings: dict[str, Any], found: Found, retry: bool = False) -> None:
+        """Write what was found anew, and continue it; see :func:`open_journal`."""
+        self.path, self._settings, self._known, self.notes = path, settings, found.rows, found.notes
+        # The rows that are not asked for again, by place.
+        self.settled = {place: row for place, row in found.rows.items() if not (retry and row.complaint)}
+        self.asks_again = retry or not found.rows  # also for what was cached as an error
+        self._held: dict[int, JudgedSource] = {}
+        self._out: IO[str] | None = None
+        self._write()
+
+    @property
+    def rows(self) -> list[JudgedSource]:
+        """All rows of the file, in the order of the sources."""
+        return [row for _, row in sorted(self._known.items())]
+
+    @property
+    def held(self) -> list[JudgedSource]:
+        """The rows that are held back."""
+        return list(self._held.values())
 
     @property
     def sources(self) -> list[JudgedSource]:
         """All rows, those that are held back included."""
-        return [*self.rows, *self.held]
+        return [row for _, row in sorted((self._known | self._held).items())]
 
-    def add(self, row: JudgedSource) -> None:
-        """Write a row, after those that were held back, or hold it back; a kill does not lose what is written."""
-        self.held.append(row)
+    def add(self, place: int, row: JudgedSource) -> None:
+        """Write the row of a place, after those that were held back, or hold it back; a kill does not lose it."""
+        self._held[place] = row
         if not row.unanswered:
             self.write_held()
 
     def write_held(self) -> None:
         """Write the rows that were held back."""
-        for row in self.held:
-            append_jsonl(self._out, row.to_json())
-        self.rows += self.held
-        self.held = []
+        for place, row in self._held.items():
+            if self._known.get(place) is not row:
+                self._in_order &= place == len(self._known)
+                self._append(self._line(place, row))
+                self._known[place] = self.settled[place] = row
+        self._held = {}
+
+    def drop_held(self) -> None:
+        """Forget the rows that were held back, whose sources are then asked again."""
+        self._held = {}
+
+    def complete(self, count: int) -> None:
+        """Keep the first ``count`` rows, after which the run was done, and put them in order."""
+        if not self._in_order or count < len(self._known):
+            self._known = {place: row for place, row in self._known.items() if place < count}
+            self._write()
 
     def note(self, name: str, value: Any) -> None:
         """Write a note; no row may follow."""
-        append_jsonl(self._out, {"note": name, "value": value})
+        self._append(self._note_line(name, value))
         self.notes[name] = json.loads(dumps(value))  # as a resumed run reads it
+
+    def close(self) -> None:
+        """Make sure that a power cut loses nothing either, and close the file."""
+        if self._out:
+            with self._out:
+                self._out.flush()
+                os.fsync(self._out.fileno())
+
+    def _line(self, place: int, row: JudgedSource) -> str:
+        return sealed({"row": place + 1, **row.to_json()}, self._settings)
+
+    def _note_line(self, name: str, value: Any) -> str:
+        return sealed({"note": name, "value": value, "rows": len(self._known)}, self._settings)
+
+    def _append(self, line: str) -> None:
+        assert self._out
+        self._out.write(line)
+        self._out.flush()
+
+    def _write(self) -> None:
+        self.close()
+        with replacing(self.path, private=True) as out:  # it holds replies
+            out.write(sealed({"version": VERSION, "settings": self._settings}))
+            out.writelines(self._line(place, row) for place, row in sorted(self._known.items()))
+            out.writelines(self._note_line(name, value) for name, value in self.notes.items())
+        self._out, self._in_order = self.path.open("a", encoding="utf-8"), True
 
 
 @contextmanager
 def open_journal(
-    path: Path, settings: dict[str, Any], *, overwrite: bool = False, restart: str = "--overwrite"
+    path: Path,
+    settings: dict[str, Any],
+    *,
+    overwrite: bool = False,
+    retry: bool = False,
+    restart: str = "--overwrite",
 ) -> Iterator[Journal]:
     """Open the journal of a run with these settings, and keep other runs off it.
 
-    ``overwrite`` starts from scratch; ``restart`` says how the user can. The rows depend on nothing but ``settings``.
+    ``overwrite`` starts from scratch; ``restart`` says how the user can. ``retry`` asks again for rows with errors. The
+    rows depend on nothing but ``settings``. What is damaged is told, and asked for again.
     InputError if another run is writing it, or it has other settings; the differences are named.
     """
+    settings = json.loads(dumps(settings))  # as they are read again
     with locked(path):
-        rows: list[JudgedSource] = []
-        notes: dict[str, Any] = {}
+        found = Found({}, {}, {}, [])
         if path.exists() and not overwrite:
-            earlier, rows, notes = read_journal(path)
-            different = differences(earlier, settings)
-            if different and rows:  # settings may be corrected until the first row is written
+            found = read_journal(path, settings)
+            different = differences(found.settings, settings)
+            if different and found.rows:  # settings may be corrected until the first row is written
                 raise InputError(
                     f"{path} belongs to a run with other settings ({different}): use those, name another "
                     f"--output_file, or start from scratch ({restart})"
                 )
-            # A block's queries must be encoded together again to give the same vectors; notes follow the last row.
-            rows = rows if notes else rows[: len(rows) // BLOCK * BLOCK]
-        as_notes = [{"note": name, "value": value} for name, value in notes.items()]
-        header = {"version": VERSION, "settings": settings}
-        write_jsonl(path, [header, *(row.to_json() for row in rows), *as_notes], private=True)
-        with path.open("a", encoding="utf-8") as out:
-            yield Journal(path, out, rows, notes)
+            if found.problems:
+                log.warning("%s; what is missing is asked for again", describe(path, found.problems))
+            if retry and any(row.complaint for row in found.rows.values()):
+                found = found._replace(notes={})  # they follow from all rows
+        with closing(Journal(path, settings, found, retry)) as journal:
+            yield journal
 
 
 def differences(earlier: dict[str, Any], settings: dict[str, Any]) -> str:
@@ -99,15 +200,60 @@ def _deciding(setting: Any) -> Any:
     return {**setting, "base_url": None, "params": answer_params(setting["params"])}
 
 
-def read_journal(path: Path) -> tuple[dict[str, Any], list[JudgedSource], dict[str, Any]]:
-    """Return settings, rows and notes without a last line that a kill has cut short; InputError if it is no journal."""
+def describe(path: Path, problems: list[str]) -> str:
+    """Return a file's problems in one line."""
+    more = [f"{len(problems) - TOLD} more"] if len(problems) > TOLD else []
+    return f"{path}: {'; '.join([*problems[:TOLD], *more])}"
+
+
+def read_journal(path: Path, now: dict[str, Any] | None = None) -> Found:
+    """Return what a journal holds, without a last line that a kill has cut short; InputError if it is no journal.
+
+    A journal without a sound header is one of the settings ``now`` if rows have their seal.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path} is not a file: name another --output_file")
+    *lines, cut = path.read_bytes().split(b"\n")
+    if cut and SEAL.search(cut):
+        lines.append(cut)
+    if not lines:
+        return Found({}, {}, {}, [])
+    header = _header(lines[0].rstrip(b"\r"))
+    settings, is_old = (now or {}, False) if header is None else (header["settings"], header.get("version", 1) < 3)
+    rows: dict[int, JudgedSource] = {}
+    notes: dict[str, Any] = {}
+    problems, last, total = [] if header else ["line 1 is damaged"], -1, 0
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            row = loads(line) if is_old else _unsealed(line.rstrip(b"\r"), settings)
+            if "note" in row:
+                notes[row["note"]] = row["value"]
+                total = max(total, row.get("rows", 0))
+                continue
+            place, judged = row.get("row", number - 1) - 1, JudgedSource.from_json(row)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            problems.append(f"line {number} is damaged")
+            continue
+        if place < last:
+            problems.append(f"line {number} holds row {place + 1}, out of order")
+        elif rows.get(place) == judged:
+            problems.append(f"line {number} repeats row {place + 1}")
+        rows[place] = judged  # of two, the later: the first was an error that has been asked for again
+        last = max(last, place)
+    if header is None and not rows:
+        raise InputError(f"{path} is not a journal of this version; name another --output_file")
+    missing = sorted(set(range(max(total, last + 1))) - rows.keys())
+    problems += [f"missing: row {', '.join(str(place + 1) for place in missing)}"] if missing else []
+    return Found(settings, rows, {} if missing else notes, problems)
+
+
+def _header(line: bytes) -> dict[str, Any] | None:
+    """Return the header of a journal of this version or an earlier one; None if it is not one, or damaged."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # the last is empty, or was cut
-        header, *rest = [parse_line(line, path, number) for number, line in enumerate(lines, 1)] or [{}]
-        settings = header["settings"] if header else {}
-        if header.get("version", 1) > VERSION:
-            raise ValueError(header["version"])
-        rows = [JudgedSource.from_json(row) for row in rest if "note" not in row]
-        return settings, rows, {row["note"]: row["value"] for row in rest if "note" in row}
+        header = loads(line)
+        version = header.get("version", 1)
+        if not isinstance(header["settings"], dict) or version > VERSION:
+            return None
+        return header if version < 3 and not SEAL.search(line) else _unsealed(line)
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise InputError(f"{path} is not a journal of this version; name another --output_file") from None
+        return None

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from utils.errors import BudgetSpent, RunError
 from utils.labelling.journal import Journal
 from utils.labelling.record import JudgedSource
-from utils.labelling.scheduler import BLOCK, Scheduler
+from utils.labelling.scheduler import Scheduler
 from utils.progress import log, progress_bar
 from utils.teachers.base import Teacher
 
@@ -50,6 +50,15 @@ def run_to_stop(work: Callable[[], str], command: str) -> Stop:
         return Stop(str(error), error)
 
 
+def tell_errors(rows: Sequence[JudgedSource], command: str) -> int:
+    """Tell how many sources of a finished run have errors, and which command asks again; return their number."""
+    errors = [row.complaint for row in rows if row.complaint]
+    if errors:
+        share = f"{len(errors)} of {len(rows)} sources have errors (last: {errors[-1]})"
+        log.warning("%s. To ask again, for these alone: %s", share, command)
+    return len(errors)
+
+
 class Unanswered(Exception):
     """The teacher has not answered for ``MAX_UNANSWERED`` sources in a row."""
 
@@ -74,40 +83,43 @@ async def with_pauses(teacher: Teacher, attempt: Callable[[], Awaitable[None]]) 
 
 
 async def judge_sources(scheduler: Scheduler, goal: Goal, journal: Journal) -> None:
-    """Judge source after source into the journal, from where it ends, until enough of them count or none is left.
+    """Judge source after source that the journal does not have, until enough of them count or none is left.
 
     If the teacher has not answered at all, the rows stay held back. RunError if it will never answer, or has not for
     ``MAX_UNANSWERED`` sources in a row, even after pauses; or if ``give_up_after`` sources had no result.
     """
     teacher = scheduler.pipeline.teacher
+    if journal.asks_again:
+        teacher.forget_failures()  # an error is not replayed from the cache
     await with_pauses(teacher, partial(_continue, scheduler, goal, journal))
-    if journal.rows:
-        journal.write_held()
-    elif journal.held:
-        teacher.forget_failures()
 
 
 async def _continue(scheduler: Scheduler, goal: Goal, journal: Journal) -> None:
-    pipeline, counted = scheduler.pipeline, sum(map(goal.counts, journal.rows))
-    journal.held = []
-    # After a pause, the block that it interrupted is worked through again from its start, for the same vectors.
-    known = len(journal.rows) % BLOCK
-    left = islice(pipeline.asked(), len(journal.rows) - known, goal.most)
-    bar = progress_bar(desc=f"{goal.unit}s", total=goal.wanted, initial=counted, unit=goal.unit)
-    async with aclosing(scheduler.rows(left)) as rows:
+    pipeline, settled = scheduler.pipeline, dict(journal.settled)
+    journal.drop_held()
+    counted = tried = in_vain = changed = 0
+    initial = sum(map(goal.counts, settled.values()))
+    bar = progress_bar(desc=f"{goal.unit}s", total=goal.wanted, initial=initial, unit=goal.unit)
+    async with aclosing(scheduler.rows(islice(pipeline.asked(), goal.most), settled)) as rows:
         with bar:
             while counted < goal.wanted and (row := await anext(rows, None)):
-                if known:
-                    known -= 1
-                    continue
-                in_vain = 0 if counted else sum(not row.passed_over for row in journal.rows)
-                if in_vain >= (pipeline.give_up_after or inf):
+                if not counted and in_vain >= (pipeline.give_up_after or inf):
                     raise RunError(f"{goal.explain(journal.rows)}. To try more sources, raise --give_up_after")
-                journal.add(row)
+                journal.add(tried, row)
                 if len(journal.held) >= MAX_UNANSWERED:
                     raise Unanswered(row.complaint)
                 counted += goal.counts(row)
-                bar.update(goal.counts(row))
-                tried = len(journal.sources)
+                in_vain += not row.passed_over
+                if settled.get(tried) is not row:
+                    changed += tried in settled
+                    bar.update(goal.counts(row))
+                tried += 1
                 figures = {"sources": tried, "yield": f"{counted / tried:.0%}", **pipeline.teacher.doing}
                 bar.set_postfix(figures, refresh=False)
+    if changed:
+        log.warning("%s: texts of %d sources were other ones; they are judged again", journal.path, changed)
+    if journal.rows:
+        journal.write_held()
+        journal.complete(tried)
+    elif journal.held:
+        pipeline.teacher.forget_failures()

@@ -90,15 +90,16 @@ class Outputs(NamedTuple):
     @classmethod
     @contextmanager
     def choose(
-        cls, folder: Path, examples: str | None, summary: str | None, split: bool, overwrite: bool
+        cls, folder: Path, examples: str | None, summary: str | None, split: bool, overwrite: bool, retry: bool = False
     ) -> Iterator[Outputs]:
         """Name the files of a run, and keep other runs off them; without a name, the folder's latest is resumed.
 
-        InputError if another run is writing them, or a finished run's file, or another's split, would be overwritten.
+        With ``retry`` a finished run is resumed, too. InputError if another run is writing them, or a finished run's
+        file, or another's split, would be overwritten.
         """
 
         def unfinished(stem: str) -> bool:
-            return not overwrite and not cls.named(folder, f"{stem}.jsonl", summary).finished
+            return not overwrite and (retry or not cls.named(folder, f"{stem}.jsonl", summary).finished)
 
         with ExitStack() as held:
             if examples is None:
@@ -110,14 +111,14 @@ class Outputs(NamedTuple):
             for path in [*([outputs.split[0]] if split else []), *([outputs.summary] if summary else [])]:
                 held.enter_context(locked(path))
             if not overwrite:
-                outputs.refuse_others(split, summary is not None)
+                outputs.refuse_others(split, summary is not None, retry)
             yield outputs
 
-    def refuse_others(self, split: bool, summary: bool) -> None:
-        """Raise InputError if a file is not this run's to write; an unfinished run's files are its own."""
+    def refuse_others(self, split: bool, summary: bool, retry: bool) -> None:
+        """Raise InputError if a file is not this run's to write: an unfinished or retried one's are its own."""
         own = self.split_hashes
         others = [path for path in self.split if split and path.exists() and own.get(path.name) != fingerprint(path)]
-        if self.finished or not self.provenance.exists():
+        if (self.finished and not retry) or not self.provenance.exists():
             others = [self.examples, *others, *([self.summary] if summary else [])]
         for path in others:
             if path.exists():

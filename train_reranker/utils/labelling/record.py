@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from utils.corpus.documents import Corpus
-from utils.schema import BridgeEntity, ContrastiveExample, Outcome, Verdict
+from utils.errors import InputError
+from utils.schema import BridgeEntity, ContrastiveExample, Document, Outcome, Verdict
 from utils.typed import record
 
 ARM = "diverse"  # the generator's only arm
@@ -56,7 +57,7 @@ class Trial(NamedTuple):
     def from_json(cls, row: Mapping[str, Any]) -> Trial:
         """Return the trial of a file; ValueError if it holds none.
 
-        Earlier result files have no sub-questions, earlier journals no segments.
+        Earlier result files have no sub-questions, earlier journals no segments, and neither has hashes.
         """
         trial: Trial = record(cls, dict(row), "trial")
         if len(trial.verdicts) > len(trial.retrieved):
@@ -71,6 +72,7 @@ class JudgedSource(NamedTuple):
     entity: BridgeEntity | None
     trials: dict[str, Trial]
     error: str | None = None  # why the extraction failed
+    text_hash: str = ""  # of the source's text; "" where it is not known, as in earlier files
 
     @property
     def query(self) -> str | None:
@@ -119,18 +121,40 @@ class JudgedSource(NamedTuple):
         """Return the ids of the candidates with this outcome, in order."""
         return [document_id for document_id, verdict in self.verdicts.items() if verdict.outcome is outcome]
 
+    @property
+    def text_hashes(self) -> dict[str, str]:
+        """What the texts of the source and of the judged candidates hashed to, by document id."""
+        hashes = {self.source: self.text_hash} | {i: verdict.text_hash for i, verdict in self.verdicts.items()}
+        return {document_id: text_hash for document_id, text_hash in hashes.items() if text_hash}
+
+    def text(self, document_id: str, corpus: Corpus) -> str:
+        """Return the text of the source or of a candidate; InputError if it is not the one that was judged."""
+        document = corpus.get(document_id)
+        if self.text_hashes.get(document_id, document.text_hash) == document.text_hash:
+            return document.text
+        raise InputError(
+            f'{corpus.path}: document "{document_id}" is not what was judged, the file has changed during the run: '
+            "restore it and run the same command, or start again on the new texts with --overwrite (cached replies "
+            "about those that have not changed are used)"
+        )
+
+    def is_about(self, source: Document, corpus: Corpus) -> bool:
+        """Whether this is the row of a source, and the corpus still has all texts that were judged."""
+        hashes = self.text_hashes.items()
+        return self.source == source.id and all(corpus.get(one).text_hash == text_hash for one, text_hash in hashes)
+
     def decided(self, arm: str) -> Trial | None:
         """Return an arm's trial, None if there is none or an error left it open."""
         trial = self.trials.get(arm)
         return None if trial is None or trial.failed else trial
 
     def example(self, corpus: Corpus) -> ContrastiveExample | None:
-        """Return the source's example, None without a positive or a negative."""
+        """Return the source's example, None without a positive or a negative; InputError as :meth:`text`."""
         if self.entity is None or self.outcome != "example":
             return None
         # A corpus may hold a text twice: if one copy answers the query, the other is no negative.
-        pos = list(dict.fromkeys(corpus.get(i).text for i in self.ids(Outcome.USABLE)))
-        neg = list(dict.fromkeys(corpus.get(i).text for i in self.ids(Outcome.UNUSABLE)))
+        pos = list(dict.fromkeys(self.text(i, corpus) for i in self.ids(Outcome.USABLE)))
+        neg = list(dict.fromkeys(self.text(i, corpus) for i in self.ids(Outcome.UNUSABLE)))
         neg = [text for text in neg if text not in pos]
         return ContrastiveExample(self.entity.query, pos, neg) if neg else None
 
@@ -138,6 +162,7 @@ class JudgedSource(NamedTuple):
         """Return the row of a journal or result file."""
         return {
             "source": self.source,
+            "text_hash": self.text_hash,
             "query": self.query,
             "entity": self.entity and self.entity._asdict(),
             "arms": {arm: trial.to_json() for arm, trial in self.trials.items()},
@@ -158,4 +183,5 @@ class JudgedSource(NamedTuple):
         arms = row.get("arms", {ARM: row} if entity else {})
         source = row.get("source")
         source = str(source) if type(source) is int else source  # as earlier versions wrote it
-        return record(cls, {"source": source, "entity": entity, "trials": arms, "error": row.get("error")}, "source")
+        more = {key: row[key] for key in ("error", "text_hash") if row.get(key)}
+        return record(cls, {"source": source, "entity": entity, "trials": arms, **more}, "source")

@@ -15,7 +15,7 @@ from utils.data.rows import parse_example
 from utils.errors import InputError, RunError
 from utils.files import check_output, dumps, find, find_input, read_jsonl
 from utils.labelling.example_generation import REMEDIES
-from utils.labelling.journal import Journal, differences, read_journal
+from utils.labelling.journal import Journal, describe, differences, read_journal
 from utils.labelling.judging import Goal, judge_sources
 from utils.labelling.outputs import named_run
 from utils.labelling.record import JudgedSource
@@ -47,7 +47,8 @@ class Excluded(NamedTuple):
         """Read data files (``query``, ``pos``, ``neg``) and provenance files (``source``) of the generator.
 
         A data file does not name its sources. They are known by their queries, which the same teacher asks again;
-        documents among its passages are excluded, too. InputError if a file is not found, or a row is neither.
+        documents among its passages are excluded, too. InputError if a file is not found or damaged, or a row is
+        neither.
         """
         ids, texts, queries = set[str](), set[str](), set[str]()
         for file in files:
@@ -55,7 +56,11 @@ class Excluded(NamedTuple):
             for number, row in read_jsonl(path):
                 if "source" in row:
                     ids.add(str(row["source"]))
-                elif "settings" not in row:  # which a provenance file's header has
+                elif "settings" in row:  # the header of a provenance file, of which no row may be missing
+                    if problems := read_journal(path).problems:
+                        mend = "mend it with the command that made it and --retry_errors"
+                        raise InputError(f"{describe(path, problems)}; {mend}")
+                else:
                     example = parse_example(row, f"{path}, line {number}")
                     queries.add(example.query)
                     texts.update(example.passages)
@@ -229,7 +234,7 @@ def choose_output(settings: dict[str, Any]) -> Iterator[Path]:
 
     def resumable(stem: str) -> bool:
         try:
-            earlier, _, _ = read_journal(RESULTS / f"{stem}{JOURNAL}")
+            earlier = read_journal(RESULTS / f"{stem}{JOURNAL}", settings).settings
         except InputError:
             return False
         return bool(earlier) and not differences(earlier, settings)

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import count, islice
+from types import MappingProxyType
 from typing import NamedTuple
 
 from utils.labelling.record import JudgedSource, Trial
@@ -68,16 +69,18 @@ async def judge_lists(
 ) -> dict[str, Trial]:
     """Judge lists of candidates for one entity, all lists at once, each in order until the rule stops it.
 
-    The teacher judges each candidate once, even if several lists have it, and none of those that are ``known`` by id.
+    The teacher judges each candidate once, even if several lists have it, and none of those that are ``known`` by id
+    and still have the text that was judged.
     """
     asked: dict[str, asyncio.Task[Verdict]] = {}
 
     async def verdict_on(document: Document) -> Verdict:
-        if known and document.id in known:
-            return known[document.id]
+        earlier = known and known.get(document.id)
+        if earlier and earlier.text_hash in ("", document.text_hash):
+            return earlier
         if document.id not in asked:
             asked[document.id] = asyncio.create_task(teacher.judge(entity, document))
-        return await asked[document.id]
+        return (await asked[document.id])._replace(text_hash=document.text_hash)
 
     async def judge(candidates: Sequence[Candidate]) -> Trial:
         verdicts: list[Verdict] = []
@@ -122,8 +125,9 @@ class PrioritySemaphore:
                 self._free -= 1
 
 
-# What a block's sources are before they are judged: a row without trials, and what each arm retrieved.
-Prepared = list[tuple[JudgedSource, dict[str, list[Candidate]]]]
+# What a block's sources are before they are judged: a row without trials, and what each arm retrieved; or, with None, a
+# row that is settled.
+Prepared = list[tuple[JudgedSource, dict[str, list[Candidate]] | None]]
 
 
 class Scheduler:
@@ -141,11 +145,14 @@ class Scheduler:
         self._slots = PrioritySemaphore(pipeline.concurrency)
         self._one_at_a_time = asyncio.Lock()
 
-    async def rows(self, sources: Iterable[tuple[Document, int]]) -> AsyncGenerator[JudgedSource]:
+    async def rows(
+        self, sources: Iterable[tuple[Document, int]], settled: Mapping[int, JudgedSource] = MappingProxyType({})
+    ) -> AsyncGenerator[JudgedSource]:
         """Yield every source's row, in the order of the sources and their turns, which are read only as far as needed.
 
-        A candidate is judged once per source, whichever arms retrieve it. What is in flight when the caller stops is
-        cancelled; exceptions reach the caller in the source's turn.
+        A source's row in ``settled``, by its place in that order, is yielded as it is, unless the corpus has other
+        texts now. A candidate is judged once per source, whichever arms retrieve it. What is in flight when the caller
+        stops is cancelled; exceptions reach the caller in the source's turn.
         """
         numbered = enumerate(sources)
         # While a block is searched its slots are free: start enough blocks to keep them busy.
@@ -154,7 +161,7 @@ class Scheduler:
         try:
             while True:
                 while sum(not task.done() for task in pending) < enough and (block := list(islice(numbered, BLOCK))):
-                    preparing = asyncio.create_task(self._prepare(block))
+                    preparing = asyncio.create_task(self._prepare(block, settled))
                     pending += [asyncio.create_task(self._judge(preparing, i, n)) for i, (n, _) in enumerate(block)]
                 if not pending:
                     return
@@ -170,25 +177,38 @@ class Scheduler:
     async def _extract(self, position: int, source: Document, turn: int) -> JudgedSource:
         async with self._slots.taken(position):
             try:
-                return JudgedSource(source.id, await self.pipeline.teacher.extract(source, turn), {})
-            except TeacherError as error:
-                return JudgedSource(source.id, None, {}, str(error))
+                entity, error = await self.pipeline.teacher.extract(source, turn), None
+            except TeacherError as fault:
+                entity, error = None, str(fault)
+            return JudgedSource(source.id, entity, {}, error, source.text_hash)
 
-    async def _prepare(self, block: list[tuple[int, tuple[Document, int]]]) -> Prepared:
-        rows = await asyncio.gather(*(self._extract(number, *asked) for number, asked in block))
+    async def _prepare(
+        self, block: list[tuple[int, tuple[Document, int]]], settled: Mapping[int, JudgedSource]
+    ) -> Prepared:
+        corpus = self.pipeline.retriever.corpus
+        kept = {
+            i: settled[place]
+            for i, (place, (source, _)) in enumerate(block)
+            if place in settled and settled[place].is_about(source, corpus)
+        }
+        asking = [self._extract(place, *asked) for i, (place, asked) in enumerate(block) if i not in kept]
+        new = iter(await asyncio.gather(*asking))
+        rows = [kept[i] if i in kept else next(new) for i in range(len(block))]
         queries = {i: row.entity.query for i, row in enumerate(rows) if row.entity and self.keep(row.entity)}
-        lists: list[dict[str, list[Candidate]]] = [{} for _ in rows]
-        if queries:
+        lists: list[dict[str, list[Candidate]] | None] = [None if i in kept else {} for i in range(len(block))]
+        if not kept.keys() >= queries.keys():  # together with those that are settled, for the same vectors
             asked, sources = list(queries.values()), [block[i][1][0] for i in queries]
             retrieve, most = self.pipeline.retriever.retrieve, self.pipeline.candidates
             async with self._one_at_a_time:
                 found = await asyncio.to_thread(retrieve, self.arms, asked, sources, most)
             for i, by_arm in zip(queries, found, strict=True):
-                lists[i] = by_arm
+                lists[i] = None if i in kept else by_arm
         return list(zip(rows, lists, strict=True))
 
     async def _judge(self, preparing: asyncio.Task[Prepared], i: int, position: int) -> JudgedSource:
         row, lists = (await preparing)[i]
+        if lists is None:
+            return row
         async with self._slots.taken(position):
             trials = await judge_lists(row.entity, lists, self.pipeline.teacher, self.rule) if row.entity else {}
         return row._replace(trials=trials)

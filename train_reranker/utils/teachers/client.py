@@ -3,6 +3,7 @@
 import logging
 import random
 
+from utils.errors import RunError
 from utils.progress import log
 from utils.teachers.endpoint import EndpointSettings
 from utils.teachers.endpoint_errors import MAY_BE_BILLED, EndpointError, Kind
@@ -42,10 +43,13 @@ class Client:
         """Note that the model answered in an earlier run, so that failures may be about a few questions only."""
         self._model(settings).answered_before = True
 
-    def stop_asking(self) -> None:
-        """Send no more requests; those in flight may complete."""
+    def stop_asking(self, failure: RunError | None = None) -> None:
+        """Send no more requests, and raise ``failure`` for those, if there is one; those in flight may complete."""
         self._limiter.closing.set()
-        self._policy.closing = True
+        if failure:
+            self._policy.fatal = str(failure)
+        else:
+            self._policy.closing = True
 
     async def aclose(self) -> None:
         """Close all connections; wait for the requests in flight first."""

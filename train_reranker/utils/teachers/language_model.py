@@ -142,9 +142,12 @@ class LLMTeacher(Teacher):
         for client in self._clients.values():
             client.stop_asking()
         # Replies of a run that ended without any valid one would only be replayed in the next, when that is fixed.
-        await self.cache.aclose(keys for history in self._history.values() if history.failure for keys in history.keys)
-        for client in self._clients.values():
-            await client.aclose()
+        useless = (keys for history in self._history.values() if history.failure for keys in history.keys)
+        try:
+            await self.cache.aclose(useless)
+        finally:
+            for client in self._clients.values():
+                await client.aclose()
 
     async def _ask(self, settings: EndpointSettings, question: prompts.Question, read: Callable[[Reply], T]) -> T:
         """Ask until ``read`` accepts the reply; few at once until the first valid reply to this kind of question."""
@@ -198,7 +201,13 @@ class LLMTeacher(Teacher):
     async def _reply(
         self, settings: EndpointSettings, question: prompts.Question, keys: CacheKeys
     ) -> tuple[Reply, bool]:
-        reply, free = await self.cache.once(keys, settings.model, lambda: self._fetch(settings, question))
+        try:
+            reply, free = await self.cache.once(keys, settings.model, lambda: self._fetch(settings, question))
+        except RunError:
+            if self.cache.failure:  # what is asked now could not be kept
+                for client in self._clients.values():
+                    client.stop_asking(self.cache.failure)
+            raise
         self.ledger.cache_hits += free
         if free and reply.content.strip():
             self._client(settings).has_answered(settings)

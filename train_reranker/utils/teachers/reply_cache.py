@@ -1,25 +1,34 @@
 """Every reply that was paid for, on disk, so that no question is paid for twice."""
 
 import asyncio
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.errors import InputError, RunError
 from utils.files import encodable
+from utils.progress import log
+from utils.teachers.cache_salvage import is_damage, salvage
 from utils.teachers.prompts import Question
 
-_VERSION = 1
-_TABLE = """
+_VERSION = 2  # 1 had no seals
+_SEAL = "seal TEXT NOT NULL DEFAULT ''"
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS replies (
     key TEXT PRIMARY KEY, model TEXT NOT NULL, content TEXT NOT NULL, finish_reason TEXT NOT NULL,
-    tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, failed INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID
+    tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, failed INTEGER NOT NULL DEFAULT 0, {_SEAL}
+) WITHOUT ROWID;
+PRAGMA user_version = {_VERSION};
 """
+_OPENING = 1 << 62  # the byte of the claims file that is locked while the file is opened; keys lock lower ones
+_CLAIM_EVERY = 0.05  # seconds between looks at a question that another process asks
 # Parameters that limit a reply's length, name who is billed and the like, but do not change what a whole reply says.
 _NOT_IN_KEY = {
     "max_tokens", "max_completion_tokens", "metadata", "service_tier", "store", "stream", "stream_options", "user",
@@ -69,66 +78,130 @@ def _digest(request: list[Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def _seal(key: str, model: str, reply: Reply) -> str:
+    return hashlib.blake2b(json.dumps([key, model, *reply]).encode(), digest_size=8).hexdigest()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open or create a cache, and bring one of an earlier version up to date; InputError if it is none."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o600))  # which SQLite's own files follow
+    db = sqlite3.connect(path, timeout=60, isolation_level=None)
+    db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # another program may have written it
+    db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    foreign = version == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if foreign or version > _VERSION:
+        raise InputError(f"{path} is not a reply cache, or one of another version: move it away")
+    if version == 1:
+        db.execute(f"ALTER TABLE replies ADD COLUMN {_SEAL}")
+    db.executescript(_SCHEMA)
+    return db
+
+
 class ReplyCache:
-    """One SQLite file of replies, which several processes may share.
+    """One SQLite file of replies, which several processes may share: they ask the same question once.
 
     Invalid ones are kept, too, so a resumed run goes through the same attempts for free. Those to questions that stayed
-    unanswered are marked as failed. A killed process loses none that :meth:`once` returned; a power cut may lose a few.
+    unanswered are marked as failed. A killed process loses none that :meth:`once` returned; a power cut may lose those
+    of the last half minute. A damaged reply is asked for again, and of a damaged file the rest is saved.
     """
 
     def __init__(self, path: Path) -> None:
         """Open or create the file; raise InputError if it is not a reply cache of this version."""
         self.path = path
-        self._in_flight: dict[str, asyncio.Task[Reply]] = {}
+        self.failure: RunError | None = None  # what a reply could not be filed for: nothing more may be asked
+        self._in_flight: dict[str, asyncio.Task[tuple[Reply, bool]]] = {}
+        self._closing = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o600))  # replies are for their owner alone
-            self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
-            self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # another program may have written it
-            self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            foreign = version == 0 and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if foreign or version not in (0, _VERSION):
-                raise InputError(f"{path} is not a reply cache, or one of another version: move it away")
-            self._db.execute(_TABLE)
-            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+            self._claims = os.open(path.with_name(f".{path.name}.claims"), os.O_RDWR | os.O_CREAT, 0o600)
+            self._db = self._open()
         except (sqlite3.Error, OSError) as error:
             hint = "stop the process that holds it, or move it away"
             raise InputError(f"{path} cannot be used as a reply cache ({error}): {hint}") from None
 
+    def _open(self) -> sqlite3.Connection:
+        fcntl.lockf(self._claims, fcntl.LOCK_EX, 1, _OPENING)
+        try:
+            return _connect(self.path)
+        except sqlite3.Error as error:
+            if not is_damage(self.path, error):
+                raise
+            salvage(self.path, _SCHEMA)
+            return _connect(self.path)
+        finally:
+            fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, _OPENING)
+
     def get(self, *keys: str) -> Reply | None:
-        """Return the reply under the first of ``keys`` that has one, or None."""
-        columns = "key, content, finish_reason, tokens_in, tokens_out"
+        """Return the reply under the first of ``keys`` that has one, or None; a damaged one is removed."""
+        columns = "key, model, seal, content, finish_reason, tokens_in, tokens_out"
         rows = self._run(f"SELECT {columns} FROM replies WHERE key IN ({','.join('?' * len(keys))})", keys)
-        found = {key: Reply(*row) for key, *row in rows}
+        found = {}
+        for key, model, seal, *row in rows:
+            if seal in ("", _seal(key, model, reply := Reply(*row))):
+                found[key] = reply
+            else:
+                log.warning("%s: reply %s… is damaged and asked for again", self.path, key[:12])
+                self._run("DELETE FROM replies WHERE key = ?", (key,))
         return next((found[key] for key in keys if key in found), None)
 
     def put(self, key: str, model: str, reply: Reply) -> None:
         """File a reply, unless the key has one."""
-        columns = "key, model, content, finish_reason, tokens_in, tokens_out"
-        self._run(f"INSERT OR IGNORE INTO replies ({columns}) VALUES (?, ?, ?, ?, ?, ?)", (key, model, *reply))
+        columns = "key, model, seal, content, finish_reason, tokens_in, tokens_out"
+        values = (key, model, _seal(key, model, reply), *reply)
+        try:
+            self._run(f"INSERT OR IGNORE INTO replies ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        except RunError as error:
+            self.failure = error
+            raise
 
     async def once(self, keys: CacheKeys, model: str, fetch: Callable[[], Awaitable[Reply]]) -> tuple[Reply, bool]:
-        """Return the reply, and whether it was free: in the cache, or already on its way to another caller.
+        """Return the reply, and whether it was free: in the cache, or already on its way to another caller or process.
 
         A cancelled caller leaves its request running: the reply is paid for, and is filed when it arrives.
         """
         if reply := self.get(*keys):
             return reply, True
         if request := self._in_flight.get(keys.whole):
-            return await asyncio.shield(request), True
+            return (await asyncio.shield(request))[0], True
         request = self._in_flight[keys.whole] = asyncio.create_task(self._fetch(keys, model, fetch))
         # Retrieves the exception, so that asyncio does not warn if all callers are gone.
         request.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(request), False
+        return await asyncio.shield(request)
 
-    async def _fetch(self, keys: CacheKeys, model: str, fetch: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def _fetch(self, keys: CacheKeys, model: str, fetch: Callable[[], Awaitable[Reply]]) -> tuple[Reply, bool]:
         try:
-            reply = Reply(*encodable([*await fetch()]))
-            self.put(keys.truncated if reply.finish_reason == "length" else keys.whole, model, reply)
-            return reply
+            async with self._claimed(keys.whole):
+                if reply := self.get(*keys):  # another process has asked meanwhile
+                    return reply, True
+                if self.failure:
+                    raise self.failure
+                reply = Reply(*encodable([*await fetch()]))
+                self.put(keys.truncated if reply.finish_reason == "length" else keys.whole, model, reply)
+                return reply, False
         finally:
             del self._in_flight[keys.whole]
+
+    @asynccontextmanager
+    async def _claimed(self, key: str) -> AsyncIterator[None]:
+        """Keep other processes from asking a question; the claim of a killed one is gone."""
+        byte = int(key[:15], 16)
+        while not self._claim(byte):
+            if self._closing:
+                raise asyncio.CancelledError
+            await asyncio.sleep(_CLAIM_EVERY)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, byte)
+
+    def _claim(self, byte: int) -> bool:
+        try:
+            fcntl.lockf(self._claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+        except OSError as error:
+            return error.errno not in (errno.EAGAIN, errno.EACCES)  # others: this file system has no locks
+        return True
 
     def mark_failed(self, keys: Iterable[str]) -> None:
         """Mark the replies to a question that stayed unanswered."""
@@ -141,14 +214,41 @@ class ReplyCache:
         return sum(len(self._run(drop, (model,))) for model in set(models))
 
     async def aclose(self, forget: Iterable[CacheKeys] = ()) -> None:
-        """Wait for the requests in flight, which are paid for; then drop the replies in ``forget`` and close."""
-        await asyncio.gather(*self._in_flight.values(), return_exceptions=True)
+        """Wait for the requests in flight, which are paid for, even if cancelled; drop ``forget``, and close."""
+        self._closing, cancelled = True, False
+        requests = asyncio.gather(*self._in_flight.values(), return_exceptions=True)
+        while not requests.done():
+            try:
+                await asyncio.shield(requests)
+            except asyncio.CancelledError:
+                cancelled = True
         for keys in forget:
             self._run("DELETE FROM replies WHERE key IN (?, ?, ?)", keys)
+        with suppress(sqlite3.Error):  # a full disk, which loses nothing that is filed
+            self._db.execute("PRAGMA wal_checkpoint")  # synced, also if another process goes on
         self._db.close()
+        os.close(self._claims)
+        if cancelled:
+            raise asyncio.CancelledError
 
     def _run(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        for is_mended in (False, True):
+            try:
+                return self._db.execute(statement, values).fetchall()
+            except sqlite3.Error as error:
+                if is_mended or not is_damage(self.path, error):
+                    raise RunError(f"the reply cache {self.path} failed ({error}); fix that and run again") from None
+            self._mend()
+        raise AssertionError("unreachable")
+
+    def _mend(self) -> None:
+        """Open the file again, without what is damaged, if another process has not done so already."""
+        fcntl.lockf(self._claims, fcntl.LOCK_EX, 1, _OPENING)
         try:
-            return self._db.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
+            self._db.close()
+            salvage(self.path, _SCHEMA)
+            self._db = _connect(self.path)
+        except (sqlite3.Error, OSError) as error:
             raise RunError(f"the reply cache {self.path} failed ({error}); fix that and run again") from None
+        finally:
+            fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, _OPENING)
