@@ -22,7 +22,7 @@ from utils.data.judged import pools_of_rows, rankable
 from utils.data.rows import fill_negatives, read_examples
 from utils.errors import InputError
 from utils.evaluation.run_comparison import Run, compare_runs
-from utils.files import ROOT
+from utils.files import ROOT, dumps
 from utils.labelling.journal import open_journal
 from utils.progress import printable
 from utils.report.text import ablation_text
@@ -166,14 +166,18 @@ def told(error: Exception, path: Path) -> None:
     printable(str(error)).encode()
 
 
-def _journal() -> bytes:
+def _journals() -> list[bytes]:
+    """Return a journal with seals, and one of before, whose damaged rows are read for what they say."""
+    rows = sources(diverse=[1, 2, None, "error", 1] * 2)
     with TemporaryDirectory() as folder:
         path = Path(folder, "seed.jsonl")
         with open_journal(path, {"seed": 1}) as journal:
-            for source in sources(diverse=[1, 2, None, "error", 1] * 2):
-                journal.add(source)
+            for place, source in enumerate(rows):
+                journal.add(place, source)
             journal.note("left_out", {"x": "y"})
-        return path.read_bytes()
+        sealed = path.read_bytes()
+    before = [{"version": 2, "settings": {"seed": 1}}, *(source.to_json() for source in rows)]
+    return [sealed, "".join(f"{dumps(row)}\n" for row in before).encode()]
 
 
 _ABLATION = result_of(sources(base=[2, None, "error"], a=[1, 1, 2]), ["base", "a"]).to_json()
@@ -196,7 +200,7 @@ KINDS: dict[str, tuple[st.SearchStrategy[bytes], Callable[[Path], None], str]] =
     "configuration": (damaged_yaml(YAML), read_yaml, "config.yaml"),
     "corpus": (damaged_jsonl(CORPORA), read_corpus, "corpus.jsonl"),
     "rows": (damaged_jsonl(ROWS), read_rows, "rows.jsonl"),
-    "journal": (damaged_jsonl([_journal()]), read_journal, "journal.jsonl"),
+    "journal": (damaged_jsonl(_journals()), read_journal, "journal.jsonl"),
     "reply": (REPLIES, read_reply, "reply.json"),
     "result": (damaged_json(RESULTS), read_result, "result.json"),
 }
