@@ -66,3 +66,15 @@ def test_errors_of_the_troubleshooting_page_are_those_of_the_code() -> None:
     )
     assert len(rows) > 15
     assert [row for row in rows if row not in said] == []
+
+
+@pytest.mark.parametrize("page", ["reliability.md", "security.md"])
+def test_each_promise_names_its_test(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| what happens")]
+    assert len(rows) > 10
+    for row in rows:
+        named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", row)
+        assert named, row
+        for file, test in named:
+            assert f"def {test}" in (ROOT / "tests" / file).read_text(encoding="utf-8"), (file, test)
