@@ -142,7 +142,7 @@ DEEDS = [
 
 
 def write_corpus(path: Path, count: int, seed: int = 0) -> Path:
-    """Write ``count`` documents of three sentences, the later two of which each tell of another document."""
+    """Write ``count`` documents of three sentences, the later two of which each dwell upon another document."""
     rng = random.Random(seed)
     syllables = ["".join(letters) for letters in product("bdfgklmnprstv", "aeiou", "lnrsm")]
     names = [f"{a}{b}".capitalize() for a, b in rng.sample(list(product(syllables, syllables)), count)]
@@ -151,8 +151,8 @@ def write_corpus(path: Path, count: int, seed: int = 0) -> Path:
             first, second = rng.sample([hub for hub in names[:HUBS] if hub != name], 2)
             sentences = [
                 f"{name} is a {rng.choice(KINDS)} that grew rich on {rng.choice(THINGS)}, and {_deed(rng)}.",
-                f"In those years the road from {name} to {first} was rebuilt with lanterns, and {_deed(rng)}.",
-                f"Old letters that were kept at {second} tell how families of {name} quarrelled, and {_deed(rng)}.",
+                f"In those years the road from {name} to {first} was rebuilt by {first}, and {_deed(rng)}.",
+                f"Old letters of {second} tell how families of {name} and {second} quarrelled, and {_deed(rng)}.",
             ]
             row = {"id": str(number), "title": name, "contents": " ".join(sentences)}
             out.write(json.dumps(row) + "\n")
