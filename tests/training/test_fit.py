@@ -24,6 +24,7 @@ def test_checkpoint_of_another_folder_is_resumed(
     assert_as_uninterrupted(tmp_path / "other", trained)
     # A checkpoint lacks nothing of what the folder held beside it, and follows none of it.
     for name in (history.FILE, "model.safetensors"):
+        (killed / name).unlink()
         (killed / name).write_text("of another time")
     assert train_evaluated(tiny_reranker, data, tmp_path / "another", "--resume", str(killed / "checkpoint-8")) == 0
     assert evaluations(tmp_path / "another") == evaluations(tmp_path / "other")

@@ -111,7 +111,10 @@ def seal(checkpoint: Path) -> None:
 
 
 def link(files: Iterable[Path], folder: Path) -> None:
-    """Give files a second name in a new folder, or copy them where a disk has no hard links."""
+    """Give files a second name in a new folder, which takes no space, or copy them where a disk has no hard links.
+
+    They must be replaced, as all here are, and not be written to in place.
+    """
     folder.mkdir(parents=True)
     for file in files:
         try:
