@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -193,12 +194,12 @@ def test_runs_that_wait_for_an_output_have_it_one_at_a_time(tmp_path: Path) -> N
         for thread in threads:
             thread.start()
         while len(told) < len(threads):
-            pass
+            time.sleep(0.01)
         holder.communicate("")
         for thread in threads:
             thread.join()
     assert most == [1] * 80
-    assert f"another run (process {holder.pid}) is writing {path}" in told
+    assert f"another run (process {holder.pid}) is writing {path}: waiting for it" in told
 
 
 def test_folder_that_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
