@@ -70,10 +70,9 @@ def generate(run: GenerationRun, args: argparse.Namespace) -> None:
         summary = run.write(journal, stop)
     if journal.rows:
         report(summary, run)
-    if stop.failure is None:
-        tell_errors(journal.rows, cli.retry_command(args, run.outputs.examples.name))
     if stop.failure:
         raise stop.failure
+    tell_errors(journal.rows, cli.retry_command(args, run.outputs.examples.name))
 
 
 def report(summary: dict[str, Any], run: GenerationRun) -> None:

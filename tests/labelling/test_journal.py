@@ -249,6 +249,15 @@ def test_a_journal_of_version_1_is_resumed(retriever: Retriever, tmp_path: Path)
     assert len(now) > len(earlier)
 
 
+def test_an_old_row_has_its_place_by_its_line_whatever_else_it_says(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    row = {"row": 2**40, "source": "1", "entity": None, "arms": {}, "error": None}
+    note = {"note": "n", "value": 1, "rows": 2**40}
+    path.write_text("".join(dumps(one) + "\n" for one in ({"version": 2, "settings": {}}, row, note)))
+    with open_journal(path, {}) as journal:
+        assert (list(journal.settled), journal.notes) == ([0], {"n": 1})
+
+
 def test_models_addresses_and_limits_of_version_1_do_not_count(retriever: Retriever, tmp_path: Path) -> None:
     """It recorded a model's address and all parameters; what has been added since was as it is by default."""
     path = tmp_path / "p.jsonl"

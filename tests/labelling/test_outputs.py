@@ -51,6 +51,7 @@ def test_the_latest_unfinished_run_is_resumed(tmp_path: Path) -> None:
         started(tmp_path, f"contrastive_examples_2026010{day}_000000.jsonl", finished)
     assert choose(tmp_path).examples.name == "contrastive_examples_20260102_000000.jsonl"
     assert choose(tmp_path, overwrite=True).examples.name > "contrastive_examples_20260103"
+    assert choose(tmp_path, retry=True).examples.name == "contrastive_examples_20260103_000000.jsonl"  # also a finished
 
 
 def test_files_of_a_finished_run_are_refused(tmp_path: Path) -> None:

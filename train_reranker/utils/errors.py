@@ -4,7 +4,7 @@
     ├── InputError       2    input that cannot be used: the line names the file, the line or key, and the remedy
     └── RunError         1    the run failed, or produced nothing
         ├── BudgetSpent  1    --max_llm_calls or --max_cost is reached; what was done is written, the run can be resumed
-        └── Interrupted  130  Ctrl-C or SIGTERM; what was done is saved
+        └── Interrupted  130  Ctrl-C, SIGTERM or SIGHUP; what was done is saved
 
 0 is success, and 3 a comparison whose outcome the user asked to fail on (``--fail_on_regression``).
 """
@@ -39,6 +39,6 @@ class BudgetSpent(RunError):
 
 
 class Interrupted(RunError):
-    """A run that was stopped by Ctrl-C or SIGTERM after saving what it had."""
+    """A run that was stopped by Ctrl-C, SIGTERM or SIGHUP after saving what it had."""
 
     exit_code = EXIT_INTERRUPTED

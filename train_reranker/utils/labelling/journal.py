@@ -228,9 +228,9 @@ def read_journal(path: Path, now: dict[str, Any] | None = None) -> Found:
             row = loads(line) if is_old else _unsealed(line.rstrip(b"\r"), settings)
             if "note" in row:
                 notes[row["note"]] = row["value"]
-                total = max(total, row.get("rows", 0))
+                total = max(total, 0 if is_old else row["rows"])
                 continue
-            place, judged = row.get("row", number - 1) - 1, JudgedSource.from_json(row)
+            place, judged = number - 2 if is_old else row["row"] - 1, JudgedSource.from_json(row)
         except (KeyError, TypeError, ValueError, AttributeError):
             problems.append(f"line {number} is damaged")
             continue

@@ -1,12 +1,14 @@
 """Saving what can be read of a damaged SQLite file: one that was cut, or of which pages are lost."""
 
 import os
+import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from utils.files import open_new
 from utils.progress import log
 
 MAGIC = b"SQLite format 3\0"
@@ -15,9 +17,10 @@ DEEPEST = 4  # digits of a key that are tried one by one around a page that cann
 
 def is_damage(path: Path, error: sqlite3.Error) -> bool:
     """Whether an error means that an SQLite file is damaged; False for a file of another kind."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return False
     with path.open("rb") as file:
-        return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) and file.read(len(MAGIC)) == MAGIC
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def salvage(path: Path, schema: str) -> None:
@@ -26,10 +29,10 @@ def salvage(path: Path, schema: str) -> None:
     The damaged file is kept beside it, with ``.damaged`` at the end of its name. A kill leaves either file. No other
     process may do this at the same time.
     """
-    damaged, new = path.with_name(f"{path.name}.damaged"), path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    damaged, new = path.with_name(f"{path.name}.damaged"), path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     _restore_size(path)
     try:
-        os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        open_new(new, private=True).close()
         with closing(sqlite3.connect(path, timeout=60)) as old, closing(sqlite3.connect(new)) as saved:
             old.text_factory = lambda raw: raw.decode("utf-8", "replace")
             if _is_sound(old):
