@@ -170,10 +170,10 @@ def load_config(path: str | Path = DEFAULT_CONFIG) -> Config:
         raise InputError(f"{found}{line}: not YAML ({problem}); fix the line") from None
     if not isinstance(values, dict):
         raise InputError(f"{found}: expected a YAML mapping of keys to values; see config_lib/example_config.yaml")
-    remember_in(values)  # before an error can show them
     for key, value in values.items():
         _check_values(key, f"{found}: a key")
         _check_values(value, f"{found}: {key}")
+    remember_in(values)  # before an error can show them
     settings = {k: v or {} for k, v in values.items() if str(k).endswith("_setting") and k not in IGNORED}
     if wrong := [key for key, section in settings.items() if not isinstance(section, dict)]:
         raise InputError(f"{found}: {wrong[0]} must be a mapping of api_key, base_url and the like")
