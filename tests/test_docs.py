@@ -10,7 +10,7 @@ import pytest
 from utils.files import ROOT, SCRIPTS
 
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "models/README.md")),
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "models/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 SOURCE = "".join(path.read_text(encoding="utf-8") for path in SCRIPTS.rglob("*.py"))
