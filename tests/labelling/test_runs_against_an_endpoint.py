@@ -398,7 +398,8 @@ def test_a_signal_ends_cleanly_and_says_how_to_resume(
     world: World, tmp_path: Path, call: Call, start: Start, sent: list[signal.Signals]
 ) -> None:
     with ScriptedEndpoint(world.answer) as endpoint:
-        config = world.config(tmp_path / "config.yaml", endpoint.url)
+        setting = {"api_key": "${SCRIPTED_KEY}", "base_url": endpoint.url, "timeout": 300}
+        config = world.config(tmp_path / "config.yaml", endpoint.url, openai_setting=setting)
         flags = ["--config", str(config), *SOME, "--concurrency", "32"]
         endpoint.hold = lambda: len(endpoint.seen) > 40
         process = start([*flags, *to(tmp_path, "run")])
