@@ -1,7 +1,7 @@
 """How many planted false negatives does a judge that errs find, what does it cost, and what comes back by training?
 
     python benchmarks/false_negatives.py                 # minutes on two cores, after `make data`
-    python benchmarks/false_negatives.py --train 1       # an hour: also train on clean, spoilt and corrected rows
+    python benchmarks/false_negatives.py --train 1       # an hour: also train on clean, noisy and corrected rows
 
 A query is the start of an article, its positive one half of the rest, the planted false negative the other half. True
 negatives are halves of the articles nearest to the query. The judge knows the truth and errs at random: anew in each
@@ -51,15 +51,15 @@ WORDS = 60  # of a half
 class NoisyJudge(Teacher):
     """Knows which passages are relevant, and errs with a probability."""
 
-    opinions = 3
+    variants = 3
 
     def __init__(self, relevant: set[str], error: float, persistent: bool, seed: int) -> None:
         """Draw errors from the seed: for each form of a question, or for all forms together."""
         self._relevant, self._error, self._persistent, self._seed = relevant, error, persistent, seed
 
-    async def relevant(self, query: str, positive: str, passage: str, opinion: int = 0) -> Verdict:
+    async def relevant(self, query: str, positive: str, passage: str, variant: int = 0) -> Verdict:
         """Return the truth, or its opposite."""
-        form = 0 if self._persistent else opinion
+        form = 0 if self._persistent else variant
         errs = random.Random(f"{self._seed} {form} {query} {passage}").random() < self._error
         return Verdict(Outcome.USABLE if (passage in self._relevant) != errs else Outcome.UNUSABLE, "")
 
@@ -132,31 +132,31 @@ def halves(document: Document) -> list[str]:
 def planted(rows: Sequence[ContrastiveExample], seed: int) -> tuple[list[ContrastiveExample], set[str]]:
     """Return the rows with one positive, the other one being a negative in some; and these."""
     chosen = set(random.Random(seed).sample(range(len(rows)), int(PLANTED * len(rows))))
-    spoilt, wrong = [], set()
+    noisy, wrong = [], set()
     for number, row in enumerate(rows):
         (one, other), (score, other_score) = row.pos, row.pos_scores or (0, 0)
         row = row._replace(pos=[one], pos_scores=[score])
         if number in chosen:
             row = row._replace(neg=[other, *row.neg[1:]], neg_scores=[other_score, *(row.neg_scores or ())[1:]])
             wrong.add(other)
-        spoilt.append(row)
-    return spoilt, wrong
+        noisy.append(row)
+    return noisy, wrong
 
 
 def judged(
     rows: Sequence[ContrastiveExample], error: float, persistent: bool, seed: int
 ) -> tuple[list[ContrastiveExample], Rates]:
     """Plant false negatives and let a judge look for them; return the corrected rows and the rates."""
-    spoilt, wrong = planted(rows, seed)
+    noisy, wrong = planted(rows, seed)
     judge = NoisyJudge(wrong, error, persistent, seed)
-    findings = asyncio.run(by_teacher(spoilt, suspects_of(spoilt), judge, CALLS_PER_ROW * len(rows), Steps()))
-    caught = [one for one in findings if one.fate != KEPT]
+    findings = asyncio.run(by_teacher(noisy, suspects_of(noisy), judge, CALLS_PER_ROW * len(rows), Steps()))
+    caught = [one for one in findings if one.decision != KEPT]
     right = [one for one in caught if one.suspect.passage in wrong]
-    true = sum(len(row.neg) for row in spoilt) - len(wrong)
+    true = sum(len(row.neg) for row in noisy) - len(wrong)
     calls = sum(len(one.verdicts) for one in findings) / len(rows)
-    relabelled = sum(one.fate != "dropped" for one in right) / len(wrong)
+    relabelled = sum(one.decision != "dropped" for one in right) / len(wrong)
     rates = Rates(len(right) / len(wrong), relabelled, (len(caught) - len(right)) / true, calls)
-    return corrected(spoilt, findings), rates
+    return corrected(noisy, findings), rates
 
 
 def spread(values: Sequence[float]) -> str:
@@ -172,7 +172,7 @@ def train_all(
     for seed in range(args.train):
         kinds = {
             "clean": [row._replace(pos=row.pos[:1]) for row in rows],
-            "spoilt": planted(rows, seed)[0],
+            "noisy": planted(rows, seed)[0],
             "corrected": judged(rows, 0.1, False, seed)[0],
         }
         for name, chosen in kinds.items():

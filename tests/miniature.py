@@ -142,7 +142,7 @@ DEEDS = [
 
 
 def write_corpus(path: Path, count: int, seed: int = 0) -> Path:
-    """Write ``count`` documents of three sentences, the later two of which each dwell upon another document."""
+    """Write ``count`` documents of three sentences, the later two of which each mention another document twice."""
     rng = random.Random(seed)
     syllables = ["".join(letters) for letters in product("bdfgklmnprstv", "aeiou", "lnrsm")]
     names = [f"{a}{b}".capitalize() for a, b in rng.sample(list(product(syllables, syllables)), count)]

@@ -405,7 +405,7 @@ def test_output_that_is_closed_early_ends_no_run(lines: int) -> None:
     assert shell(f"run {lines} >&- 2>&-").returncode == 3
 
 
-def test_nothing_that_is_shown_steers_a_terminal_or_needs_its_letters() -> None:
+def test_control_characters_and_letters_unknown_to_the_terminal_are_escaped() -> None:
     done = shell("run 1 fail", PYTHONIOENCODING="latin-1")
     assert done.returncode == 1
     assert done.stdout.startswith(b"\\x1b[31m\\u03bb \xe9")

@@ -15,7 +15,7 @@ from typing import Any
 
 from utils import cli
 from utils.labelling.example_generation import GenerationRun, Target, plan
-from utils.labelling.judging import run_to_stop, tell_errors
+from utils.labelling.judging import report_errors, run_to_stop
 from utils.labelling.outputs import Outputs
 from utils.labelling.setup import Setup
 
@@ -72,7 +72,7 @@ def generate(run: GenerationRun, args: argparse.Namespace) -> None:
         report(summary, run)
     if stop.failure:
         raise stop.failure
-    tell_errors(journal.rows, cli.retry_command(args, run.outputs.examples.name))
+    report_errors(journal.rows, cli.retry_command(args, run.outputs.examples.name))
 
 
 def report(summary: dict[str, Any], run: GenerationRun) -> None:

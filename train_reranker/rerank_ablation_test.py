@@ -20,7 +20,7 @@ from utils.evaluation.ablation_results import RunContext, ablation_result, title
 from utils.evaluation.results import AblationResult
 from utils.files import check_output, locked, write_json
 from utils.labelling.journal import Journal, open_journal
-from utils.labelling.judging import run_to_stop, tell_errors
+from utils.labelling.judging import report_errors, run_to_stop
 from utils.labelling.retrieval_ablation import AblationRun, ArmSet, Excluded, choose_output, compared, journal_of
 from utils.labelling.setup import Setup
 from utils.labelling.sweep import Sweep, settings_to_try
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         if compared(journal.sources):
             report(evaluate(run, journal), output)
         failure = stop.failure or run.failure(journal)
-        if stop.failure is None and (failure or not tell_errors(journal.rows, cli.retry_command(args, output))):
+        if stop.failure is None and (failure or not report_errors(journal.rows, cli.retry_command(args, output))):
             journal.path.unlink()
     if failure:
         raise failure

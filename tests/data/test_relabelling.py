@@ -46,16 +46,16 @@ ROWS = [
 
 
 class Scripted(Teacher):
-    """Gives the opinions of a script."""
+    """Gives the variants of a script."""
 
-    opinions = 3
+    variants = 3
 
     def __init__(self, script: dict[str, Sequence[Verdict]]) -> None:
         self.script, self.asked = script, list[tuple[str, str, str, int]]()
 
-    async def relevant(self, query: str, positive: str, passage: str, opinion: int = 0) -> Verdict:
-        self.asked.append((query, positive, passage, opinion))
-        return self.script[passage][opinion]
+    async def relevant(self, query: str, positive: str, passage: str, variant: int = 0) -> Verdict:
+        self.asked.append((query, positive, passage, variant))
+        return self.script[passage][variant]
 
 
 def ask(teacher: Teacher, calls: float = 99, steps: Steps = Steps()) -> list[Finding]:  # noqa: B008
@@ -71,21 +71,21 @@ def test_undisputed_ones_are_relabelled_and_disputed_ones_dropped() -> None:
     verdicts = {"above": [YES, YES], "near": [NO, YES, YES], "below": [NO, NO], "far": [YES, NO, NO]}
     teacher = Scripted(verdicts)
     findings = ask(teacher)
-    assert [one.fate for one in findings] == [RELABELLED, DROPPED, KEPT, KEPT]
+    assert [one.decision for one in findings] == [RELABELLED, DROPPED, KEPT, KEPT]
     assert [len(one.verdicts) for one in findings] == [2, 3, 2, 3]
     assert ("q1", "p1", "above", 1) in teacher.asked
     assert corrected(ROWS, findings) == [
         ContrastiveExample("q0", ["p0"], ["far"], [2.0], [-3.0]),
         ContrastiveExample("q1", ["p1", "p1b", "above"], ["below"], [3.0, 1.0, 1.2], [-1.0], [3, 2, 2]),
     ]
-    assert [one.fate for one in ask(teacher, steps=Steps(relabel=False))[:2]] == [DROPPED, DROPPED]
-    assert [one.fate for one in ask(teacher, steps=Steps(drop=False))[:2]] == [RELABELLED, KEPT]
-    assert [one.fate for one in ask(teacher, steps=Steps(False, False))] == [KEPT] * 4
+    assert [one.decision for one in ask(teacher, steps=Steps(relabel=False))[:2]] == [DROPPED, DROPPED]
+    assert [one.decision for one in ask(teacher, steps=Steps(drop=False))[:2]] == [RELABELLED, KEPT]
+    assert [one.decision for one in ask(teacher, steps=Steps(False, False))] == [KEPT] * 4
 
 
 def test_silence_is_no_vote() -> None:
     verdicts = {"above": [SILENT] * 3, "near": [SILENT, YES, YES], "below": [NO, SILENT, YES], "far": [NO, NO]}
-    assert [one.fate for one in ask(Scripted(verdicts))] == [KEPT, RELABELLED, KEPT, KEPT]
+    assert [one.decision for one in ask(Scripted(verdicts))] == [KEPT, RELABELLED, KEPT, KEPT]
 
 
 def test_calls_are_never_exceeded() -> None:
@@ -99,8 +99,8 @@ def test_calls_are_never_exceeded() -> None:
 def test_without_a_teacher_the_margin_decides() -> None:
     margin = Margin(absolute=1.0)
     found = by_margin(suspects_of(ROWS), margin, Steps())
-    assert [(one.suspect.passage, one.fate) for one in found] == [("above", DROPPED), ("near", DROPPED)]
-    assert [one.fate for one in by_margin(suspects_of(ROWS), margin, Steps(drop=False))] == [KEPT, KEPT]
+    assert [(one.suspect.passage, one.decision) for one in found] == [("above", DROPPED), ("near", DROPPED)]
+    assert [one.decision for one in by_margin(suspects_of(ROWS), margin, Steps(drop=False))] == [KEPT, KEPT]
 
 
 def test_provenance_joins_ranks_and_verdicts() -> None:
@@ -116,16 +116,16 @@ def test_provenance_joins_ranks_and_verdicts() -> None:
 class NoisyJudge(Teacher):
     """Knows the truth, and errs once in ten, anew each time."""
 
-    opinions = 3
+    variants = 3
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
 
-    async def relevant(self, query: str, positive: str, passage: str, opinion: int = 0) -> Verdict:
+    async def relevant(self, query: str, positive: str, passage: str, variant: int = 0) -> Verdict:
         return YES if ("false" in passage) != (self.rng.random() < 0.1) else NO
 
 
-def spoilt_rows(rng: random.Random, negatives: int, distance: float) -> list[ContrastiveExample]:
+def noisy_rows(rng: random.Random, negatives: int, distance: float) -> list[ContrastiveExample]:
     """A thousand rows, one negative being false in 200; true ones score so many deviations below false ones."""
     wrong = set(rng.sample(range(1000), 200))
     rows = []
@@ -141,11 +141,11 @@ def test_planted_false_negatives_are_found_by_a_judge_that_errs(negatives: int, 
     found, lost = [], []
     for seed in range(10):
         rng = random.Random(seed)
-        rows = spoilt_rows(rng, negatives, distance)
+        rows = noisy_rows(rng, negatives, distance)
         calls = CALLS_PER_ROW * len(rows)
         findings = asyncio.run(by_teacher(rows, suspects_of(rows), NoisyJudge(rng), calls, Steps()))
         assert sum(len(one.verdicts) for one in findings) <= calls
-        caught = [one.suspect.passage.startswith("false") for one in findings if one.fate != KEPT]
+        caught = [one.suspect.passage.startswith("false") for one in findings if one.decision != KEPT]
         found.append(sum(caught) / 200)
         lost.append((len(caught) - sum(caught)) / (1000 * negatives - 200))
     assert fmean(found) >= 0.92
@@ -160,7 +160,7 @@ def test_once_false_negatives_are_rare_one_no_suffices() -> None:
     for first_ones, last_label in ((NO, KEPT), (YES, DROPPED)):
         script |= {f"n{i}": [first_ones] * 2 for i in range(32)}
         findings = asyncio.run(by_teacher(rows, suspects_of(rows), Scripted(script), 999, Steps()))
-        assert {one.fate for one in findings[32:]} == {last_label}
+        assert {one.decision for one in findings[32:]} == {last_label}
 
 
 def test_one_command_mines_and_corrects(config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

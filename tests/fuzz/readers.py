@@ -154,7 +154,7 @@ def read_result(path: Path) -> None:
 
 
 def shown(text: str) -> None:
-    """Fail unless a text is one line of moderate length; what would steer a terminal is escaped when it is shown."""
+    """Fail unless a text is one line of moderate length; control characters is escaped when it is shown."""
     assert "\n" not in text, ascii(text)
     assert len(text) < 3000, len(text)
     printable(text).encode()
@@ -167,7 +167,7 @@ def told(error: Exception, path: Path) -> None:
 
 
 def _journals() -> list[bytes]:
-    """Return a journal with seals, and one of before, whose damaged rows are read for what they say."""
+    """Return a journal with checksums, and one of before, whose damaged rows are read for what they say."""
     rows = sources(diverse=[1, 2, None, "error", 1] * 2)
     with TemporaryDirectory() as folder:
         path = Path(folder, "seed.jsonl")

@@ -245,7 +245,7 @@ def test_a_journal_of_version_1_is_resumed(retriever: Retriever, tmp_path: Path)
         asyncio.run(generate(pipeline, Target(99), journal))
     assert not {row["entity"]["query"] for row in earlier[1:]} & {query for query, _ in teacher.judged}
     now = [json.loads(line) for line in path.read_text().splitlines()]
-    assert now[0] == {"version": 3, "settings": settings, "seal": now[0]["seal"]}
+    assert now[0] == {"version": 3, "settings": settings, "checksum": now[0]["checksum"]}
     assert len(now) > len(earlier)
 
 

@@ -441,12 +441,12 @@ def test_nohup_keeps_a_run_going(world: World, tmp_path: Path, start: Start, cal
     assert process.exitcode == 0
 
 
-# Errors, and how to ask again
+# Errors, and how to retry them
 
 
 def shown_by(log: str) -> list[str]:
-    """Return the arguments of the command that asks again for errors."""
-    (told,) = [line for line in log.splitlines() if "To ask again, for these alone: " in line]
+    """Return the arguments of the command that retries errors."""
+    (told,) = [line for line in log.splitlines() if "To retry these alone: " in line]
     _, _, *argv = shlex.split(told.partition("for these alone: ")[2])
     return argv
 
@@ -491,7 +491,7 @@ def test_errors_are_told_and_asked_again_alone(
         again = endpoint.seen[asked:]
         assert 0 < len(again) < asked / 2
         assert not kept or not paid & {request.body for request in again}
-        assert "To ask again" not in caplog.text
+        assert "To retry" not in caplog.text
         assert call(main, *flags, *named("whole")).code == 0
     if generates:
         assert final_files(tmp_path, "run") == final_files(tmp_path, "whole")
@@ -511,7 +511,7 @@ def test_a_new_run_does_not_replay_errors_from_the_cache(
         caplog.clear()
         endpoint.fault = None
         assert call(generate, *run, "--overwrite").code == 0
-    assert "To ask again" not in caplog.text
+    assert "To retry" not in caplog.text
     assert "error" not in summary(tmp_path, "run")["verdicts"]
 
 
@@ -579,7 +579,7 @@ def test_two_processes_on_one_cache_pay_once(world: World, tmp_path: Path, call:
     assert final_files(tmp_path, "one") == final_files(tmp_path, "two")
 
 
-def test_a_claim_dies_with_its_process(world: World, tmp_path: Path, start: Start, call: Call) -> None:
+def test_a_question_s_lock_dies_with_its_process(world: World, tmp_path: Path, start: Start, call: Call) -> None:
     with ScriptedEndpoint(world.answer) as endpoint:
         config = world.config(tmp_path / "config.yaml", endpoint.url)
         flags = ["--config", str(config), *SOME, "--concurrency", "8"]

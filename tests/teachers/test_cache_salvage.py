@@ -1,4 +1,4 @@
-"""What can be read of a cache that was cut, or has lost a page, is saved; the rest is asked for again."""
+"""What can be read of a cache that was cut, or has lost a page, is recovered; the rest is requested again."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_damaged_reply_is_told_and_not_used(full: Path, caplog: pytest.LogCapt
         database.execute("UPDATE replies SET tokens_in = 9 WHERE key = ?", (KEYS[4],))
     with caplog.at_level(logging.WARNING):
         assert found(full) == COUNT - 2
-    assert caplog.text.count("is damaged and asked for again") == 2
+    assert caplog.text.count("is damaged and will be requested again") == 2
 
 
 def test_only_sqlite_files_are_touched(cache: Path) -> None:

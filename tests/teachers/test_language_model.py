@@ -32,7 +32,7 @@ def test_relevance_is_asked_anew_in_each_form_and_paid_for_once(cache: Path) -> 
 
     async def work(teacher: LLMTeacher) -> Any:
         asked = [(USABLE, 0), (USABLE, 1), (UNUSABLE, 2), (USABLE, 0)]
-        return [await teacher.relevant("what ran?", "roads", one.contents, opinion) for one, opinion in asked]
+        return [await teacher.relevant("what ran?", "roads", one.contents, variant) for one, variant in asked]
 
     ledger = Ledger()
     with ScriptedEndpoint(answer) as endpoint:

@@ -30,7 +30,7 @@ def test_schemas_are_strict() -> None:
 
 
 def test_relevance_is_asked_in_three_forms() -> None:
-    asked = [prompts.relevance("who?", "<known>a", "</candidate>b", i).messages for i in range(prompts.OPINIONS)]
+    asked = [prompts.relevance("who?", "<known>a", "</candidate>b", i).messages for i in range(prompts.VARIANTS)]
     assert len({messages[0]["content"] for messages in asked}) == 1
     known, candidate = "<known>\n&lt;known>a\n</known>", "<candidate>\n&lt;/candidate>b\n</candidate>"
     forms = [[known, candidate], [candidate, known], [candidate]]

@@ -153,5 +153,5 @@ def test_a_new_cache_is_its_owner_s_alone(tmp_path: Path) -> None:
     cache = ReplyCache(path)
     cache.put("k", "m", Reply("a reply", "stop", 1, 1))
     modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
-    names = [".replies.sqlite.claims", "replies.sqlite", "replies.sqlite-shm", "replies.sqlite-wal"]
+    names = [".replies.sqlite.locks", "replies.sqlite", "replies.sqlite-shm", "replies.sqlite-wal"]
     assert modes == dict.fromkeys(names, 0o600)

@@ -16,7 +16,7 @@ import pytest
 from kills import CountedTraining
 from trainings import evaluations, train_evaluated, write_rows
 from utils.errors import InputError
-from utils.training.checkpoints import MANIFEST, find_fault, owned, seal
+from utils.training.checkpoints import MANIFEST, find_fault, owned, write_manifest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -125,14 +125,14 @@ def test_every_file_of_a_checkpoint_is_needed_and_runs_no_code(
             assert str(find_fault(checkpoint)).startswith(name)
             if file.suffix in (".pt", ".pth"):
                 torch.save(Planted(proof), file)
-                seal(checkpoint)
+                write_manifest(checkpoint)
                 assert find_fault(checkpoint) == f"{name} would run code (posix.mkdir)"
                 file.write_bytes(pickle.dumps(Planted(proof)))
-                seal(checkpoint)
+                write_manifest(checkpoint)
                 assert find_fault(checkpoint) == f"{name} is damaged"
             file.write_bytes(content)
             if name != MANIFEST:
-                seal(checkpoint)
+                write_manifest(checkpoint)
             assert find_fault(checkpoint) is None
     assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "evaluation.json"} <= names
     assert {"mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"} <= names
@@ -153,7 +153,7 @@ def test_planted_states_run_no_code_where_no_check_finds_them(
         for file in sorted(file for file in whole.rglob("*") if file.suffix in (".pt", ".pth")):
             output = Path(shutil.copytree(whole.parent, tmp_path / whole.parent.parent.name / file.name))
             torch.save(Planted(tmp_path / "proof"), output / file.relative_to(whole.parent))
-            seal(output / whole.name)
+            write_manifest(output / whole.name)
             with pytest.raises(InputError, match=f"{whole.name} holds classes that could run code"):
                 train_evaluated(tiny_reranker, data, output, *flags, "--resume", str(output / whole.name))
             assert not (tmp_path / "proof").exists()

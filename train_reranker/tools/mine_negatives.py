@@ -89,9 +89,11 @@ def main(argv: list[str] | None = None) -> None:
     write_jsonl(output, (row.row() for row in written))
     beside = output.with_name(f"{output.name.removesuffix('.jsonl')}.provenance.jsonl")
     write_jsonl(beside, provenance(rows, mined, findings))
-    fates = ", ".join(f"{fate} {count}" for fate, count in Counter(one.fate for one in findings).most_common())
+    decisions = ", ".join(
+        f"{decision} {count}" for decision, count in Counter(one.decision for one in findings).most_common()
+    )
     asked = sum(len(one.verdicts) for one in findings)
-    print(f"{len(rows)} rows: {len(mined)} negatives mined; looked at: {fates or 'none'}; {asked} questions")
+    print(f"{len(rows)} rows: {len(mined)} negatives mined; looked at: {decisions or 'none'}; {asked} questions")
     print(f"rows are in {output}, decisions in {beside}")
     print(f"next: python train_reranker.py --train_data {output}")
 

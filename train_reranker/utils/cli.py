@@ -112,7 +112,7 @@ def labelling_flags() -> argparse.ArgumentParser:
     # Where 50 sources yield nothing, fewer than 6% do (3 in 50, with 95% confidence).
     add("--give_up_after", type=positive, default=50, help="fail after this many sources without any result")
     add("--concurrency", type=positive, default=1, help="source documents processed at a time")
-    add("--retry_errors", action="store_true", help="ask again for the sources of an earlier run that ended in errors "
+    add("--retry_errors", action="store_true", help="retry the sources of an earlier run that ended in errors "
         "(default: keep their errors)")  # fmt: skip
     return parser
 
@@ -130,7 +130,7 @@ class _Stream:
     """
 
     def __init__(self, stream: TextIO | None, clean: Callable[[str], str] = str) -> None:
-        """Write through ``clean``, since only progress bars may steer the terminal; None is a closed stream."""
+        """Write through ``clean``, since only progress bars may control the terminal; None is a closed stream."""
         self._stream, self._clean = stream or open(os.devnull, "w", encoding="utf-8"), clean  # noqa: SIM115
 
     def write(self, text: str) -> int:
@@ -222,7 +222,7 @@ def command_line(*more: str) -> str:
 
 
 def retry_command(flags: argparse.Namespace, output: object) -> str:
-    """Return the command that asks again for the errors of this process's run, which made ``output``."""
+    """Return the command that retries the errors of this process's run, which made ``output``."""
     named = [] if flags.output_file else ["--output_file", str(output)]
     return command_line(*named, *([] if flags.retry_errors else ["--retry_errors"]))
 

@@ -11,16 +11,16 @@ from utils.redaction import redact
 log = logging.getLogger("reranker")
 
 # Control characters but for tab and line feed, line separators, and marks that reorder text.
-_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
-    """Return a text with an escape such as ``\\x1b`` for each character that would steer a terminal."""
-    return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
+    """Return a text with an escape such as ``\\x1b`` for each character that would control a terminal."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class SafeFormatter(logging.Formatter):
-    """Formats records, of libraries too, without secrets and what would steer the terminal."""
+    """Formats records, of libraries too, without secrets and control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as text."""

@@ -35,12 +35,12 @@ class Finding(NamedTuple):
     """What was found out about a negative."""
 
     suspect: Suspect
-    fate: str = KEPT
+    decision: str = KEPT
     verdicts: tuple[Verdict, ...] = ()
 
     @property
     def votes(self) -> tuple[int, int]:
-        """How many opinions say that it is relevant, and how many that it is not."""
+        """How many answers are that it is relevant, and how many that it is not."""
         outcomes = [verdict.outcome for verdict in self.verdicts]
         return outcomes.count(Outcome.USABLE), outcomes.count(Outcome.UNUSABLE)
 
@@ -51,7 +51,7 @@ class Steps(NamedTuple):
     relabel: bool = True  # undisputed ones become positives
     drop: bool = True  # other ones are removed, and those too if they are not relabelled
 
-    def fate(self, yes: int, no: int) -> str:
+    def decision(self, yes: int, no: int) -> str:
         """Return what becomes of a passage with so many votes for being relevant, and against."""
         if yes <= no:
             return KEPT
@@ -82,13 +82,13 @@ async def by_teacher(
     """Find false negatives among the most suspicious negatives, as many as the calls allow.
 
     A judge that errs once in ten would lose a tenth of the true negatives that it sees. So the reranker's scores decide
-    which ones it sees, and it is asked again, in another form, until two answers agree: where its errors are
+    which ones it sees, and the question is put in another form until two answers agree: where its errors are
     independent, that takes 2.2 calls and errs once in 36. Once false negatives have become rare, the first no ends it,
     which saves calls for more passages, and true negatives. Questions without an answer are no votes.
     """
     findings: list[Finding] = []
     spent, rare = 0, False
-    while count := min(ASKED_AT_ONCE, int(calls - spent) // teacher.opinions, len(suspects)):
+    while count := min(ASKED_AT_ONCE, int(calls - spent) // teacher.variants, len(suspects)):
         asked, suspects = suspects[:count], suspects[count:]
         found = await asyncio.gather(*(_ask(rows[one.row], one, teacher, steps, rare) for one in asked))
         spent += sum(len(one.verdicts) for one in found)
@@ -98,28 +98,28 @@ async def by_teacher(
 
 
 async def _ask(row: ContrastiveExample, suspect: Suspect, teacher: Teacher, steps: Steps, rare: bool) -> Finding:
-    """Ask for opinions until most of the possible ones agree; where false negatives are rare, until the first no."""
+    """Ask in one form after the other until most agree; where false negatives are rare, until the first no."""
     finding = Finding(suspect)
-    for opinion in range(teacher.opinions):
-        verdict = await teacher.relevant(row.query, row.pos[0], suspect.passage, opinion)
+    for variant in range(teacher.variants):
+        verdict = await teacher.relevant(row.query, row.pos[0], suspect.passage, variant)
         finding = finding._replace(verdicts=(*finding.verdicts, verdict))
         yes, no = finding.votes
-        if max(yes, no) > teacher.opinions // 2 or (rare and no):
+        if max(yes, no) > teacher.variants // 2 or (rare and no):
             break
-    return finding._replace(fate=steps.fate(*finding.votes))
+    return finding._replace(decision=steps.decision(*finding.votes))
 
 
 def corrected(rows: Sequence[ContrastiveExample], findings: Iterable[Finding]) -> list[ContrastiveExample]:
     """Return the rows with the false negatives relabelled or dropped, and with scores if they had them."""
-    fates: dict[int, dict[str, Finding]] = {}
+    decisions: dict[int, dict[str, Finding]] = {}
     for one in findings:
-        if one.fate != KEPT:
-            fates.setdefault(one.suspect.row, {})[one.suspect.passage] = one
-    return [_corrected(row, fates[number]) if number in fates else row for number, row in enumerate(rows)]
+        if one.decision != KEPT:
+            decisions.setdefault(one.suspect.row, {})[one.suspect.passage] = one
+    return [_corrected(row, decisions[number]) if number in decisions else row for number, row in enumerate(rows)]
 
 
 def _corrected(row: ContrastiveExample, wrong: Mapping[str, Finding]) -> ContrastiveExample:
-    moved = [one.suspect for one in wrong.values() if one.fate == RELABELLED]
+    moved = [one.suspect for one in wrong.values() if one.decision == RELABELLED]
     kept = without(row, wrong.__contains__)
     scores, grades = row.pos_scores, row.pos_grades
     return kept._replace(
@@ -137,9 +137,9 @@ def provenance(
     for one in mined:
         facts = {"id": one.document.id, "rank": one.rank, "score": one.score, "label": KEPT, "verdicts": []}
         known[one.row, one.document.text] = facts
-    for suspect, fate, verdicts in findings:
+    for suspect, decision, verdicts in findings:
         said = [{"outcome": verdict.outcome.value, "reason": verdict.reason} for verdict in verdicts]
-        found = {"score": suspect.score, "positive_score": suspect.positive_score, "label": fate, "verdicts": said}
+        found = {"score": suspect.score, "positive_score": suspect.positive_score, "label": decision, "verdicts": said}
         known.setdefault((suspect.row, suspect.passage), {}).update(found)
     for (row, passage), facts in sorted(known.items(), key=lambda item: item[0][0]):
         yield {"row": row + 1, "query": rows[row].query, "passage": passage} | facts

@@ -38,7 +38,7 @@ REMEDIES = {
     "no positive": "try more candidates (--max_doc_candidates), or another question_generator_model",
     "no negative": "does the judge accept everything? Try more candidates (--max_doc_candidates), or another "
     "question_generator_model",
-    "error": "fix what they say, then ask again with --retry_errors",
+    "error": "fix what they say, then use --retry_errors",
     "example": "candidates repeat each other's text: remove duplicates from the corpus",
 }
 

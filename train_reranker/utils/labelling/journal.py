@@ -1,7 +1,7 @@
 """The journal of a run: what every source came to, written as it comes, so that a killed run can be resumed.
 
-Each line has a seal, a hash of it and of the run's settings, and each row its number in the order of the sources: what
-a disk, an editor or a merge has spoilt is found, and only that is asked again.
+Each line has a checksum over itself and the run's settings, and each row its number in the order of the sources: what a
+disk, an editor or a merge has damaged is found, and only that is judged again.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from utils.progress import log
 from utils.teachers.reply_cache import answer_params
 
 EARLIER = {"rerank_weight": 1.0, "evidence": "none"}  # what settings were in all runs before they were recorded
-VERSION = 3  # 1 had no version, and rows of the generator alone; 1 and 2 had neither seals nor numbers
-SEAL = re.compile(rb', "seal": "([0-9a-f]{16})"\}$')
-TOLD = 5  # problems of a file that are told one by one
+VERSION = 3  # 1 had no version, and rows of the generator alone; 1 and 2 had neither checksums nor numbers
+CHECKSUM = re.compile(rb', "checksum": "([0-9a-f]{16})"\}$')
+MAX_REPORTED = 5  # problems of a file that are reported one by one
 
 
-def sealed(row: dict[str, Any], settings: Mapping[str, Any] | None = None) -> str:
+def with_checksum(row: dict[str, Any], settings: Mapping[str, Any] | None = None) -> str:
     """Return the line of a row, with a hash of it and of its run's settings at its end."""
     text = dumps(row)
-    return f'{text[:-1]}, "seal": "{_hash(text.encode(), settings)}"}}\n'
+    return f'{text[:-1]}, "checksum": "{_hash(text.encode(), settings)}"}}\n'
 
 
-def _unsealed(line: bytes, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return what :func:`sealed` wrote, ValueError if this is anything else."""
-    seal = SEAL.search(line)
-    text = line[: seal.start()] + b"}" if seal else b""
-    if seal is None or seal[1].decode() != _hash(text, settings):
-        raise ValueError("another seal")
+def _verified(line: bytes, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what :func:`with_checksum` wrote, ValueError if this is anything else."""
+    found = CHECKSUM.search(line)
+    text = line[: found.start()] + b"}" if found else b""
+    if found is None or found[1].decode() != _hash(text, settings):
+        raise ValueError("another checksum")
     return loads(text)
 
 
@@ -69,7 +69,7 @@ class Journal:
     def __init__(self, path: Path, settings: dict[str, Any], found: Found, retry: bool = False) -> None:
         """Write what was found anew, and continue it; see :func:`open_journal`."""
         self.path, self._settings, self._known, self.notes = path, settings, found.rows, found.notes
-        # The rows that are not asked for again, by place.
+        # The rows that are not judged again, by place.
         self.settled = {place: row for place, row in found.rows.items() if not (retry and row.complaint)}
         self.asks_again = retry or not found.rows  # also for what was cached as an error
         self._held: dict[int, JudgedSource] = {}
@@ -107,7 +107,7 @@ class Journal:
         self._held = {}
 
     def drop_held(self) -> None:
-        """Forget the rows that were held back, whose sources are then asked again."""
+        """Forget the rows that were held back, whose sources are then tried again."""
         self._held = {}
 
     def complete(self, count: int) -> None:
@@ -129,10 +129,10 @@ class Journal:
                 os.fsync(self._out.fileno())
 
     def _line(self, place: int, row: JudgedSource) -> str:
-        return sealed({"row": place + 1, **row.to_json()}, self._settings)
+        return with_checksum({"row": place + 1, **row.to_json()}, self._settings)
 
     def _note_line(self, name: str, value: Any) -> str:
-        return sealed({"note": name, "value": value, "rows": len(self._known)}, self._settings)
+        return with_checksum({"note": name, "value": value, "rows": len(self._known)}, self._settings)
 
     def _append(self, line: str) -> None:
         assert self._out
@@ -142,7 +142,7 @@ class Journal:
     def _write(self) -> None:
         self.close()
         with replacing(self.path, private=True) as out:  # it holds replies
-            out.write(sealed({"version": VERSION, "settings": self._settings}))
+            out.write(with_checksum({"version": VERSION, "settings": self._settings}))
             out.writelines(self._line(place, row) for place, row in sorted(self._known.items()))
             out.writelines(self._note_line(name, value) for name, value in self.notes.items())
         self._out, self._in_order = self.path.open("a", encoding="utf-8"), True
@@ -159,8 +159,8 @@ def open_journal(
 ) -> Iterator[Journal]:
     """Open the journal of a run with these settings, and keep other runs off it.
 
-    ``overwrite`` starts from scratch; ``restart`` says how the user can. ``retry`` asks again for rows with errors. The
-    rows depend on nothing but ``settings``. What is damaged is told, and asked for again.
+    ``overwrite`` starts from scratch; ``restart`` says how the user can. ``retry`` judges rows with errors again. The
+    rows depend on nothing but ``settings``. Damaged rows are reported and judged again.
     InputError if another run is writing it, or it has other settings; the differences are named.
     """
     settings = json.loads(dumps(settings))  # as they are read again
@@ -175,7 +175,7 @@ def open_journal(
                     f"--output_file, or start from scratch ({restart})"
                 )
             if found.problems:
-                log.warning("%s; what is missing is asked for again", describe(path, found.problems))
+                log.warning("%s; damaged and missing rows will be judged again", describe(path, found.problems))
             if retry and any(row.complaint for row in found.rows.values()):
                 found = found._replace(notes={})  # they follow from all rows
         with closing(Journal(path, settings, found, retry)) as journal:
@@ -202,19 +202,19 @@ def _deciding(setting: Any) -> Any:
 
 def describe(path: Path, problems: list[str]) -> str:
     """Return a file's problems in one line."""
-    more = [f"{len(problems) - TOLD} more"] if len(problems) > TOLD else []
-    return f"{path}: {'; '.join([*problems[:TOLD], *more])}"
+    more = [f"{len(problems) - MAX_REPORTED} more"] if len(problems) > MAX_REPORTED else []
+    return f"{path}: {'; '.join([*problems[:MAX_REPORTED], *more])}"
 
 
 def read_journal(path: Path, now: dict[str, Any] | None = None) -> Found:
     """Return what a journal holds, without a last line that a kill has cut short; InputError if it is no journal.
 
-    A journal without a sound header is one of the settings ``now`` if rows have their seal.
+    A journal without a valid header is taken for one of the settings ``now`` if the checksums of its rows match.
     """
     if not path.is_file():  # a pipe would be waited for
         raise InputError(f"{path} is not a file: name another --output_file")
     *lines, cut = path.read_bytes().split(b"\n")
-    if cut and SEAL.search(cut):
+    if cut and CHECKSUM.search(cut):
         lines.append(cut)
     if not lines:
         return Found({}, {}, {}, [])
@@ -225,7 +225,7 @@ def read_journal(path: Path, now: dict[str, Any] | None = None) -> Found:
     problems, last, total = [] if header else ["line 1 is damaged"], -1, 0
     for number, line in enumerate(lines[1:], 2):
         try:
-            row = loads(line) if is_old else _unsealed(line.rstrip(b"\r"), settings)
+            row = loads(line) if is_old else _verified(line.rstrip(b"\r"), settings)
             if "note" in row:
                 notes[row["note"]] = row["value"]
                 total = max(total, 0 if is_old else row["rows"])
@@ -238,7 +238,7 @@ def read_journal(path: Path, now: dict[str, Any] | None = None) -> Found:
             problems.append(f"line {number} holds row {place + 1}, out of order")
         elif rows.get(place) == judged:
             problems.append(f"line {number} repeats row {place + 1}")
-        rows[place] = judged  # of two, the later: the first was an error that has been asked for again
+        rows[place] = judged  # of two, the later: the first was an error that has been retried
         last = max(last, place)
     if header is None and not rows:
         raise InputError(f"{path} is not a journal of this version; name another --output_file")
@@ -254,6 +254,6 @@ def _header(line: bytes) -> dict[str, Any] | None:
         version = header.get("version", 1)
         if not isinstance(header["settings"], dict) or version > VERSION:
             return None
-        return header if version < 3 and not SEAL.search(line) else _unsealed(line)
+        return header if version < 3 and not CHECKSUM.search(line) else _verified(line)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -50,12 +50,12 @@ def run_to_stop(work: Callable[[], str], command: str) -> Stop:
         return Stop(str(error), error)
 
 
-def tell_errors(rows: Sequence[JudgedSource], command: str) -> int:
-    """Tell how many sources of a finished run have errors, and which command asks again; return their number."""
+def report_errors(rows: Sequence[JudgedSource], command: str) -> int:
+    """Report how many sources of a finished run have errors, and the command that retries them; return their number."""
     errors = [row.complaint for row in rows if row.complaint]
     if errors:
         share = f"{len(errors)} of {len(rows)} sources have errors (last: {errors[-1]})"
-        log.warning("%s. To ask again, for these alone: %s", share, command)
+        log.warning("%s. To retry these alone: %s", share, command)
     return len(errors)
 
 

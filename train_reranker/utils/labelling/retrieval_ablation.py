@@ -58,8 +58,8 @@ class Excluded(NamedTuple):
                     ids.add(str(row["source"]))
                 elif "settings" in row:  # the header of a provenance file, of which no row may be missing
                     if problems := read_journal(path).problems:
-                        mend = "mend it with the command that made it and --retry_errors"
-                        raise InputError(f"{describe(path, problems)}; {mend}")
+                        remedy = "repair it: run the command that made it with --retry_errors"
+                        raise InputError(f"{describe(path, problems)}; {remedy}")
                 else:
                     example = parse_example(row, f"{path}, line {number}")
                     queries.add(example.query)

@@ -12,7 +12,7 @@ class TeacherError(Exception):
 class Teacher(Protocol):
     """Finds a bridge entity and judges candidates; both may be called concurrently, from one event loop."""
 
-    opinions: int = 1  # forms in which :meth:`relevant` can be asked
+    variants: int = 1  # forms of the question of :meth:`relevant`
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -24,7 +24,7 @@ class Teacher(Protocol):
         return {}
 
     def forget_failures(self) -> None:
-        """Drop cached failures, so that their questions are asked again; nothing unless overridden."""
+        """Drop cached failures, so that their questions are retried; nothing unless overridden."""
         return
 
     async def aclose(self) -> None:
@@ -44,9 +44,9 @@ class Teacher(Protocol):
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
         """Return whether the candidate makes the second hop; ERROR if unanswered, RunError if none will be answered."""
 
-    async def relevant(self, query: str, positive: str, passage: str, opinion: int = 0) -> Verdict:
+    async def relevant(self, query: str, positive: str, passage: str, variant: int = 0) -> Verdict:
         """Return whether a passage answers a query as a positive does: USABLE if so; ERROR as above, or by default.
 
-        ``opinion`` chooses the form of the question, below ``opinions``; an answer in one says little of the next one.
+        ``variant`` chooses the form of the question, below ``variants``; an answer in one says little of the next one.
         """
         return Verdict(Outcome.ERROR, "this teacher does not judge relevance")

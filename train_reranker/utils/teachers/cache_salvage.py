@@ -48,13 +48,16 @@ def salvage(path: Path, schema: str) -> None:
             saved.commit()
         damaged.unlink(missing_ok=True)
         os.link(path, damaged)
-        for end in ("-wal", "-shm"):  # they belong to the old file, and would spoil the new one
+        for end in ("-wal", "-shm"):  # they belong to the old file, and would damage the new one
             path.with_name(f"{path.name}{end}").unlink(missing_ok=True)
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
     log.warning(
-        "%s was damaged: %d replies are saved, others are asked for again; it is kept as %s", path, count, damaged
+        "%s was damaged: %d replies were recovered, others will be requested again; it is kept as %s",
+        path,
+        count,
+        damaged,
     )
 
 

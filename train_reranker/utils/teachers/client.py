@@ -43,7 +43,7 @@ class Client:
         """Note that the model answered in an earlier run, so that failures may be about a few questions only."""
         self._model(settings).answered_before = True
 
-    def stop_asking(self, failure: RunError | None = None) -> None:
+    def stop_requests(self, failure: RunError | None = None) -> None:
         """Send no more requests, and raise ``failure`` for those, if there is one; those in flight may complete."""
         self._limiter.closing.set()
         if failure:

@@ -52,9 +52,9 @@ class _History:
 
 
 class LLMTeacher(Teacher):
-    """One model extracts, one judges; an invalid reply is asked for again, with a note of what was wrong."""
+    """One model extracts, one judges; an invalid reply is requested again, with a note of what was wrong."""
 
-    opinions = prompts.OPINIONS
+    variants = prompts.VARIANTS
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class LLMTeacher(Teacher):
         return {"calls": ledger.calls, "cached": ledger.cache_hits, "tokens": tokens, **cost}
 
     def forget_failures(self) -> None:
-        """Drop the replies to unanswered questions, so that they are asked again."""
+        """Drop the replies to unanswered questions, so that they are retried."""
         self.cache.forget_failed([self._extractor.model, self._judge.model])
 
     async def extract(self, document: Document, turn: int = 0) -> BridgeEntity | None:
@@ -126,21 +126,21 @@ class LLMTeacher(Teacher):
         # Unusable windows are no evidence about one without an answer.
         return next((verdict for verdict in verdicts if verdict.outcome is Outcome.ERROR), verdicts[0])
 
-    async def relevant(self, query: str, positive: str, passage: str, opinion: int = 0) -> Verdict:
+    async def relevant(self, query: str, positive: str, passage: str, variant: int = 0) -> Verdict:
         """Return whether the passage answers the query, ERROR if unanswered; raises as above.
 
         Each text is cut at half a window, so that the prompt is no longer than other ones.
         """
         known, text = (context_window.split_windows(one, self._windows[0] // 2)[0] for one in (positive, passage))
         try:
-            return await self._ask(self._judge, prompts.relevance(query, known, text, opinion), read_relevance)
+            return await self._ask(self._judge, prompts.relevance(query, known, text, variant), read_relevance)
         except TeacherError as error:
             return Verdict(Outcome.ERROR, str(error))
 
     async def aclose(self) -> None:
         """Send nothing more, wait for the requests in flight, which are paid for, and close everything."""
         for client in self._clients.values():
-            client.stop_asking()
+            client.stop_requests()
         # Replies of a run that ended without any valid one would only be replayed in the next, when that is fixed.
         useless = (keys for history in self._history.values() if history.failure for keys in history.keys)
         try:
@@ -206,7 +206,7 @@ class LLMTeacher(Teacher):
         except RunError:
             if self.cache.failure:  # what is asked now could not be kept
                 for client in self._clients.values():
-                    client.stop_asking(self.cache.failure)
+                    client.stop_requests(self.cache.failure)
             raise
         self.ledger.cache_hits += free
         if free and reply.content.strip():

@@ -16,7 +16,7 @@ from utils.teachers.words import content_words, sentences, words
 QUESTIONS, KEYWORDS = QUERIES = "questions", "keywords"
 TRIED = 500  # documents that decide whether titles are mentioned
 MENTIONED = 0.2  # least share of them that mention another's title
-DWELT_UPON = 2  # mentions, the title among them, of a name in a text that is about it
+MIN_MENTIONS = 2  # of an entity, the title included, in a text that is about it
 
 
 class OfflineTeacher(Teacher):
@@ -80,11 +80,11 @@ class OfflineTeacher(Teacher):
         return BridgeEntity(name, self._finder.type, segment, query)
 
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
-        """USABLE if the entity is dwelt upon, and a sentence with it adds ``min_new_words`` content words."""
+        """USABLE if it mentions the entity ``MIN_MENTIONS`` times, in a sentence with ``min_new_words`` new words."""
         known = content_words(entity.segment) | content_words(entity.name)
         found = [(one, Counter(self._finder.find(one))[entity.name]) for one in sentences(candidate.text)]
         mentions = sum(count for _, count in found)
-        if mentions < DWELT_UPON:
+        if mentions < MIN_MENTIONS:
             reason = f"mentions {entity.name} in passing" if mentions else "does not mention the entity"
             return Verdict(Outcome.UNUSABLE, reason)
         for sentence, count in found:
@@ -95,15 +95,15 @@ class OfflineTeacher(Teacher):
                 return Verdict(Outcome.USABLE, f"says of {entity.name}: {sentence}", (first, second), sentence)
         return Verdict(Outcome.UNUSABLE, "adds nothing to the source's segment")
 
-    async def relevant(self, query: str, positive: str, passage: str, opinion: int = 0) -> Verdict:
-        """USABLE if the passage dwells upon a name that query and positive have in common; ERROR if they have none."""
+    async def relevant(self, query: str, positive: str, passage: str, variant: int = 0) -> Verdict:
+        """USABLE if the passage is about a name that query and positive have in common; ERROR if they have none."""
         names = set(self._finder.find(query)) & set(self._finder.find(positive))
         if not names:
             return Verdict(Outcome.ERROR, "the query names nothing that the positive mentions")
         mentioned = Counter(self._finder.find(passage))
-        if found := sorted(name for name in names if mentioned[name] >= DWELT_UPON):
-            return Verdict(Outcome.USABLE, f"dwells upon {', '.join(found)}, which query and positive name")
-        return Verdict(Outcome.UNUSABLE, "dwells upon none of the names that query and positive have in common")
+        if found := sorted(name for name in names if mentioned[name] >= MIN_MENTIONS):
+            return Verdict(Outcome.USABLE, f"is about {', '.join(found)}, which query and positive name")
+        return Verdict(Outcome.UNUSABLE, "is about none of the names that query and positive have in common")
 
     def _mentions(self, document: Document) -> Iterator[tuple[str, str, str]]:
         """Yield each name once with the sentence that mentions it first, and that as a segment."""

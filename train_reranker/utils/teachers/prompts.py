@@ -14,7 +14,7 @@ from utils.schema import BridgeEntity, Document
 Message = Mapping[str, str]
 
 EXTRACTION, JUDGEMENT, RELEVANCE = "bridge_entity", "verdict", "relevance"
-OPINIONS = 3  # forms of the question of relevance
+VARIANTS = 3  # forms of the question of relevance
 NOTE = "Earlier answers to this could not be used:"
 
 
@@ -136,8 +136,8 @@ def judgement(entity: BridgeEntity, candidate: Document) -> Question:
     return _question(JUDGEMENT, _JUDGEMENT_RULES, texts)
 
 
-def relevance(query: str, positive: str, passage: str, opinion: int = 0) -> Question:
-    """Return the question of whether ``passage`` answers ``query``, in one of ``OPINIONS`` forms.
+def relevance(query: str, positive: str, passage: str, variant: int = 0) -> Question:
+    """Return the question of whether ``passage`` answers ``query``, in one of ``VARIANTS`` forms.
 
     Judges lean towards what comes first or last, and towards what resembles an example: the known positive stands
     first, then last, then not at all.
@@ -147,7 +147,7 @@ def relevance(query: str, positive: str, passage: str, opinion: int = 0) -> Ques
         for tag, text in (("query", query), ("known", positive), ("candidate", passage))
     )
     forms = ([asked, known, candidate], [asked, candidate, known], [asked, candidate])
-    return _question(RELEVANCE, _RELEVANCE_RULES, "\n".join(forms[opinion]))
+    return _question(RELEVANCE, _RELEVANCE_RULES, "\n".join(forms[variant]))
 
 
 def again(question: Question, complaints: Sequence[str]) -> Question:

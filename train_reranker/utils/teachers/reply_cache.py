@@ -18,17 +18,17 @@ from utils.progress import log
 from utils.teachers.cache_salvage import is_damage, salvage
 from utils.teachers.prompts import Question
 
-_VERSION = 2  # 1 had no seals
-_SEAL = "seal TEXT NOT NULL DEFAULT ''"
+_VERSION = 2  # 1 had no checksums
+_CHECKSUM = "checksum TEXT NOT NULL DEFAULT ''"
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS replies (
     key TEXT PRIMARY KEY, model TEXT NOT NULL, content TEXT NOT NULL, finish_reason TEXT NOT NULL,
-    tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, failed INTEGER NOT NULL DEFAULT 0, {_SEAL}
+    tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, failed INTEGER NOT NULL DEFAULT 0, {_CHECKSUM}
 ) WITHOUT ROWID;
 PRAGMA user_version = {_VERSION};
 """
-_OPENING = 1 << 62  # the byte of the claims file that is locked while the file is opened; keys lock lower ones
-_CLAIM_EVERY = 0.05  # seconds between looks at a question that another process asks
+_OPENING = 1 << 62  # the byte of the lock file that is locked while the file is opened; keys lock lower ones
+_LOCK_EVERY = 0.05  # seconds between looks at a question that another process asks
 # Parameters that limit a reply's length, name who is billed and the like, but do not change what a whole reply says.
 _NOT_IN_KEY = {
     "max_tokens", "max_completion_tokens", "metadata", "service_tier", "store", "stream", "stream_options", "user",
@@ -48,7 +48,7 @@ class CacheKeys(NamedTuple):
     """The keys under which a question's reply is looked up, in this order."""
 
     whole: str
-    truncated: str  # with the token limit, so that a higher one asks again
+    truncated: str  # with the token limit, so that a higher one makes a new request
     request: str  # of earlier versions; "" for a model with a revision, which they did not know
 
 
@@ -78,7 +78,7 @@ def _digest(request: list[Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _seal(key: str, model: str, reply: Reply) -> str:
+def _checksum(key: str, model: str, reply: Reply) -> str:
     return hashlib.blake2b(json.dumps([key, model, *reply]).encode(), digest_size=8).hexdigest()
 
 
@@ -93,7 +93,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     if foreign or version > _VERSION:
         raise InputError(f"{path} is not a reply cache, or one of another version: move it away")
     if version == 1:
-        db.execute(f"ALTER TABLE replies ADD COLUMN {_SEAL}")
+        db.execute(f"ALTER TABLE replies ADD COLUMN {_CHECKSUM}")
     db.executescript(_SCHEMA)
     return db
 
@@ -103,7 +103,7 @@ class ReplyCache:
 
     Invalid ones are kept, too, so a resumed run goes through the same attempts for free. Those to questions that stayed
     unanswered are marked as failed. A killed process loses none that :meth:`once` returned; a power cut may lose those
-    of the last half minute. A damaged reply is asked for again, and of a damaged file the rest is saved.
+    of the last half minute. A damaged reply is requested again, and what can be read of a damaged file is kept.
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,14 +114,14 @@ class ReplyCache:
         self._closing = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._claims = os.open(path.with_name(f".{path.name}.claims"), os.O_RDWR | os.O_CREAT, 0o600)
+            self._locks = os.open(path.with_name(f".{path.name}.locks"), os.O_RDWR | os.O_CREAT, 0o600)
             self._db = self._open()
         except (sqlite3.Error, OSError) as error:
             hint = "stop the process that holds it, or move it away"
             raise InputError(f"{path} cannot be used as a reply cache ({error}): {hint}") from None
 
     def _open(self) -> sqlite3.Connection:
-        fcntl.lockf(self._claims, fcntl.LOCK_EX, 1, _OPENING)
+        fcntl.lockf(self._locks, fcntl.LOCK_EX, 1, _OPENING)
         try:
             return _connect(self.path)
         except sqlite3.Error as error:
@@ -130,25 +130,25 @@ class ReplyCache:
             salvage(self.path, _SCHEMA)
             return _connect(self.path)
         finally:
-            fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, _OPENING)
+            fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, _OPENING)
 
     def get(self, *keys: str) -> Reply | None:
         """Return the reply under the first of ``keys`` that has one, or None; a damaged one is removed."""
-        columns = "key, model, seal, content, finish_reason, tokens_in, tokens_out"
+        columns = "key, model, checksum, content, finish_reason, tokens_in, tokens_out"
         rows = self._run(f"SELECT {columns} FROM replies WHERE key IN ({','.join('?' * len(keys))})", keys)
         found = {}
-        for key, model, seal, *row in rows:
-            if seal in ("", _seal(key, model, reply := Reply(*row))):
+        for key, model, checksum, *row in rows:
+            if checksum in ("", _checksum(key, model, reply := Reply(*row))):
                 found[key] = reply
             else:
-                log.warning("%s: reply %s… is damaged and asked for again", self.path, key[:12])
+                log.warning("%s: reply %s… is damaged and will be requested again", self.path, key[:12])
                 self._run("DELETE FROM replies WHERE key = ?", (key,))
         return next((found[key] for key in keys if key in found), None)
 
     def put(self, key: str, model: str, reply: Reply) -> None:
         """File a reply, unless the key has one."""
-        columns = "key, model, seal, content, finish_reason, tokens_in, tokens_out"
-        values = (key, model, _seal(key, model, reply), *reply)
+        columns = "key, model, checksum, content, finish_reason, tokens_in, tokens_out"
+        values = (key, model, _checksum(key, model, reply), *reply)
         try:
             self._run(f"INSERT OR IGNORE INTO replies ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
         except RunError as error:
@@ -171,7 +171,7 @@ class ReplyCache:
 
     async def _fetch(self, keys: CacheKeys, model: str, fetch: Callable[[], Awaitable[Reply]]) -> tuple[Reply, bool]:
         try:
-            async with self._claimed(keys.whole):
+            async with self._locked(keys.whole):
                 if reply := self.get(*keys):  # another process has asked meanwhile
                     return reply, True
                 if self.failure:
@@ -183,22 +183,22 @@ class ReplyCache:
             del self._in_flight[keys.whole]
 
     @asynccontextmanager
-    async def _claimed(self, key: str) -> AsyncIterator[None]:
-        """Keep other processes from asking a question; the claim of a killed one is gone."""
+    async def _locked(self, key: str) -> AsyncIterator[None]:
+        """Keep other processes from asking a question; the lock of a killed one is gone."""
         byte = int(key[:15], 16)
-        while not self._claim(byte):
+        while not self._try_lock(byte):
             if self._closing:
                 raise asyncio.CancelledError
-            await asyncio.sleep(_CLAIM_EVERY)
+            await asyncio.sleep(_LOCK_EVERY)
         try:
             yield
         finally:
             with suppress(OSError):
-                fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, byte)
+                fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, byte)
 
-    def _claim(self, byte: int) -> bool:
+    def _try_lock(self, byte: int) -> bool:
         try:
-            fcntl.lockf(self._claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+            fcntl.lockf(self._locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
         except OSError as error:
             return error.errno not in (errno.EAGAIN, errno.EACCES)  # others: this file system has no locks
         return True
@@ -227,23 +227,23 @@ class ReplyCache:
         with suppress(sqlite3.Error):  # a full disk, which loses nothing that is filed
             self._db.execute("PRAGMA wal_checkpoint")  # synced, also if another process goes on
         self._db.close()
-        os.close(self._claims)
+        os.close(self._locks)
         if cancelled:
             raise asyncio.CancelledError
 
     def _run(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
-        for is_mended in (False, True):
+        for is_repaired in (False, True):
             try:
                 return self._db.execute(statement, values).fetchall()
             except sqlite3.Error as error:
-                if is_mended or not is_damage(self.path, error):
+                if is_repaired or not is_damage(self.path, error):
                     raise RunError(f"the reply cache {self.path} failed ({error}); fix that and run again") from None
-            self._mend()
+            self._repair()
         raise AssertionError("unreachable")
 
-    def _mend(self) -> None:
+    def _repair(self) -> None:
         """Open the file again, without what is damaged, if another process has not done so already."""
-        fcntl.lockf(self._claims, fcntl.LOCK_EX, 1, _OPENING)
+        fcntl.lockf(self._locks, fcntl.LOCK_EX, 1, _OPENING)
         try:
             self._db.close()
             salvage(self.path, _SCHEMA)
@@ -251,4 +251,4 @@ class ReplyCache:
         except (sqlite3.Error, OSError) as error:
             raise RunError(f"the reply cache {self.path} failed ({error}); fix that and run again") from None
         finally:
-            fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, _OPENING)
+            fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, _OPENING)

@@ -100,7 +100,7 @@ def _fault_inside(file: Path) -> str | None:
     return f"would run code ({', '.join(sorted(classes))})" if classes else None
 
 
-def seal(checkpoint: Path) -> None:
+def write_manifest(checkpoint: Path) -> None:
     """Bring a checkpoint's files to the disk, and note their sizes."""
     files = sorted(file for file in checkpoint.rglob("*") if file.is_file() and file.name != MANIFEST)
     for file in files:

@@ -268,7 +268,7 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
             self.history.write(staged)
             if self.history.best is not None:
                 checkpoints.link((self.job.best / name for name in self.kept), staged / checkpoints.BEST)
-        checkpoints.seal(staged)
+        checkpoints.write_manifest(staged)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Let the first process write the random states of all: others may be on other machines."""
