@@ -16,7 +16,7 @@ from utils import cli
 from utils.config import DEFAULT_CONFIG, load_config
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
-from utils.files import locked, write_jsonl
+from utils.files import new_output, write_jsonl
 from utils.retrieval.bm25 import BM25
 from utils.retrieval.encoder import QUERY
 from utils.retrieval.mmr import Lambdas
@@ -49,10 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     config = load_config(args.config).override(seed=args.seed)
     cli.use_gpus(config.gpu_id)
-    output = Path(args.output_dir)
-    with locked(output):
-        if output.exists():
-            raise InputError(f"{output} already exists: choose another --output_dir")
+    with new_output(args.output_dir, "--output_dir") as output:
         retriever = open_retrieval(config, Corpus(config.corpus), Lambdas(1, 0, 0))
         distil(retriever, output, config.seed, args.num_queries, args.bm25_weight)
     print(f"base reranker: {output}")

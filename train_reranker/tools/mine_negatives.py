@@ -30,7 +30,7 @@ from utils.data.relabelling import (
 from utils.data.rows import read_examples
 from utils.data.scores import score_rows
 from utils.errors import BudgetSpent, InputError
-from utils.files import check_output, write_jsonl
+from utils.files import new_output, write_jsonl
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import open_retrieval
 from utils.schema import ContrastiveExample
@@ -43,7 +43,7 @@ TEACHER, MARGIN = JUDGES = "teacher", "margin"
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = cli.Parser(__doc__.splitlines()[0])
+    parser = cli.Parser(__doc__.splitlines()[0], parents=(cli.model_flags(), cli.budget_flags()))
     add = parser.add_argument
     add("--config", "--config_path", default=DEFAULT_CONFIG, help="YAML configuration (default: the demo's)")
     add("--train_data", nargs="+", default=["./data/train_data.jsonl"], metavar="PATH",
@@ -59,23 +59,22 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--no_relabel", action="store_true", help="do not make positives of undisputed ones (default: do)")
     add("--no_drop", action="store_true", help="do not drop the other ones (default: do)")
     add("--calls_per_row", type=float, default=CALLS_PER_ROW, help="most questions to the teacher, per row on average")
-    add("--reply_cache", default="./data/replies.sqlite", help="file that keeps the model's replies")
-    add("--max_llm_calls", type=int, help="stop before exceeding this many calls; resumable (default: no limit)")
-    add("--max_cost", type=float, help="stop before exceeding this cost; resumable (default: no limit)")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Mine, find false negatives, and write the rows and what was decided."""
     args = parse_args(argv)
-    output, margin = (
-        Path(check_output(args.output_file)),
-        Margin(args.absolute_margin, args.relative_margin, args.max_score),
-    )
-    if output.exists():
-        raise InputError(f"{output} already exists: choose another --output_file")
+    margin = Margin(args.absolute_margin, args.relative_margin, args.max_score)
     if args.judge == MARGIN and margin == Margin():
         raise InputError("--judge margin needs --absolute_margin, --relative_margin or --max_score")
+    with new_output(args.output_file) as output:
+        mine_rows(args, margin, output)
+    print(f"next: python train_reranker.py --train_data {output}")
+
+
+def mine_rows(args: argparse.Namespace, margin: Margin, output: Path) -> None:
+    """Write the rows with mined negatives and without false ones, and beside them what was decided."""
     config = load_config(args.config)
     cli.use_gpus(config.gpu_id)
     given = read_examples(args.train_data)
@@ -88,14 +87,12 @@ def main(argv: list[str] | None = None) -> None:
     written = [row._replace(pos_scores=None, neg_scores=None) for row in corrected(rows, findings)]
     write_jsonl(output, (row.row() for row in written))
     beside = output.with_name(f"{output.name.removesuffix('.jsonl')}.provenance.jsonl")
-    write_jsonl(beside, provenance(rows, mined, findings))
-    decisions = ", ".join(
-        f"{decision} {count}" for decision, count in Counter(one.decision for one in findings).most_common()
-    )
+    write_jsonl(beside, provenance(rows, mined, findings), private=True)  # it holds replies
+    counts = Counter(one.decision for one in findings).most_common()
+    judged = ", ".join(f"{decision} {count}" for decision, count in counts)
     asked = sum(len(one.verdicts) for one in findings)
-    print(f"{len(rows)} rows: {len(mined)} negatives mined; looked at: {decisions or 'none'}; {asked} questions")
+    print(f"{len(rows)} rows: {len(mined)} negatives mined; judged: {judged or 'none'}; {asked} questions")
     print(f"rows are in {output}, decisions in {beside}")
-    print(f"next: python train_reranker.py --train_data {output}")
 
 
 def find(
@@ -106,7 +103,7 @@ def find(
     if args.judge == MARGIN:
         return by_margin(suspects, margin, steps)
     ledger = Ledger(args.max_llm_calls, args.max_cost)
-    teacher = open_teacher(config, corpus, Path(args.reply_cache), ledger, config.seed)
+    teacher = open_teacher(config, corpus, Path(args.reply_cache or "./data/replies.sqlite"), ledger, config.seed)
 
     async def ask() -> list[Finding]:
         async with aclosing(teacher):

@@ -7,19 +7,17 @@ The teacher may be any reranker's folder, also of another architecture than the 
 """
 
 import argparse
-from pathlib import Path
 
 from utils import cli
 from utils.data.rows import read_examples
 from utils.data.scores import score_rows
-from utils.errors import InputError
-from utils.files import check_output, write_jsonl
+from utils.files import new_output, write_jsonl
 from utils.scoring import open_reranker
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = cli.Parser(__doc__.splitlines()[0])
+    parser = cli.Parser(__doc__.splitlines()[0], parents=(cli.model_flags(),))
     add = parser.add_argument
     add("--train_data", nargs="+", default=["./data/train_data.jsonl"], metavar="PATH",
         help="JSONL files, or folders of them (default: ./data/train_data.jsonl)")  # fmt: skip
@@ -33,13 +31,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Score all passages of the rows and write them to a new file."""
     args = parse_args(argv)
-    output = Path(check_output(args.output_file))
-    if output.exists():
-        raise InputError(f"{output} already exists: choose another --output_file")
-    rows = read_examples(args.train_data)
-    reranker = open_reranker(args.model_path, max_length=args.max_length, batch_size=args.batch_size)
-    scored = score_rows(rows, reranker, "passages scored")
-    write_jsonl(output, (row.row() for row in scored))
+    with new_output(args.output_file) as output:
+        rows = read_examples(args.train_data)
+        reranker = open_reranker(args.model_path, max_length=args.max_length, batch_size=args.batch_size)
+        scored = score_rows(rows, reranker, "passages scored")
+        write_jsonl(output, (row.row() for row in scored))
     agree = sum(min(row.pos_scores or [0]) > max(row.neg_scores or [0]) for row in scored if row.neg)
     print(f"wrote {len(scored)} rows to {output}; {reranker.path.name} ranks every positive first in {agree} of them")
     print(f"next: python train_reranker.py --train_data {output} --knowledge_distillation")

@@ -93,9 +93,20 @@ def model_flags() -> argparse.ArgumentParser:
     return parser
 
 
+def budget_flags() -> argparse.ArgumentParser:
+    """Return the flags of all scripts that ask a language model, for ``parents``."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add = parser.add_argument
+    add("--reply_cache", help="file that keeps the model's replies, so that none is paid for twice "
+        "(default: replies.sqlite in the generator's --output_dir, ./data)")  # fmt: skip
+    add("--max_llm_calls", type=int, help="stop before exceeding this many calls; resumable (default: no limit)")
+    add("--max_cost", type=amount, help="stop before exceeding this cost; resumable (default: no limit)")
+    return parser
+
+
 def labelling_flags() -> argparse.ArgumentParser:
     """Return the flags that the generator and the ablation share, for ``parents``."""
-    parser = argparse.ArgumentParser(add_help=False, parents=[model_flags()])
+    parser = argparse.ArgumentParser(add_help=False, parents=[model_flags(), budget_flags()])
     add = parser.add_argument
     add("--config", "--config_path", default=DEFAULT_CONFIG, help="YAML configuration (default: the demo's)")
     add("--doc_ids", "--doc_ids_file", help="file of source ids, one per line, tried in order (default: a sample)")
@@ -105,10 +116,6 @@ def labelling_flags() -> argparse.ArgumentParser:
         add(f"--lambda{number}", type=float, help=f"MMR weight of {meaning} (default: the configuration's)")
     add("--rerank_weight", type=weight, help="weight of a reranker's scores against the first stage's, 0 to 1 "
         "(default: the configuration's)")  # fmt: skip
-    add("--reply_cache", help="file that keeps the model's replies, so that none is paid for twice "
-        "(default: replies.sqlite in the generator's --output_dir, ./data)")  # fmt: skip
-    add("--max_llm_calls", type=int, help="stop before exceeding this many calls; resumable (default: no limit)")
-    add("--max_cost", type=amount, help="stop before exceeding this cost; resumable (default: no limit)")
     # Where 50 sources yield nothing, fewer than 6% do (3 in 50, with 95% confidence).
     add("--give_up_after", type=positive, default=50, help="fail after this many sources without any result")
     add("--concurrency", type=positive, default=1, help="source documents processed at a time")

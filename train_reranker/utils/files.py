@@ -234,6 +234,21 @@ def locked(path: Path, waiting: Callable[[str], object] | None = None) -> Iterat
             held.close()
 
 
+@contextmanager
+def new_output(path: str | Path, flag: str = "--output_file") -> Iterator[Path]:
+    """Keep other runs off an output, a file or a folder, that must not exist yet, while the block runs.
+
+    InputError if it exists, cannot be written, or another run is writing it; ``flag`` is what names it.
+    """
+    path = Path(path)
+    if not path.exists():
+        check_output(path)
+    with locked(path):
+        if path.exists():
+            raise InputError(f"{path} already exists: choose another {flag}")
+        yield path
+
+
 def _acquire(lock: Path, path: Path, waiting: Callable[[str], object] | None) -> IO[str]:
     """Return the open file that holds a lock, with this process noted in it."""
     while True:
