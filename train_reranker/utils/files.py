@@ -2,7 +2,6 @@
 
 import codecs
 import errno
-import fcntl
 import gzip
 import json
 import os
@@ -208,8 +207,8 @@ _NO_LOCKS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOLCK, errno.ENOSYS,
 def locked(path: Path, waiting: Callable[[str], object] | None = None) -> Iterator[None]:
     """Keep other runs off an output, a file or a folder, while the block runs; the lock dies with its holder.
 
-    The lock is a file beside ``path``, which need not exist. Processes that the holder forks share it: it is held until
-    all have ended. Where no lock can be had, as in a read-only folder, the block runs without.
+    The lock is a file beside ``path``, which need not exist. Where no lock can be had, as in a read-only folder, the
+    block runs without.
 
     Args:
         path: what the block writes.
@@ -218,20 +217,34 @@ def locked(path: Path, waiting: Callable[[str], object] | None = None) -> Iterat
     Raises:
         InputError: another run holds it, whose process the message names, and ``waiting`` is None.
     """
-    whole, held = Path(os.path.abspath(path)), None  # "." has no name
-    lock = whole.parent / f".{whole.name}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    from filelock import FileLock, Timeout
+
+    whole = Path(os.path.abspath(path))  # "." has no name
+    note = whole.parent / f".{whole.name}.lock"  # of the process that holds it
+    lock = FileLock(note)
     try:
-        held = _acquire(lock, path, waiting)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            holder = ""
+            with suppress(FileNotFoundError):  # it has just ended
+                holder = note.read_text()
+            message = f"another run (process {holder or 'unknown'}) is writing {path}"
+            if waiting is None:
+                raise InputError(f"{message}: wait for it, or name another output") from None
+            waiting(f"{message}: waiting for it")
+            lock.acquire()
+        note.write_text(str(os.getpid()))
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
     try:
         yield
     finally:
-        if held:
-            lock.unlink(missing_ok=True)
-            held.close()
+        if lock.is_locked:
+            note.unlink(missing_ok=True)
+            lock.release()
 
 
 @contextmanager
@@ -247,25 +260,3 @@ def new_output(path: str | Path, flag: str = "--output_file") -> Iterator[Path]:
         if path.exists():
             raise InputError(f"{path} already exists: choose another {flag}")
         yield path
-
-
-def _acquire(lock: Path, path: Path, waiting: Callable[[str], object] | None) -> IO[str]:
-    """Return the open file that holds a lock, with this process noted in it."""
-    while True:
-        file = open(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")  # noqa: SIM115
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            told = f"another run (process {file.read() or 'unknown'}) is writing {path}"
-            if waiting is None:
-                raise InputError(f"{told}: wait for it, or name another output") from None
-            waiting(f"{told}: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):
-            # Whoever held it has removed this file, and another run may have made, and hold, a new one.
-            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
-                return file
-        file.close()
