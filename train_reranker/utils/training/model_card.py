@@ -98,14 +98,14 @@ from FlagEmbedding import FlagReranker
 
 # It reads no length from the folder.
 reranker = FlagReranker("{name}", max_length={lengths.pair}, query_max_length={lengths.query})
-print(reranker.compute_score([("query", "passage")]))
+scores = reranker.compute_score([("query", "passage")])
 ```
 
 ```python
 from sentence_transformers import CrossEncoder
 
 model = CrossEncoder("{name}")
-print(model.predict([("query", "passage")]))
+scores = model.predict([("query", "passage")])
 ```
 
 ```python
@@ -116,5 +116,5 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 model = AutoModelForSequenceClassification.from_pretrained("{name}").eval()
 inputs = tokenizer(["query"], ["passage"], truncation="only_second", padding=True, return_tensors="pt")
 with torch.inference_mode():
-    print(model(**inputs).logits.flatten())
+    scores = model(**inputs).logits.flatten()
 ```'''
