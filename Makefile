@@ -8,6 +8,9 @@ RUN := cd train_reranker && $(PYTHON)
 GENERATE := --num_examples 1600 --num_neg 5 --test_fraction 0.2
 TRAIN := --epochs 1 --batch_size 8 --learning_rate 5e-5 --query_max_len 32 --passage_max_len 96 --mix_with_base 0.75
 
+# Documents of each query that are reranked where people judged.
+DEPTH := 20
+
 DATA := train_reranker/data
 BASE := models/demo-reranker
 MODEL := train_reranker/output_new
@@ -29,7 +32,7 @@ demo: $(MODEL)/config.json
 	    --config ../config_lib/demo_config.yaml
 	$(RUN) rerank_ablation_test.py --num 100 --ft_model output_new --exclude_data data/demo_examples.provenance.jsonl \
 	    --output_file ablation_results/demo.json
-	@$(if $(PROOF_DATA),$(PYTHON) benchmarks/proof.py --data $(PROOF_DATA) --depth 20 --model $(MODEL) --base $(BASE),\
+	@$(if $(PROOF_DATA),$(PYTHON) benchmarks/proof.py --data $(PROOF_DATA) --depth $(DEPTH) --model $(MODEL) --base $(BASE),\
 	    echo "By the teacher that labelled the training data. For relevance that people judged: make proof PROOF_DATA=<folders>" \
 	    "(of BEIR: https://github.com/beir-cellar/beir)")
 
@@ -47,7 +50,7 @@ $(MODEL)/config.json: | $(DATA)/train_data.jsonl
 
 # The demo's recipe on relevance that people judged, in the BEIR folders PROOF_DATA.
 proof: $(BASE)/config.json
-	$(PYTHON) benchmarks/proof.py --data $(PROOF_DATA) --seeds $(or $(SEEDS),0)
+	$(PYTHON) benchmarks/proof.py --data $(PROOF_DATA) --depth $(DEPTH) --seeds $(or $(SEEDS),0)
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest
