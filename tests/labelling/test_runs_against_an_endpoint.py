@@ -447,7 +447,7 @@ def test_nohup_keeps_a_run_going(world: World, tmp_path: Path, start: Start, cal
 def shown_by(log: str) -> list[str]:
     """Return the arguments of the command that retries errors."""
     (told,) = [line for line in log.splitlines() if "To retry these alone: " in line]
-    _, _, *argv = shlex.split(told.partition("for these alone: ")[2])
+    _, _, *argv = shlex.split(told.partition("To retry these alone: ")[2])
     return argv
 
 
