@@ -50,13 +50,18 @@ def test_reference_is_of_this_code() -> None:
     assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), "run `make docs`"
 
 
-@pytest.mark.parametrize("command", commands())
-def test_command_is_one_that_its_script_takes(command: str) -> None:
+def script_of(command: str) -> tuple[str, list[str]]:
+    """Return the module that a command runs, and its arguments."""
     words = [word for word in shlex.split(command) if not re.match(r"[A-Z_]+=", word)]
     at = next(i for i, word in enumerate(words) if word.endswith(".py") or word == "-m")
-    module = words[at + 1] if words[at] == "-m" else Path(words[at]).stem
-    arguments = words[at + 2 :] if words[at] == "-m" else words[at + 1 :]
-    reference.parser_of(module).parse_args(arguments)
+    at += words[at] == "-m"
+    return Path(words[at]).stem if words[at].endswith(".py") else words[at], words[at + 1 :]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_is_one_that_its_script_takes(command: str) -> None:
+    script, arguments = script_of(command)
+    reference.parser_of(script).parse_args(arguments)
 
 
 def test_errors_of_the_troubleshooting_page_are_those_of_the_code() -> None:
