@@ -25,4 +25,5 @@ def test_long_work_shows_a_bar_on_stderr(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_control_characters_are_escaped() -> None:
     assert printable("\x1b[31mred\x1b[0m \x9b2J \u202eevil\r") == "\\x1b[31mred\\x1b[0m \\x9b2J \\u202eevil\\r"
+    assert printable("half \ud83d") == "half \\ud83d"
     assert printable("a\tb\nλ 有 e\u0301") == "a\tb\nλ 有 e\u0301"

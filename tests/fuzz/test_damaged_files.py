@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 
 from fuzz.readers import KINDS, told
+from utils import redaction
 from utils.errors import InputError
 
 MOST_SECONDS, MOST_MIB = 5.0, 200
@@ -26,6 +27,7 @@ def test_damaged_file(kind: str, tmp_path: Path, record_property: Callable[[str,
     def check(raw: bytes) -> None:
         nonlocal slowest
         path.write_bytes(raw)
+        redaction._known.clear()  # a script reads one configuration, and hides the keys of one
         started = time.process_time()
         try:
             read(path)
@@ -33,8 +35,9 @@ def test_damaged_file(kind: str, tmp_path: Path, record_property: Callable[[str,
         except InputError as error:
             told(error, path)
             outcomes["refused"] += 1
-        slowest = max(slowest, time.process_time() - started)
-        assert slowest < MOST_SECONDS
+        seconds = time.process_time() - started
+        slowest = max(slowest, seconds)
+        assert seconds < MOST_SECONDS
 
     started, before = time.process_time(), peak_mib()
     try:

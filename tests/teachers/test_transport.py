@@ -236,9 +236,12 @@ def test_no_body_raises() -> None:
         assert isinstance(status_error(400, {}, body, Scrubber([])), EndpointError)
 
 
-def test_a_finish_reason_is_a_word() -> None:
+@pytest.mark.parametrize(
+    ("given", "read"), [("stop", "stop"), ("two\nlines\r", "two lines"), ("x" * 10_000, "x" * 100)]
+)
+def test_a_finish_reason_is_a_word_or_a_line(given: str, read: str) -> None:
     body = json.loads(WHOLE)
-    body["choices"][0]["finish_reason"] = ["stop"] * 10_000
+    body["choices"][0]["finish_reason"] = given
     found = read_completion(json.dumps(body).encode(), 400, Scrubber([]))
     assert isinstance(found, Completion)
-    assert len(found.reply.finish_reason) == 100
+    assert found.reply.finish_reason == read

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from utils.errors import InputError
-from utils.files import ROOT, find_input
+from utils.files import ROOT, encodable, find_input
 from utils.redaction import remember_in, remember_variable
 
 DEFAULT_CONFIG = ROOT / "config_lib" / "demo_config.yaml"
@@ -234,6 +234,8 @@ def _check_values(value: Any, where: str) -> None:
         kind = type(one).__name__
         if kind not in ("NoneType", "bool", "int", "float", "str", "list", "dict"):
             raise InputError(f"{where} holds a value of type {kind}; put it in quotes")
+        if kind == "str" and not one.isascii() and one != encodable(one):
+            raise InputError(f"{where} holds half a character, {ascii(one)[:80]}; write the whole one")
         if kind == "int" and abs(one) > LARGEST:
             raise InputError(f"{where} holds a number beyond 2^63; use a smaller one")
         inner = [*one, *one.values()] if kind == "dict" else one if kind == "list" else ()

@@ -10,12 +10,12 @@ from utils.redaction import redact
 
 log = logging.getLogger("reranker")
 
-# Control characters but for tab and line feed, line separators, and marks that reorder text.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# Control characters but for tab and line feed, line separators, marks that reorder text, and halves of characters.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """Return a text with an escape such as ``\\x1b`` for each character that would control a terminal."""
+    """Return a text with an escape such as ``\\x1b`` for what would control a terminal or cannot be encoded."""
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 

@@ -135,7 +135,7 @@ def _read_body(body: Any, text: str, prompt_chars: int, scrub: Scrubber) -> Comp
     has_usage = bool(tokens_in) and tokens_out is not None and (tokens_out > 0 or not content)
     if not has_usage:
         tokens_in, tokens_out = prompt_chars // 4, len(content) // 4
-    finish = redact_known(str(choice.get("finish_reason") or ""))[:100]
+    finish = " ".join(redact_known(str(choice.get("finish_reason") or ""))[:100].split())
     finish = "refusal" if message.get("refusal") and not content else finish
     reasons = not content.strip() and any(message.get(key) for key in ("reasoning_content", "reasoning", "thinking"))
     return Completion(Reply(content, finish, tokens_in or 0, tokens_out or 0), has_usage, reasons)
