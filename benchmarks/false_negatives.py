@@ -53,7 +53,7 @@ class NoisyJudge(Teacher):
 
     variants = 3
 
-    def __init__(self, relevant: set[str], error: float, persistent: bool, seed: int) -> None:
+    def __init__(self, relevant: set[tuple[str, str]], error: float, persistent: bool, seed: int) -> None:
         """Draw errors from the seed: for each form of a question, or for all forms together."""
         self._relevant, self._error, self._persistent, self._seed = relevant, error, persistent, seed
 
@@ -62,7 +62,7 @@ class NoisyJudge(Teacher):
         form = 0 if self._persistent else variant
         keys = (f"{self._seed} {form} {query} {passage}" for passage in passages)
         errs = [random.Random(key).random() < self._error for key in keys]
-        said = [(passage in self._relevant) != wrong for passage, wrong in zip(passages, errs, strict=True)]
+        said = [((query, passage) in self._relevant) != wrong for passage, wrong in zip(passages, errs, strict=True)]
         return [Verdict(Outcome.USABLE if yes else Outcome.UNUSABLE, "") for yes in said]
 
 
@@ -131,16 +131,16 @@ def halves(document: Document) -> list[str]:
     return [f"{document.title}\n{text}" for text in texts if text]
 
 
-def planted(rows: Sequence[ContrastiveExample], seed: int) -> tuple[list[ContrastiveExample], set[str]]:
-    """Return the rows with one positive, the other one being a negative in some; and these."""
+def planted(rows: Sequence[ContrastiveExample], seed: int) -> tuple[list[ContrastiveExample], set[tuple[str, str]]]:
+    """Return the rows with one positive, the other one being a negative in some; and these, with their queries."""
     chosen = set(random.Random(seed).sample(range(len(rows)), int(PLANTED * len(rows))))
-    noisy, wrong = [], set()
+    noisy, wrong = [], set[tuple[str, str]]()
     for number, row in enumerate(rows):
         (one, other), (score, other_score) = row.pos, row.pos_scores or (0, 0)
         row = row._replace(pos=[one], pos_scores=[score])
         if number in chosen:
             row = row._replace(neg=[other, *row.neg[1:]], neg_scores=[other_score, *(row.neg_scores or ())[1:]])
-            wrong.add(other)
+            wrong.add((row.query, other))
         noisy.append(row)
     return noisy, wrong
 
@@ -154,7 +154,7 @@ def judged(
     calls = CALLS_PER_ROW * len(rows)
     findings, asked = asyncio.run(by_teacher(noisy, suspects_of(noisy), judge, calls, Steps()))
     caught = [one for one in findings if one.decision != KEPT]
-    right = [one for one in caught if one.suspect.passage in wrong]
+    right = [one for one in caught if (noisy[one.suspect.row].query, one.suspect.passage) in wrong]
     true = sum(len(row.neg) for row in noisy) - len(wrong)
     relabelled = sum(one.decision == RELABELLED for one in right) / len(wrong)
     rates = Rates(len(right) / len(wrong), relabelled, (len(caught) - len(right)) / true, asked / len(rows))
