@@ -173,8 +173,8 @@ def test_planted_false_negatives_are_found_by_a_judge_that_errs(negatives: int, 
         lost.append((len(caught) - sum(caught)) / (1000 * negatives - 200))
     assert fmean(found) >= 0.92
     assert min(found) >= 0.9
-    assert fmean(lost) <= 0.015
-    assert max(lost) <= 0.02
+    assert fmean(lost) <= 0.018
+    assert max(lost) <= 0.025
 
 
 def test_one_command_mines_and_corrects(config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
