@@ -28,7 +28,7 @@ from utils.config import load_config
 from utils.corpus.documents import Corpus
 from utils.data.judged import pools_of_rows
 from utils.data.mining import nearest
-from utils.data.relabelling import CALLS_PER_ROW, KEPT, Steps, by_teacher, corrected, suspects_of
+from utils.data.relabelling import CALLS_PER_ROW, KEPT, RELABELLED, Steps, by_teacher, corrected, suspects_of
 from utils.data.scores import score_rows
 from utils.evaluation.metrics import evaluate, pairs_of, pools_of
 from utils.files import write_json, write_jsonl
@@ -53,15 +53,17 @@ class NoisyJudge(Teacher):
 
     variants = 3
 
-    def __init__(self, relevant: set[str], error: float, persistent: bool, seed: int) -> None:
+    def __init__(self, relevant: set[tuple[str, str]], error: float, persistent: bool, seed: int) -> None:
         """Draw errors from the seed: for each form of a question, or for all forms together."""
         self._relevant, self._error, self._persistent, self._seed = relevant, error, persistent, seed
 
-    async def relevant(self, query: str, positive: str, passage: str, variant: int = 0) -> Verdict:
-        """Return the truth, or its opposite."""
+    async def relevant(self, query: str, positive: str, passages: Sequence[str], variant: int = 0) -> list[Verdict]:
+        """Return the truth about each passage, or its opposite."""
         form = 0 if self._persistent else variant
-        errs = random.Random(f"{self._seed} {form} {query} {passage}").random() < self._error
-        return Verdict(Outcome.USABLE if (passage in self._relevant) != errs else Outcome.UNUSABLE, "")
+        keys = (f"{self._seed} {form} {query} {passage}" for passage in passages)
+        errs = [random.Random(key).random() < self._error for key in keys]
+        said = [((query, passage) in self._relevant) != wrong for passage, wrong in zip(passages, errs, strict=True)]
+        return [Verdict(Outcome.USABLE if yes else Outcome.UNUSABLE, "") for yes in said]
 
 
 class Rates(NamedTuple):
@@ -129,16 +131,16 @@ def halves(document: Document) -> list[str]:
     return [f"{document.title}\n{text}" for text in texts if text]
 
 
-def planted(rows: Sequence[ContrastiveExample], seed: int) -> tuple[list[ContrastiveExample], set[str]]:
-    """Return the rows with one positive, the other one being a negative in some; and these."""
+def planted(rows: Sequence[ContrastiveExample], seed: int) -> tuple[list[ContrastiveExample], set[tuple[str, str]]]:
+    """Return the rows with one positive, the other one being a negative in some; and these, with their queries."""
     chosen = set(random.Random(seed).sample(range(len(rows)), int(PLANTED * len(rows))))
-    noisy, wrong = [], set()
+    noisy, wrong = [], set[tuple[str, str]]()
     for number, row in enumerate(rows):
         (one, other), (score, other_score) = row.pos, row.pos_scores or (0, 0)
         row = row._replace(pos=[one], pos_scores=[score])
         if number in chosen:
             row = row._replace(neg=[other, *row.neg[1:]], neg_scores=[other_score, *(row.neg_scores or ())[1:]])
-            wrong.add(other)
+            wrong.add((row.query, other))
         noisy.append(row)
     return noisy, wrong
 
@@ -149,13 +151,13 @@ def judged(
     """Plant false negatives and let a judge look for them; return the corrected rows and the rates."""
     noisy, wrong = planted(rows, seed)
     judge = NoisyJudge(wrong, error, persistent, seed)
-    findings = asyncio.run(by_teacher(noisy, suspects_of(noisy), judge, CALLS_PER_ROW * len(rows), Steps()))
+    calls = CALLS_PER_ROW * len(rows)
+    findings, asked = asyncio.run(by_teacher(noisy, suspects_of(noisy), judge, calls, Steps()))
     caught = [one for one in findings if one.decision != KEPT]
-    right = [one for one in caught if one.suspect.passage in wrong]
+    right = [one for one in caught if (noisy[one.suspect.row].query, one.suspect.passage) in wrong]
     true = sum(len(row.neg) for row in noisy) - len(wrong)
-    calls = sum(len(one.verdicts) for one in findings) / len(rows)
-    relabelled = sum(one.decision != "dropped" for one in right) / len(wrong)
-    rates = Rates(len(right) / len(wrong), relabelled, (len(caught) - len(right)) / true, calls)
+    relabelled = sum(one.decision == RELABELLED for one in right) / len(wrong)
+    rates = Rates(len(right) / len(wrong), relabelled, (len(caught) - len(right)) / true, asked / len(rows))
     return corrected(noisy, findings), rates
 
 

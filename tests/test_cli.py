@@ -25,6 +25,7 @@ NAMES = ["contrastive_data_generator", "train_reranker", "test_reranker", "reran
 TOOLS = [
     "tools.compare_runs",
     "tools.distil_base",
+    "tools.examples_from_ablation",
     "tools.mine_negatives",
     "tools.prepare_demo",
     "tools.sample_doc_ids",
@@ -147,6 +148,36 @@ def test_missing_fine_tuned_model_leaves_its_arm_out(config_file: Path, capsys: 
 
 
 ABLATE = ["--num", "4", "--candidates", "3", "--min_length", "0"]
+
+
+def test_verdicts_of_an_ablation_become_examples(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ablate = ["rerank_ablation_test", "--config", config_file, "--num", "12", *ABLATE[2:]]
+    assert run(*ablate, "--output_file", "one.json") == 0
+    tool = ["tools.examples_from_ablation", "one.json", "--config", config_file, "--output_file"]
+    assert run(*tool, "more.jsonl") == 0
+    rows = [json.loads(line) for line in Path("more.jsonl").read_text().splitlines()]
+    judged = {one["query"]: one for one in json.loads(Path("one.json").read_text())["sources"]}
+    assert rows
+    for row in rows:
+        trials = judged[row["query"]]["arms"].values()
+        said = {
+            i: verdict["outcome"]
+            for one in trials
+            for i, verdict in zip(one["retrieved"], one["verdicts"], strict=False)
+        }
+        texts = {Corpus(config_file.parent / "corpus.jsonl").get(i).text: outcome for i, outcome in said.items()}
+        assert {texts[one] for one in row["pos"]} == {"usable"}
+        assert {texts[one] for one in row["neg"]} == {"unusable"}
+    header, *lines = map(json.loads, Path("more.provenance.jsonl").read_text().splitlines())
+    assert header["settings"]["ablation"] == "one.json"
+    used = {line["source"] for line in lines}
+    assert len(used) == len(rows)
+    assert run(*ablate, "--exclude_data", "more.provenance.jsonl", "--output_file", "two.json") == 0
+    assert not used & {one["source"] for one in json.loads(Path("two.json").read_text())["sources"]}
+    capsys.readouterr()
+    assert run(*tool, "none.jsonl", "--exclude_data", "more.jsonl") == 1
+    assert f"{len(used)} are excluded" in capsys.readouterr().err
+    assert run(*tool, "more.jsonl") == 2  # is there already
 
 
 def test_runs_side_by_side(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,8 @@ from test_docs import commands, script_of
 from trials import result_of, sources
 from utils import cli
 from utils.files import write_json
+from utils.labelling.record import JudgedSource, Trial
+from utils.schema import BridgeEntity, Outcome, Verdict
 
 # What suits the miniature: its documents are short.
 MORE = {
@@ -49,6 +51,9 @@ def folder(
         Path(f"data/{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     for name in ("before", "after"):
         write_json(Path(f"ablation_results/{name}.json"), result_of(sources(base=[1, 2, 3]), ["base"]).to_json())
+    judged = Trial(["2", "3"], [Verdict(Outcome.UNUSABLE, "no"), Verdict(Outcome.USABLE, "yes")])
+    one = JudgedSource("1", BridgeEntity("Lake Merrow", "lake", "", "What is Lake Merrow?"), {"base": judged})
+    write_json(Path("ablation_results/results.json"), result_of([one], ["base"]).to_json())
     write_beir(Path("scifact"))
     write_run(Path("first_stage.trec"))
     Path("sampled_doc_ids.txt").write_text("1\n2\n3\n", encoding="utf-8")

@@ -41,6 +41,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=1,
         help="judge a source's candidates until it has this many negatives and --num_pos positives",
     )
+    add(
+        "--max_judged", type=cli.positive, help="candidates judged per source at most (default: all that are retrieved)"
+    )
     add("--test_fraction", type=cli.fraction, default=0.0, help="share of examples held out in test_data.jsonl")
     add("--max_attempts", type=cli.positive, help="most sources to try (default: all)")
     add("--dry_run", action="store_true", help="print how many calls to expect, without making any (default: run)")
@@ -54,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     folder = Path(args.output_dir)
     setup = Setup.from_flags(args, args.max_doc_candidates, folder)
     cli.use_gpus(setup.config.gpu_id)
-    target = Target(args.num_examples, args.num_pos, args.num_neg, args.max_attempts)
+    target = Target(args.num_examples, args.num_pos, args.num_neg, args.max_attempts, args.max_judged)
     if args.dry_run:
         print(plan(setup, target))
         return

@@ -20,6 +20,7 @@ from utils.data.relabelling import (
     CALLS_PER_ROW,
     DROPPED,
     KEPT,
+    LISTED,
     RELABELLED,
     Finding,
     Steps,
@@ -51,15 +52,16 @@ class Scripted(Teacher):
     variants = 3
 
     def __init__(self, script: dict[str, Sequence[Verdict]]) -> None:
-        self.script, self.asked = script, list[tuple[str, str, str, int]]()
+        self.script, self.asked = script, list[tuple[str, str, tuple[str, ...], int]]()
 
-    async def relevant(self, query: str, positive: str, passage: str, variant: int = 0) -> Verdict:
-        self.asked.append((query, positive, passage, variant))
-        return self.script[passage][variant]
+    async def relevant(self, query: str, positive: str, passages: Sequence[str], variant: int = 0) -> list[Verdict]:
+        self.asked.append((query, positive, tuple(passages), variant))
+        return [self.script[one][variant] for one in passages]
 
 
-def ask(teacher: Teacher, calls: float = 99, steps: Steps = Steps()) -> list[Finding]:  # noqa: B008
-    return asyncio.run(by_teacher(ROWS, suspects_of(ROWS), teacher, calls, steps))
+def ask(teacher: Teacher, calls: float = 99, steps: Steps = Steps()) -> dict[str, Finding]:  # noqa: B008
+    findings, _ = asyncio.run(by_teacher(ROWS, suspects_of(ROWS), teacher, calls, steps))
+    return {one.suspect.passage: one for one in findings}
 
 
 def test_the_most_suspicious_come_first() -> None:
@@ -67,33 +69,54 @@ def test_the_most_suspicious_come_first() -> None:
     assert [round(one.excess, 1) for one in suspects_of(ROWS)] == [0.2, -0.5, -2.0, -5.0]
 
 
-def test_undisputed_ones_are_relabelled_and_disputed_ones_dropped() -> None:
-    verdicts = {"above": [YES, YES], "near": [NO, YES, YES], "below": [NO, NO], "far": [YES, NO, NO]}
+def test_certain_ones_are_relabelled_and_likely_ones_dropped() -> None:
+    verdicts = {"above": [YES] * 3, "near": [NO, YES, YES], "below": [NO] * 3, "far": [YES, NO, NO]}
     teacher = Scripted(verdicts)
-    findings = ask(teacher)
-    assert [one.decision for one in findings] == [RELABELLED, DROPPED, KEPT, KEPT]
-    assert [len(one.verdicts) for one in findings] == [2, 3, 2, 3]
-    assert ("q1", "p1", "above", 1) in teacher.asked
-    assert corrected(ROWS, findings) == [
+    found = ask(teacher)
+    decisions = {passage: one.decision for passage, one in found.items()}
+    assert decisions == {"above": RELABELLED, "near": DROPPED, "below": KEPT, "far": KEPT}
+    assert [one.outcome for one in found["near"].verdicts] == [one.outcome for one in verdicts["near"]]
+    assert ("q1", "p1", ("above", "below"), 1) in teacher.asked
+    assert len(teacher.asked) == 6
+    assert corrected(ROWS, found.values()) == [
         ContrastiveExample("q0", ["p0"], ["far"], [2.0], [-3.0]),
         ContrastiveExample("q1", ["p1", "p1b", "above"], ["below"], [3.0, 1.0, 1.2], [-1.0], [3, 2, 2]),
     ]
-    assert [one.decision for one in ask(teacher, steps=Steps(relabel=False))[:2]] == [DROPPED, DROPPED]
-    assert [one.decision for one in ask(teacher, steps=Steps(drop=False))[:2]] == [RELABELLED, KEPT]
-    assert [one.decision for one in ask(teacher, steps=Steps(False, False))] == [KEPT] * 4
+    relabel, drop, neither = (ask(teacher, steps=Steps(*one)) for one in ((False, True), (True, False), (False, False)))
+    assert [relabel[one].decision for one in ("above", "near")] == [DROPPED, DROPPED]
+    assert [drop[one].decision for one in ("above", "near")] == [RELABELLED, KEPT]
+    assert {one.decision for one in neither.values()} == {KEPT}
 
 
 def test_silence_is_no_vote() -> None:
-    verdicts = {"above": [SILENT] * 3, "near": [SILENT, YES, YES], "below": [NO, SILENT, YES], "far": [NO, NO]}
-    assert [one.decision for one in ask(Scripted(verdicts))] == [KEPT, RELABELLED, KEPT, KEPT]
+    found = ask(Scripted({"above": [SILENT] * 3, "near": [SILENT, YES, YES], "below": [NO] * 3, "far": [NO] * 3}))
+    assert (found["above"].decision, found["near"].decision) == (KEPT, RELABELLED)
 
 
-def test_calls_are_never_exceeded() -> None:
-    for calls in range(12):
+def test_calls_are_never_exceeded_and_long_rows_take_several() -> None:
+    for calls in range(8):
         teacher = Scripted({passage: [YES, NO, YES] for passage in ("above", "near", "below", "far")})
         found = ask(teacher, calls)
-        assert len(teacher.asked) <= calls
-        assert len(found) == min(4, calls // 3)
+        assert len(teacher.asked) == min(calls, 6)
+        assert len(found) == min(2 * calls, 4)
+    names = [f"n{i}" for i in range(LISTED + 1)]
+    row = ContrastiveExample("q", ["p"], names, [0.0], [-float(i) for i in range(LISTED + 1)])
+    teacher = Scripted({name: [NO] * 3 for name in names})
+    findings, asked = asyncio.run(by_teacher([row], suspects_of([row]), teacher, 99, Steps()))
+    assert {passages for _, _, passages, _ in teacher.asked} == {tuple(names[:LISTED]), tuple(names[LISTED:])}
+    assert (len(findings), asked) == (LISTED + 1, 6)
+    assert asyncio.run(by_teacher([], [], teacher, 99, Steps())) == ([], 0)
+
+
+def test_the_rerankers_scores_tell_what_a_single_answer_is_worth() -> None:
+    names = [f"n{i}" for i in range(400)]
+    scores = [1.0 if i < 200 else -1.0 for i in range(400)]
+    rows = [ContrastiveExample(name, ["p"], [name], [0.0], [score]) for name, score in zip(names, scores, strict=True)]
+    script = {f"n{i}": [YES if i < 100 or i == 399 else NO] * 3 for i in range(400)}
+    findings, _ = asyncio.run(by_teacher(rows, suspects_of(rows), Scripted(script), 400, Steps()))
+    believed = {one.suspect.passage: one.probability or 0.0 for one in findings if len(one.verdicts) == 1}
+    assert believed.get("n0", 1.0) > 0.85
+    assert fmean(value for name, value in believed.items() if int(name[1:]) in range(200, 399)) < 0.02
 
 
 def test_without_a_teacher_the_margin_decides() -> None:
@@ -105,10 +128,10 @@ def test_without_a_teacher_the_margin_decides() -> None:
 
 def test_provenance_joins_ranks_and_verdicts() -> None:
     mined = [Mined(0, Document("d7", "", "near"), 4, 1.5), Mined(0, Document("d9", "", "far"), 8, -3.0)]
-    found = [Finding(Suspect(0, "near", 1.5, 2.0), DROPPED, (YES, NO, YES))]
+    found = [Finding(Suspect(0, "near", 1.5, 2.0), DROPPED, 0.71234, (YES, NO, YES))]
     near, far = provenance(ROWS, mined, found)
     assert (near["row"], near["id"], near["rank"], near["score"], near["positive_score"]) == (1, "d7", 4, 1.5, 2.0)
-    assert near["label"] == DROPPED
+    assert (near["label"], near["probability"]) == (DROPPED, 0.7123)
     assert [one["outcome"] for one in near["verdicts"]] == ["usable", "unusable", "usable"]
     assert (far["passage"], far["rank"], far["label"], far["verdicts"]) == ("far", 8, KEPT, [])
 
@@ -121,8 +144,8 @@ class NoisyJudge(Teacher):
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
 
-    async def relevant(self, query: str, positive: str, passage: str, variant: int = 0) -> Verdict:
-        return YES if ("false" in passage) != (self.rng.random() < 0.1) else NO
+    async def relevant(self, query: str, positive: str, passages: Sequence[str], variant: int = 0) -> list[Verdict]:
+        return [YES if ("false" in one) != (self.rng.random() < 0.1) else NO for one in passages]
 
 
 def noisy_rows(rng: random.Random, negatives: int, distance: float) -> list[ContrastiveExample]:
@@ -136,31 +159,22 @@ def noisy_rows(rng: random.Random, negatives: int, distance: float) -> list[Cont
     return rows
 
 
-@pytest.mark.parametrize(("negatives", "distance"), [(1, 2.0), (3, 3.0)])
+@pytest.mark.parametrize(("negatives", "distance"), [(1, 2.0), (3, 2.0), (7, 3.0)])
 def test_planted_false_negatives_are_found_by_a_judge_that_errs(negatives: int, distance: float) -> None:
     found, lost = [], []
-    for seed in range(10):
+    for seed in range(5):
         rng = random.Random(seed)
         rows = noisy_rows(rng, negatives, distance)
         calls = CALLS_PER_ROW * len(rows)
-        findings = asyncio.run(by_teacher(rows, suspects_of(rows), NoisyJudge(rng), calls, Steps()))
-        assert sum(len(one.verdicts) for one in findings) <= calls
+        findings, asked = asyncio.run(by_teacher(rows, suspects_of(rows), NoisyJudge(rng), calls, Steps()))
+        assert asked <= calls
         caught = [one.suspect.passage.startswith("false") for one in findings if one.decision != KEPT]
         found.append(sum(caught) / 200)
         lost.append((len(caught) - sum(caught)) / (1000 * negatives - 200))
     assert fmean(found) >= 0.92
-    assert min(found) >= 0.88
-    assert fmean(lost) <= 0.015
+    assert min(found) >= 0.9
+    assert fmean(lost) <= 0.018
     assert max(lost) <= 0.025
-
-
-def test_once_false_negatives_are_rare_one_no_suffices() -> None:
-    rows = [ContrastiveExample("q", ["p"], [f"n{i}" for i in range(40)], [0.0], [-float(i) for i in range(40)])]
-    script = {f"n{i}": [NO, YES, YES] for i in range(40)}
-    for first_ones, last_label in ((NO, KEPT), (YES, DROPPED)):
-        script |= {f"n{i}": [first_ones] * 2 for i in range(32)}
-        findings = asyncio.run(by_teacher(rows, suspects_of(rows), Scripted(script), 999, Steps()))
-        assert {one.decision for one in findings[32:]} == {last_label}
 
 
 def test_one_command_mines_and_corrects(config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

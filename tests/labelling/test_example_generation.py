@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from labelling_support import run
+from labelling_support import pipeline_of, run
 from utils.config import load_config
 from utils.errors import RunError
 from utils.labelling.example_generation import (
     Target,
     count_calls,
     explain_none,
+    generate,
     labelled_examples,
     plan,
     summarize,
 )
+from utils.labelling.journal import open_journal
 from utils.labelling.judging import Stop
 from utils.labelling.record import ARM, JudgedSource, Trial
 from utils.labelling.setup import Setup
@@ -60,12 +63,28 @@ def test_judging_stops_with_one_of_each_and_makes_the_example(retriever: Retriev
     assert [one.example for one in labelled_examples(journal.rows, retriever.corpus)] == made != []
 
 
+def test_more_of_a_source_is_judged_within_its_budget(retriever: Retriever, tmp_path: Path) -> None:
+    def judged(target: Target) -> list[list[Outcome]]:
+        name = f"{target.negatives}-{target.max_judged}.jsonl"
+        pipeline = pipeline_of(retriever, OfflineTeacher(retriever.corpus))
+        with open_journal(tmp_path / name, {}) as journal:
+            asyncio.run(generate(pipeline, target, journal))
+            return [[verdict.outcome for verdict in row.all_verdicts] for row in journal.rows]
+
+    one, more, bounded = (judged(Target(99, 1, *limits)) for limits in ((1,), (3,), (3, None, 3)))
+    assert sum(map(len, one)) < sum(map(len, more))
+    assert bounded == [verdicts[:3] for verdicts in more]  # from the top of the same lists
+    assert any(verdicts.count(Outcome.UNUSABLE) > 1 for verdicts in bounded)
+
+
 def test_calls_by_hand(config_file: Path) -> None:
     target = Target(examples=10)
     assert count_calls(target, 4, sources=1000, windows=1, most=None) == (20 * (1 + 3), 1000 * (1 + 4) * 3)
     assert count_calls(Target(10, max_attempts=5), 4, 1000, 2, None)[1] == 5 * (1 + 4) * 2 * 3
     assert count_calls(target, 2, 8, 1, None)[0] == 8 * (1 + 2)
     assert count_calls(target, 4, 1000, 1, 30) == (30, 30)
+    assert count_calls(Target(10, 1, 5), 10, 1000, 1, None)[0] == 20 * (1 + 6)
+    assert count_calls(Target(10, 1, 5, max_judged=4), 10, 1000, 1, None) == (20 * (1 + 4), 1000 * (1 + 4) * 3)
     setup = Setup(load_config(config_file), None, 0, 4, Path("r.sqlite"), Ledger(30))
     sources = len(setup.corpus)
     assert plan(setup, target) == f"10 examples from up to {sources} sources: about 30 calls expected, 30 at most"

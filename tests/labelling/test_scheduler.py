@@ -66,6 +66,7 @@ def test_stopping_rules_by_hand() -> None:
     rule = enough_of_each(1, 2)
     assert not any(map(rule, ([], [USABLE] * 3, [UNUSABLE] * 3, [USABLE, UNUSABLE, ERROR])))
     assert rule([UNUSABLE, ERROR, UNUSABLE, USABLE])
+    assert [enough_of_each(1, 2, 3)([UNUSABLE] * count) for count in (2, 3)] == [False, True]
 
 
 def test_a_candidate_of_several_lists_is_judged_once_and_a_known_one_not_at_all() -> None:

@@ -31,7 +31,8 @@ def test_two_questions_and_settings_make_a_teacher() -> None:
             assert teacher.doing == {}
             entity = await teacher.extract(Document("1", "", "A road to Arden."))
             assert entity is not None
-            assert (await teacher.relevant("who?", "a", "b")).outcome is Outcome.ERROR  # unless it judges that, too
+            (unknown,) = await teacher.relevant("who?", "a", ["b"])
+            assert unknown.outcome is Outcome.ERROR  # unless it judges that, too
             return await teacher.judge(entity, Document("2", "Arden", "Miners founded it."))
 
     assert asyncio.run(work()) == Verdict(Outcome.USABLE, "tells of Arden")

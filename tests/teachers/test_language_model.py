@@ -28,21 +28,22 @@ from utils.teachers.reply_cache import ReplyCache
 
 def test_relevance_is_asked_anew_in_each_form_and_paid_for_once(cache: Path) -> None:
     def answer(messages: Any, _: str) -> dict[str, Any]:
-        return {"reason": "so", "relevant": "aqueduct" in messages[-1]["content"].rpartition("<candidate>")[2]}
+        _, *candidates = messages[-1]["content"].split("<number>")
+        return {"reason": "so", "relevant": [int(one[0]) for one in candidates if "aqueduct" in one]}
 
     async def work(teacher: LLMTeacher) -> Any:
-        asked = [(USABLE, 0), (USABLE, 1), (UNUSABLE, 2), (USABLE, 0)]
-        return [await teacher.relevant("what ran?", "roads", one.contents, variant) for one, variant in asked]
+        texts = [UNUSABLE.contents, USABLE.contents]
+        return [await teacher.relevant("what ran?", "roads", texts, variant) for variant in (0, 1, 2, 0)]
 
     ledger = Ledger()
     with ScriptedEndpoint(answer) as endpoint:
         verdicts = use(endpoint, cache, work, ledger)
-    usable, unusable = Outcome.USABLE, Outcome.UNUSABLE
-    assert [verdict.outcome for verdict in verdicts] == [usable, usable, unusable, usable]
+    expected = [Outcome.UNUSABLE, Outcome.USABLE]
+    assert [[verdict.outcome for verdict in one] for one in verdicts] == [expected] * 4
     assert (ledger.calls, ledger.cache_hits) == (3, 1)
     with ScriptedEndpoint(lambda *_: {"reason": "perhaps"}) as endpoint:
-        (silent,) = use(endpoint, cache, lambda teacher: asyncio.gather(teacher.relevant("who?", "a", "b")))
-    assert silent.outcome is Outcome.ERROR
+        (silent,) = use(endpoint, cache, lambda teacher: asyncio.gather(teacher.relevant("who?", "a", ["b", "c"])))
+    assert [verdict.outcome for verdict in silent] == [Outcome.ERROR] * 2
 
 
 def test_extracts_and_judges(cache: Path) -> None:

@@ -133,7 +133,8 @@ def test_corpus_without_anything_to_ask_about_is_refused(contents: str) -> None:
 def test_relevant_is_what_names_what_query_and_positive_name(teacher: OfflineTeacher) -> None:
     def outcome(positive: str, passage: str) -> Outcome:
         query = "How did Lake Merrow become important for Port Halden?"
-        return asyncio.run(teacher.relevant(query, positive, passage)).outcome
+        (verdict,) = asyncio.run(teacher.relevant(query, positive, [passage]))
+        return verdict.outcome
 
     barges = "Barges cross Lake Merrow. They came to Lake Merrow by night."
     assert outcome("Lake Merrow is deep.", barges) is Outcome.USABLE

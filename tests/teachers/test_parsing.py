@@ -254,13 +254,19 @@ def test_unclear_verdicts_are_invalid(change: dict[str, Any]) -> None:
         read_verdict(reply({**VALID, **change}), ROAD, USABLE)
 
 
-def relevance(**fields: Any) -> Verdict:
-    return read_relevance(Reply(json.dumps(fields), "stop", 1, 1))
+def relevance(**fields: Any) -> list[Verdict]:
+    return read_relevance(Reply(json.dumps(fields), "stop", 1, 1), 3)
 
 
-def test_relevance_is_yes_or_no() -> None:
-    assert relevance(reason="it tells who", relevant=True) == Verdict(Outcome.USABLE, "it tells who")
-    assert relevance(relevant="Not relevant").outcome is Outcome.UNUSABLE
-    for unclear in ({"relevant": "partly"}, {"reason": "it tells who"}):
+def test_relevance_is_a_list_of_numbers() -> None:
+    yes, no = Verdict(Outcome.USABLE, "they tell who"), Verdict(Outcome.UNUSABLE, "they tell who")
+    assert relevance(reason="they tell who", relevant=[1, "3"]) == [yes, no, yes]
+    assert relevance(reason="they tell who", relevant="[2]") == [no, yes, no]
+    assert relevance(reason="they tell who", relevant=[]) == [no] * 3
+    for unclear in ({"relevant": "partly"}, {"reason": "they tell"}, {"relevant": [4]}, {"relevant": [True]}):
         with pytest.raises(InvalidReply, match='"relevant"'):
             relevance(**unclear)
+    with pytest.raises(InvalidReply, match="more than once"):
+        read_relevance(Reply('{"relevant": [1]} or {"relevant": [2]}', "stop", 1, 1), 3)
+    with pytest.raises(InvalidReply, match="more than once"):
+        read_relevance(Reply('{"relevant": [1], "relevant": [2]}', "stop", 1, 1), 3)

@@ -29,10 +29,15 @@ def test_schemas_are_strict() -> None:
         assert schema["required"] == list(schema["properties"])
 
 
-def test_relevance_is_asked_in_three_forms() -> None:
-    asked = [prompts.relevance("who?", "<known>a", "</candidate>b", i).messages for i in range(prompts.VARIANTS)]
+def test_relevance_is_asked_in_three_forms_that_keep_the_numbers() -> None:
+    texts = ["</candidate>a", "b", "<number>9</number>"]
+    asked = [prompts.relevance("who?", "<known>k", texts, i).messages for i in range(prompts.VARIANTS)]
     assert len({messages[0]["content"] for messages in asked}) == 1
-    known, candidate = "<known>\n&lt;known>a\n</known>", "<candidate>\n&lt;/candidate>b\n</candidate>"
-    forms = [[known, candidate], [candidate, known], [candidate]]
+    known = "<known>\n&lt;known>k\n</known>"
+    one, two, three = (
+        f"<candidate>\n<number>{number}</number>\n<text>\n{text}\n</text>\n</candidate>"
+        for number, text in enumerate(("&lt;/candidate>a", "b", "&lt;number>9&lt;/number>"), 1)
+    )
+    forms = [[known, one, two, three], [three, two, one, known], [three, one, two]]
     expected = ["\n".join(["<query>\nwho?\n</query>", *form]) for form in forms]
     assert [messages[1]["content"] for messages in asked] == expected

@@ -4,7 +4,7 @@
     python -m tools.mine_negatives --config my.yaml --judge margin --relative_margin 0.05 --output_file ./mined.jsonl
 
 Candidates come from the configuration's corpus and index, and are scored by its reranker. The teacher, or without one
-the margin, then finds false negatives: undisputed ones become positives, others are dropped. What was decided about
+the margin, then finds false negatives: certain ones become positives, likely ones are dropped. What was decided about
 which passage, and why, goes to a file beside the output. Replies are kept, so that none is paid for twice.
 """
 
@@ -56,8 +56,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         add(f"--{name}_margin", type=float, help=f"stay {meaning} below the lowest positive (default: no limit)")
     add("--max_score", type=float, help="reranker's highest score of a negative (default: no limit)")
     add("--judge", choices=JUDGES, default=TEACHER, help="what finds false negatives")
-    add("--no_relabel", action="store_true", help="do not make positives of undisputed ones (default: do)")
-    add("--no_drop", action="store_true", help="do not drop the other ones (default: do)")
+    add("--no_relabel", action="store_true", help="do not make positives of certain ones (default: do)")
+    add("--no_drop", action="store_true", help="do not drop likely ones (default: do)")
     add("--calls_per_row", type=float, default=CALLS_PER_ROW, help="most questions to the teacher, per row on average")
     return parser.parse_args(argv)
 
@@ -83,29 +83,28 @@ def mine_rows(args: argparse.Namespace, margin: Margin, output: Path) -> None:
     window = Window(args.num_negatives, args.range_min, args.range_max, margin)
     mined = mine(given, open_retrieval(config, corpus, Lambdas(1, 0, 0)), scorer, window)
     rows = score_rows(with_mined(given, mined), scorer, "passages scored")
-    findings = find(args, rows, margin, config, corpus)
+    findings, asked = find(args, rows, margin, config, corpus)
     written = [row._replace(pos_scores=None, neg_scores=None) for row in corrected(rows, findings)]
     write_jsonl(output, (row.row() for row in written))
     beside = output.with_name(f"{output.name.removesuffix('.jsonl')}.provenance.jsonl")
     write_jsonl(beside, provenance(rows, mined, findings), private=True)  # it holds replies
     counts = Counter(one.decision for one in findings).most_common()
     judged = ", ".join(f"{decision} {count}" for decision, count in counts)
-    asked = sum(len(one.verdicts) for one in findings)
     print(f"{len(rows)} rows: {len(mined)} negatives mined; judged: {judged or 'none'}; {asked} questions")
     print(f"rows are in {output}, decisions in {beside}")
 
 
 def find(
     args: argparse.Namespace, rows: list[ContrastiveExample], margin: Margin, config: Config, corpus: Corpus
-) -> list[Finding]:
-    """Return what is found out about the rows' negatives."""
+) -> tuple[list[Finding], int]:
+    """Return what is found out about the rows' negatives, and with how many questions."""
     suspects, steps = suspects_of(rows), Steps(not args.no_relabel, not args.no_drop)
     if args.judge == MARGIN:
-        return by_margin(suspects, margin, steps)
+        return by_margin(suspects, margin, steps), 0
     ledger = Ledger(args.max_llm_calls, args.max_cost)
     teacher = open_teacher(config, corpus, Path(args.reply_cache or "./data/replies.sqlite"), ledger, config.seed)
 
-    async def ask() -> list[Finding]:
+    async def ask() -> tuple[list[Finding], int]:
         async with aclosing(teacher):
             return await by_teacher(rows, suspects, teacher, args.calls_per_row * len(rows), steps)
 

@@ -21,7 +21,7 @@ from utils.labelling.journal import Journal, open_journal
 from utils.labelling.judging import Goal, Stop, judge_sources
 from utils.labelling.outputs import Outputs
 from utils.labelling.record import ARM, JudgedSource
-from utils.labelling.scheduler import Pipeline, Scheduler, enough_of_each
+from utils.labelling.scheduler import Pipeline, Scheduler, StoppingRule, enough_of_each
 from utils.labelling.setup import Setup
 from utils.progress import log
 from utils.teachers.context_window import count_windows
@@ -50,6 +50,12 @@ class Target(NamedTuple):
     positives: int = 1
     negatives: int = 1
     max_attempts: int | None = None  # sources to try
+    max_judged: int | None = None  # candidates of a source
+
+    @property
+    def rule(self) -> StoppingRule:
+        """When judging of a source stops."""
+        return enough_of_each(self.positives, self.negatives, self.max_judged)
 
 
 async def generate(pipeline: Pipeline, target: Target, journal: Journal) -> str:
@@ -58,7 +64,7 @@ async def generate(pipeline: Pipeline, target: Target, journal: Journal) -> str:
     RunError as :func:`judge_sources` raises it, or if the teacher answered for no source.
     """
     most, is_example = target.max_attempts, lambda row: row.outcome == "example"
-    scheduler = Scheduler(pipeline._replace(again=True), [ARM], enough_of_each(target.positives, target.negatives))
+    scheduler = Scheduler(pipeline._replace(again=True), [ARM], target.rule)
     await judge_sources(scheduler, Goal("example", target.examples, is_example, explain_none, most), journal)
     if journal.held:
         complaint = journal.held[-1].complaint
@@ -90,10 +96,11 @@ def count_calls(target: Target, candidates: int, sources: int, windows: int, mos
     is asked to the limit, of each of the ``windows`` in which the longest document is read. ``most`` bounds both.
     """
     attempts = min(sources, target.max_attempts or sources)
+    candidates = min(candidates, target.max_judged or candidates)
     largest = attempts * (1 + candidates) * windows * MAX_ATTEMPTS
     largest = largest if most is None else min(largest, most)
     tried = min(attempts, round(target.examples / ACCEPTED))
-    return min(tried * (1 + min(candidates, JUDGED)), largest), largest
+    return min(tried * (1 + min(candidates, max(JUDGED, target.positives + target.negatives))), largest), largest
 
 
 def explain_none(rows: Sequence[JudgedSource]) -> str:
@@ -166,6 +173,7 @@ class GenerationRun:
             "max_doc_candidates": self.setup.candidates,
             "num_pos": self.target.positives,
             "num_neg": self.target.negatives,
+            "max_judged": self.target.max_judged,
             "test_fraction": self.test_fraction,
             **self.pipeline.retriever.settings,
             **self.pipeline.teacher.settings,

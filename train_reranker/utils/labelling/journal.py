@@ -21,7 +21,11 @@ from utils.labelling.record import JudgedSource
 from utils.progress import log
 from utils.teachers.reply_cache import answer_params
 
-EARLIER = {"rerank_weight": 1.0, "evidence": "none"}  # what settings were in all runs before they were recorded
+EARLIER = {
+    "rerank_weight": 1.0,
+    "evidence": "none",
+    "max_judged": None,
+}  # what settings were in all runs before they were recorded
 VERSION = 3  # 1 had no version, and rows of the generator alone; 1 and 2 had neither checksums nor numbers
 CHECKSUM = re.compile(rb', "checksum": "([0-9a-f]{16})"\}$')
 MAX_REPORTED = 5  # problems of a file that are reported one by one

@@ -27,12 +27,13 @@ def first_usable(verdicts: Sequence[Verdict]) -> bool:
     return bool(verdicts) and verdicts[-1].outcome is not Outcome.UNUSABLE
 
 
-def enough_of_each(positives: int, negatives: int) -> StoppingRule:
-    """Stop with this many usable and this many unusable candidates."""
+def enough_of_each(positives: int, negatives: int, most: int | None = None) -> StoppingRule:
+    """Stop with this many usable and this many unusable candidates, or once ``most`` are judged."""
 
     def rule(verdicts: Sequence[Verdict]) -> bool:
         found = Counter(verdict.outcome for verdict in verdicts)
-        return found[Outcome.USABLE] >= positives and found[Outcome.UNUSABLE] >= negatives
+        enough = found[Outcome.USABLE] >= positives and found[Outcome.UNUSABLE] >= negatives
+        return enough or len(verdicts) == most
 
     return rule
 

@@ -1,5 +1,6 @@
 """The interface of a teacher."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from utils.schema import BridgeEntity, Document, Outcome, Verdict
@@ -44,9 +45,9 @@ class Teacher(Protocol):
     async def judge(self, entity: BridgeEntity, candidate: Document) -> Verdict:
         """Return whether the candidate makes the second hop; ERROR if unanswered, RunError if none will be answered."""
 
-    async def relevant(self, query: str, positive: str, passage: str, variant: int = 0) -> Verdict:
-        """Return whether a passage answers a query as a positive does: USABLE if so; ERROR as above, or by default.
+    async def relevant(self, query: str, positive: str, passages: Sequence[str], variant: int = 0) -> list[Verdict]:
+        """Return whether each passage answers a query as a positive does: USABLE if so; ERROR as above, or by default.
 
         ``variant`` chooses the form of the question, below ``variants``; an answer in one says little of the next one.
         """
-        return Verdict(Outcome.ERROR, "this teacher does not judge relevance")
+        return [Verdict(Outcome.ERROR, "this teacher does not judge relevance")] * len(passages)

@@ -1,7 +1,7 @@
 """The teacher that asks language models behind any OpenAI-compatible endpoint."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,16 +126,18 @@ class LLMTeacher(Teacher):
         # Unusable windows are no evidence about one without an answer.
         return next((verdict for verdict in verdicts if verdict.outcome is Outcome.ERROR), verdicts[0])
 
-    async def relevant(self, query: str, positive: str, passage: str, variant: int = 0) -> Verdict:
-        """Return whether the passage answers the query, ERROR if unanswered; raises as above.
+    async def relevant(self, query: str, positive: str, passages: Sequence[str], variant: int = 0) -> list[Verdict]:
+        """Return whether each passage answers the query, ERROR for all if unanswered; raises as above.
 
-        Each text is cut at half a window, so that the prompt is no longer than other ones.
+        The texts share a window, so that the prompt is no longer than other ones.
         """
-        known, text = (context_window.split_windows(one, self._windows[0] // 2)[0] for one in (positive, passage))
+        share = self._windows[0] // (1 + len(passages))
+        known, *texts = (context_window.split_windows(one, share)[0] for one in (positive, *passages))
+        question = prompts.relevance(query, known, texts, variant)
         try:
-            return await self._ask(self._judge, prompts.relevance(query, known, text, variant), read_relevance)
+            return await self._ask(self._judge, question, lambda reply: read_relevance(reply, len(passages)))
         except TeacherError as error:
-            return Verdict(Outcome.ERROR, str(error))
+            return [Verdict(Outcome.ERROR, str(error))] * len(passages)
 
     async def aclose(self) -> None:
         """Send nothing more, wait for the requests in flight, which are paid for, and close everything."""

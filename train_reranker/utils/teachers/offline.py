@@ -1,7 +1,7 @@
 """The offline teacher: rules, no model, no network."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -95,11 +95,14 @@ class OfflineTeacher(Teacher):
                 return Verdict(Outcome.USABLE, f"says of {entity.name}: {sentence}", (first, second), sentence)
         return Verdict(Outcome.UNUSABLE, "adds nothing to the source's segment")
 
-    async def relevant(self, query: str, positive: str, passage: str, variant: int = 0) -> Verdict:
+    async def relevant(self, query: str, positive: str, passages: Sequence[str], variant: int = 0) -> list[Verdict]:
         """USABLE if the passage is about a name that query and positive have in common; ERROR if they have none."""
         names = set(self._finder.find(query)) & set(self._finder.find(positive))
         if not names:
-            return Verdict(Outcome.ERROR, "the query names nothing that the positive mentions")
+            return [Verdict(Outcome.ERROR, "the query names nothing that the positive mentions")] * len(passages)
+        return [self._about(names, passage) for passage in passages]
+
+    def _about(self, names: set[str], passage: str) -> Verdict:
         mentioned = Counter(self._finder.find(passage))
         if found := sorted(name for name in names if mentioned[name] >= MIN_MENTIONS):
             return Verdict(Outcome.USABLE, f"is about {', '.join(found)}, which query and positive name")

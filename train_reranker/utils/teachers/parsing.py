@@ -63,10 +63,22 @@ def read_verdict(reply: Reply, entity: BridgeEntity, candidate: Document, level:
     return evidence.check_verdict(verdict, entity, candidate, level)
 
 
-def read_relevance(reply: Reply) -> Verdict:
-    """Return USABLE where a reply says that a passage is relevant, else UNUSABLE; InvalidReply if it is not clear."""
-    relevant, answer = _decided(reply, "relevant")
-    return Verdict(Outcome.USABLE if relevant else Outcome.UNUSABLE, _line(answer, "reason", required=False))
+def read_relevance(reply: Reply, count: int) -> list[Verdict]:
+    """Return USABLE for the passages whose numbers, 1 to ``count``, a reply lists as relevant, and UNUSABLE for others.
+
+    InvalidReply if it is not clear which these are.
+    """
+    found = find_objects(reply_text(reply), "relevant")
+    given = [answer["relevant"] for answer in found]
+    if any(one != given[0] or isinstance(one, Ambiguous) for one in given):
+        raise InvalidReply('"relevant" was given more than once, with different values')
+    listed = parse_json(given[0]) if isinstance(given[0], str) else given[0]
+    known = {str(number): number for number in range(1, count + 1)}
+    if not isinstance(listed, list) or not all(str(one).strip() in known for one in listed):
+        raise InvalidReply(f'"relevant" must be a list of numbers from 1 to {count}')
+    relevant = {known[str(one).strip()] for one in listed}
+    reason = _line(found[-1], "reason", required=False)
+    return [Verdict(Outcome.USABLE if one in relevant else Outcome.UNUSABLE, reason) for one in known.values()]
 
 
 def _decided(reply: Reply, key: str) -> tuple[bool, dict[str, Any]]:
