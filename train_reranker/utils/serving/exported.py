@@ -74,13 +74,13 @@ class _Graph:
         ids = inputs["input_ids"]
         inputs.setdefault("attention_mask", torch.ones_like(ids))
         inputs.setdefault("token_type_ids", torch.zeros_like(ids))
-        if unknown := set(self._names) - inputs.keys():
-            raise InputError(f"{self._path} asks for {min(unknown)}, which no tokenizer gives: export it anew")
+        if unknown := sorted(set(self._names) - inputs.keys()):
+            raise InputError(f"{self._path} asks for {unknown[0]}, which no tokenizer gives: export it again")
         scores = self._run({name: inputs[name].numpy() for name in self._names})
         if scores.size != len(ids):
             raise InputError(
-                f"{self._path} returns {scores.shape} for {len(ids)} pairs, where a reranker has one score each: export "
-                "it with its head (AutoModelForSequenceClassification, task text-classification)"
+                f"{self._path} returns {scores.shape} for {len(ids)} pairs, where a reranker has one score each: "
+                "export it with its head (AutoModelForSequenceClassification, task text-classification)"
             )
         return SimpleNamespace(logits=torch.from_numpy(scores))
 
