@@ -113,7 +113,7 @@ def agreement_flags() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, parents=[test_flags()])
     add = parser.add_argument
     add("--min_tau", type=weight, default=0.95, help="exit 3 if the queries' mean Kendall's tau is below this")
-    apart = "exit 3 if more than 1%% of the scores, or of those of cut pairs, are further apart, in standard deviations"
+    apart = "exit 3 if more than 1 in 100 scores, or scores of cut pairs, are further apart, in standard deviations"
     add("--tolerance", type=amount, default=0.1, help=apart)
     return parser
 
