@@ -1,4 +1,4 @@
-"""Write docs/reference.md: every flag and every key, as the code has them. `make docs` runs it, a test compares."""
+"""Write what the code knows into docs/: every flag and key, and the examples of a model card. A test compares."""
 
 import argparse
 import importlib
@@ -15,8 +15,10 @@ sys.path.insert(0, str(SCRIPTS))
 
 from utils import cli
 from utils.config import Config
+from utils.models.lengths import Lengths
+from utils.training.using import using
 
-PAGE = ROOT / "docs" / "reference.md"
+PAGE, USING = ROOT / "docs" / "reference.md", ROOT / "docs" / "using.md"
 MAIN = ("contrastive_data_generator", "train_reranker", "test_reranker", "rerank_ablation_test")
 INTRODUCTION = """# Reference
 
@@ -100,5 +102,13 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def using_page() -> str:
+    """Return docs/using.md with the examples of today."""
+    before, _, rest = USING.read_text(encoding="utf-8").partition("<!-- examples -->\n")
+    _, _, after = rest.partition("<!-- end -->\n")
+    return f"{before}<!-- examples -->\n{using('./output', Lengths(512, 512))}\n<!-- end -->\n{after}"
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    USING.write_text(using_page(), encoding="utf-8")

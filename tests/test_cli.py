@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from miniature import write_beir, write_run
+from miniature import save_tiny_bert, write_beir, write_run
 from utils import cli
 from utils.corpus.documents import Corpus
 from utils.evaluation.results import RerankerTestResult
@@ -26,10 +26,12 @@ TOOLS = [
     "tools.compare_runs",
     "tools.distil_base",
     "tools.examples_from_ablation",
+    "tools.export_reranker",
     "tools.mine_negatives",
     "tools.prepare_demo",
     "tools.sample_doc_ids",
     "tools.score_examples",
+    "tools.verify_served",
 ]
 GENERATE = ["--min_length", "0", "--max_doc_candidates", "5", "--num_examples", "16"]
 
@@ -268,6 +270,22 @@ def test_beir_folder_is_tested_on(named: bool, tiny_reranker: Path, config_file:
         command = [sys.executable, "-m", "ir_measures", "--places", "9", folder / "qrels.trec", f"trec/{name}.run"]
         done = subprocess.run([*command, "nDCG@10"], capture_output=True, text=True, check=True)
         assert float(done.stdout.split("\t")[1]) == pytest.approx(result.value(order), abs=1e-8)
+
+
+def test_served_folder_is_the_trained_one_or_not(
+    examples_file: Path, still_model: Path, tiny_reranker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verify = ["--model_path", tiny_reranker, "--test_data", examples_file]
+    assert run("tools.verify_served", *verify, "--folder", still_model) == 0
+    assert "It is served faithfully" in capsys.readouterr().out
+    other = save_tiny_bert(tmp_path / "other", head=True, seed=1)
+    assert run("tools.verify_served", *verify, "--folder", other, "--output_file", "served.json") == 3
+    assert "It is not served faithfully. Probable cause: " in capsys.readouterr().out
+    result = json.loads(Path("served.json").read_text())
+    assert (result["faithful"], result["queries"], result["pairs"]) == (False, 24, 96)
+    assert run("tools.verify_served", *verify, "--url", "http://127.0.0.1:9") == 1
+    assert run("tools.verify_served", *verify) == run("tools.verify_served", *verify, "--folder", "none") == 2
+    assert run("tools.verify_served", *verify, "--url", "http://127.0.0.1:9", "--request_fields", "[]") == 2
 
 
 def test_sampled_ids_are_the_sources(config_file: Path, corpus_file: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -17,6 +17,7 @@ from utils import cli
 from utils.files import write_json
 from utils.labelling.record import JudgedSource, Trial
 from utils.schema import BridgeEntity, Outcome, Verdict
+from utils.scoring import open_reranker
 
 # What suits the miniature: its documents are short.
 MORE = {
@@ -25,6 +26,7 @@ MORE = {
     "tools.sample_doc_ids": "--min_length 0",
     "train_reranker": "--report_to none --query_max_len 16 --passage_max_len 16",
     "tools.distil_base": "--num_queries 8",
+    "tools.export_reranker": "--min_tau 0 --tolerance 100",  # its weights are too small for eight bits
 }
 SEVERAL_MACHINES = ("deepspeed ", "torchrun ")
 
@@ -63,10 +65,15 @@ def folder(
 @pytest.mark.parametrize("command", [one for one in commands() if not one.startswith(SEVERAL_MACHINES)])
 def test_command_runs(command: str, folder: Path, tiny_reranker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script, argv = script_of(command)
+    if script == "tools.export_reranker":
+        pytest.importorskip("onnxruntime", reason="pip install -r requirements-onnx.txt")
     argv += shlex.split(MORE.get(script, ""))
     module = importlib.import_module(script)
     for named in (cli, module):
         monkeypatch.setattr(named, "DEFAULT_CONFIG", folder.parent / "config_lib" / "demo_config.yaml", raising=False)
+    if script == "tools.verify_served":
+        shutil.copytree(tiny_reranker, "output_onnx")
+        monkeypatch.setattr(module, "RerankEndpoint", lambda *_: open_reranker(tiny_reranker, half=False))
     for place in ("output", "output_new"):
         if script != "train_reranker":
             shutil.copytree(tiny_reranker, place)

@@ -48,6 +48,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_reference_is_of_this_code() -> None:
     assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), "run `make docs`"
+    assert reference.USING.read_text(encoding="utf-8") == reference.using_page(), "run `make docs`"
 
 
 def script_of(command: str) -> tuple[str, list[str]]:

@@ -36,16 +36,9 @@ from utils.scoring import open_reranker
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = cli.Parser(__doc__.splitlines()[0], parents=(cli.model_flags(),))
+    parser = cli.Parser(__doc__.splitlines()[0], parents=(cli.test_flags(),))
     add = parser.add_argument
     add("--model_path", default="./output_new", help="folder of the reranker")
-    data = "query/pos/neg rows (a JSONL file or a folder of them), or a BEIR folder"
-    add("--test_data", default="./data/test_data.jsonl", help=data)
-    add("--run", metavar="FILE", help="first stage of a BEIR folder, in TREC format (default: --config's retriever)")
-    config = "YAML configuration of the first stage (default: the demo's for a BEIR folder, BM25 for rows)"
-    add("--config", "--config_path", help=config)
-    depth = "documents to rerank for each query of a BEIR folder (default: all of --run, else 100)"
-    add("--depth", type=cli.positive, help=depth)
     add("--output_file", default="./finetune_results.json", help="JSON file of the results; replaced if it exists")
     baselines = "other rerankers to compare with; may be given more than once (default: none)"
     add("--baseline_model", nargs="+", action="extend", default=[], metavar="FOLDER", help=baselines)
@@ -54,7 +47,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         type=cli.positive,
         help="longest pair, in tokens (default: as the model was trained, else its limit)",
     )
-    add("--batch_size", type=cli.positive, default=16, help="pairs of --max_length that fit into memory at once")
     add("--trec_dir", help="folder for TREC run and qrels files (default: none are written)")
     loss = "exit 3 if significantly worse than a baseline, or than the first stage without a fusion that gains"
     add("--fail_on_regression", action="store_true", help=f"{loss} (default: exit 0)")

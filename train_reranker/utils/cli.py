@@ -93,6 +93,31 @@ def model_flags() -> argparse.ArgumentParser:
     return parser
 
 
+def test_flags() -> argparse.ArgumentParser:
+    """Return the flags of all scripts that read pools to rank, for ``parents``."""
+    parser = argparse.ArgumentParser(add_help=False, parents=[model_flags()])
+    add = parser.add_argument
+    data = "query/pos/neg rows (a JSONL file or a folder of them), or a BEIR folder"
+    add("--test_data", default="./data/test_data.jsonl", help=data)
+    add("--run", metavar="FILE", help="first stage of a BEIR folder, in TREC format (default: --config's retriever)")
+    config = "YAML configuration of the first stage (default: the demo's for a BEIR folder, BM25 for rows)"
+    add("--config", "--config_path", help=config)
+    depth = "documents to rerank for each query of a BEIR folder (default: all of --run, else 100)"
+    add("--depth", type=positive, help=depth)
+    add("--batch_size", type=positive, default=16, help="pairs of the longest length that fit into memory at once")
+    return parser
+
+
+def agreement_flags() -> argparse.ArgumentParser:
+    """Return the flags of all scripts that compare a trained folder with what serves it, for ``parents``."""
+    parser = argparse.ArgumentParser(add_help=False, parents=[test_flags()])
+    add = parser.add_argument
+    add("--min_tau", type=weight, default=0.95, help="exit 3 if the queries' mean Kendall's tau is below this")
+    apart = "exit 3 if more than 1 in 100 scores, or scores of cut pairs, are further apart, in standard deviations"
+    add("--tolerance", type=amount, default=0.1, help=apart)
+    return parser
+
+
 def budget_flags() -> argparse.ArgumentParser:
     """Return the flags of all scripts that ask a language model, for ``parents``."""
     parser = argparse.ArgumentParser(add_help=False)

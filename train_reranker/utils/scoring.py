@@ -77,11 +77,15 @@ class Reranker:
         for head in ("classifier", "score"):
             if self.half is not None and hasattr(self.model, head):
                 in_full_precision(getattr(self.model, head), self.model.device.type)
-        trained, limit = trained_lengths(self.tokenizer), length_limit(model.config, self.tokenizer)
+        self._settle_lengths(options, model.config)
+
+    def _settle_lengths(self, options: ScoringOptions, config: Any) -> None:
+        """Set the lengths to score at, and the tokens of a batch."""
+        trained, limit = trained_lengths(self.tokenizer), length_limit(config, self.tokenizer)
         self.lengths = scoring_lengths(options.query_max_length, options.max_length, trained, limit)
         if trained and self.lengths != trained:
             log.info(
-                "model %s was trained at %d tokens (query: %d), scored at %d (query: %d) as %s says", path,
+                "model %s was trained at %d tokens (query: %d), scored at %d (query: %d) as %s says", self.path,
                 trained.pair, trained.query, self.lengths.pair, self.lengths.query, options.lengths_from,
             )  # fmt: skip
         budget = options.batch_size * self.lengths.pair

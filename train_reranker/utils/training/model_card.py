@@ -8,6 +8,7 @@ from utils.training import checkpoints
 from utils.training.history import GUARD, HELD_OUT, EvaluationHistory
 from utils.training.job import CARD_FILE
 from utils.training.settings import TrainingJob
+from utils.training.using import using
 
 
 def write(job: TrainingJob, history: EvaluationHistory | None) -> None:
@@ -21,7 +22,14 @@ def write(job: TrainingJob, history: EvaluationHistory | None) -> None:
         f"{loss} over groups of one positive and {others} negatives."
     )
     parts = [f"---\n{_metadata(job, history)}\n---", f"# {job.output.name}", introduction]
-    parts += ["## Metrics", _metrics(job, history), "## Training", _training(job), "## Use", _snippets(job)]
+    parts += [
+        "## Metrics",
+        _metrics(job, history),
+        "## Training",
+        _training(job),
+        "## Use",
+        using(job.output.name, job.lengths),
+    ]
     with checkpoints.adding(job.output) as folder:
         (folder / CARD_FILE).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -89,32 +97,3 @@ def _training(job: TrainingJob) -> str:
         f"tokens: query {job.lengths.query}, pair {job.lengths.pair}",
     ]
     return "\n".join(f"- {line}" for line in [*shown, *(f"`--{n}`: {getattr(settings, n)}" for n in names)])
-
-
-def _snippets(job: TrainingJob) -> str:
-    name, lengths = job.output.name, job.lengths
-    return f'''```python
-from FlagEmbedding import FlagReranker
-
-# It reads no length from the folder.
-reranker = FlagReranker("{name}", max_length={lengths.pair}, query_max_length={lengths.query})
-scores = reranker.compute_score([("query", "passage")])
-```
-
-```python
-from sentence_transformers import CrossEncoder
-
-model = CrossEncoder("{name}")
-scores = model.predict([("query", "passage")])
-```
-
-```python
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-model = AutoModelForSequenceClassification.from_pretrained("{name}").eval()
-inputs = tokenizer(["query"], ["passage"], truncation="only_second", padding=True, return_tensors="pt")
-with torch.inference_mode():
-    scores = model(**inputs).logits.flatten()
-```'''
