@@ -56,6 +56,10 @@ class Corpus:
         """Yield the documents in file order."""
         return map(self.__getitem__, range(len(self)))
 
+    def __contains__(self, document_id: str) -> bool:
+        """Tell whether a document has this id."""
+        return any(self[row].id == document_id for row in self._offsets.rows(document_id))
+
     def row(self, document_id: str) -> int:
         """Return the row of an id; ``InputError`` if the corpus lacks it."""
         return self._find(document_id)[0]
