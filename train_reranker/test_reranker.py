@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__.splitlines()[0], parents=(cli.model_flags(),))
     add = parser.add_argument
     add("--model_path", default="./output_new", help="folder of the reranker")
-    data = "query/pos/neg rows (a JSONL file or a folder of them), or a BEIR folder"
+    data = "query/pos/neg rows (a file in any format, or a folder), or a BEIR folder"
     add("--test_data", default="./data/test_data.jsonl", help=data)
     add("--run", metavar="FILE", help="first stage of a BEIR folder, in TREC format (default: --config's retriever)")
     config = "YAML configuration of the first stage (default: the demo's for a BEIR folder, BM25 for rows)"

@@ -17,7 +17,7 @@ from typing import Any
 
 from utils import cli
 from utils.data.audit import Gathered
-from utils.data.cleaning import cleaned
+from utils.data.cleaning import LEFT_OUT, cleaned
 from utils.data.figures import figures, token_figures
 from utils.data.findings import Analysis, Finding
 from utils.data.shapes import SHAPES
@@ -95,7 +95,7 @@ def fix(path: Path, output: Path, analysis: Analysis, shape: str | None) -> None
     """Write the first data set without what is wrong with it, and print what that leaves out."""
     changes: Counter[str] = Counter()
     write_jsonl(output, cleaned(path, analysis, shape, changes))
-    left_out = ", ".join(f"{count:,} {what}" for what, count in changes.items() if count)
+    left_out = ", ".join(f"{changes[what]:,} {what}" for what in LEFT_OUT if changes[what])
     print(f"{output} is {path} without {left_out or 'anything: nothing had to be left out'}")
 
 

@@ -62,7 +62,9 @@ def read_rows(path: Path, warn: Warn, broken: Broken | None = None) -> Iterator[
 
 def is_plain(path: Path) -> bool:
     """Tell whether a path is a file of JSON Lines, which is not compressed: one in which rows can be looked up."""
-    if path.is_dir() or delimiter_of(path):
+    if not path.is_file():
+        return not path.is_dir()
+    if delimiter_of(path):
         return False
     with reading(path), open_data(path, unpack=False) as file:
         start = file.read(1024)

@@ -51,7 +51,7 @@ class Gathered:
         number = self.set[-1] + 1 if self.set else 0
         origins: Mapping[int, tuple[int, int]] = {}
         folder = None
-        rows = read_shaped(path, self.warn, lambda error: self._fault(error, path), shape)
+        rows = read_shaped(path, self.warn, self._no_json, shape)
         for place, row in progress_bar(rows, desc=f"reading {path.name}", unit=" rows"):
             if place.file.parent != folder:
                 folder = place.file.parent
@@ -59,7 +59,7 @@ class Gathered:
             try:
                 example = parse_example(row, place)
             except InputError as error:
-                self._fault(error, place)
+                self._fault(place, str(error).removeprefix(f"{place}: "))
             else:
                 self._add(place, example, number, origins)
 
@@ -68,15 +68,14 @@ class Gathered:
         file, unit = self.files[self.file[row]]
         return Place(file, self.number[row], unit)
 
-    def _fault(self, error: InputError, where: object) -> None:
-        said = str(error)
-        file, number = (where.file, where.number) if isinstance(where, Place) else (Path(str(where)), 0)
-        unit = where.unit if isinstance(where, Place) else "line"
-        beginning, _, problem = said.partition(": ")
-        if not isinstance(where, Place) and (place := beginning.rpartition(", line ")[2]).isdigit():
-            file, number = Path(beginning.rpartition(", line ")[0]), int(place)
-        problem = "not JSON" if problem.startswith("not JSON") else problem
-        self.faults.setdefault(problem or said, []).append(Place(file, number, unit))
+    def _no_json(self, error: InputError) -> None:
+        """Note a line that is not JSON; the error begins with its place."""
+        place, _, problem = str(error).partition(": ")
+        file, _, number = place.rpartition(", line ")
+        self._fault(Place(Path(file), int(number)), "not JSON" if problem.startswith("not JSON") else problem)
+
+    def _fault(self, place: Place, problem: str) -> None:
+        self.faults.setdefault(problem, []).append(place)
 
     def _add(
         self, place: Place, example: ContrastiveExample, number: int, origins: Mapping[int, tuple[int, int]]

@@ -116,27 +116,33 @@ class Analysis:
         return np.logical_or.reduceat(texts, self.start.astype(int))
 
     def _leaks(self) -> Iterator[Finding]:
-        """Yield what rows of a set share with later sets: a query or positive of the one that is a text of the other."""
+        """Yield what rows share with later sets: a query or positive of the one that is a text of the other."""
         last = int(self.set.max())
         for first, second in ((i, j) for i in range(last) for j in range(i + 1, last + 1)):
-            exact, other = self._shared(self.text, first, second)
-            near, nearly = self._shared(self.near, first, second)
-            yield self._found(LEAK, "share a query or positive with another file", exact, other, drop=True)
-            what = "nearly share a query or positive with another file"
-            yield self._found(NEAR_LEAK, what, near & ~exact, nearly if not exact.any() else None, drop=True)
+            exact, near = (self._shared(keys, first, second) for keys in (self.text, self.near))
+            found = self._any(exact)
+            what = "share a query or positive with another file"
+            yield self._found(LEAK, what, found, self._partner(self.text, exact, second), drop=True)
+            near &= ~found[self.row]
+            other = self._partner(self.near, near, second)
+            yield self._found(NEAR_LEAK, f"nearly {what}", self._any(near), other, drop=True)
             for kind in ORIGINS:
                 yield self._of_origin(kind, first, second)
 
-    def _shared(self, keys: np.ndarray, first: int, second: int) -> tuple[np.ndarray, int | None]:
+    def _shared(self, keys: np.ndarray, first: int, second: int) -> np.ndarray:
+        """Return which texts of a set are shared with another, (texts,): where at least one of both is no negative."""
         import numpy as np
 
         ours, theirs = (self.set[self.row] == number for number in (first, second))
         core = self.role != NEGATIVE
-        shared = ours & (np.isin(keys, keys[theirs & core]) | (core & np.isin(keys, keys[theirs])))
-        if not shared.any():
-            return np.zeros(len(self.set), bool), None
-        same = theirs & (keys == keys[np.argmax(shared)])
-        return self._any(shared), int(self.row[np.argmax(same)])
+        return ours & (np.isin(keys, keys[theirs & core]) | (core & np.isin(keys, keys[theirs])))
+
+    def _partner(self, keys: np.ndarray, shared: np.ndarray, second: int) -> int | None:
+        """Return the other set's row that the first shared text is in."""
+        import numpy as np
+
+        theirs = self.set[self.row] == second
+        return int(self.row[np.argmax(theirs & (keys == keys[np.argmax(shared)]))]) if shared.any() else None
 
     def _of_origin(self, kind: str, first: int, second: int) -> Finding:
         import numpy as np

@@ -79,7 +79,7 @@ def read_texts(path: Path) -> dict[str, str]:
 
 
 def read_grades(folder: Path, splits: Sequence[str]) -> tuple[Path, dict[str, dict[str, int]]]:
-    """Return the qrels of the first of the ``splits`` that a BEIR folder has, and their grades by query, by document."""
+    """Return the qrels of the first of ``splits`` that a BEIR folder has, and the grades by query, then document."""
     qrels = _find_qrels(folder, splits)
     grades: dict[str, dict[str, int]] = {}
     for where, query, document, grade in _read_qrels(qrels):

@@ -69,8 +69,8 @@ def _minhash() -> Any:
 def near_groups(sketches: np.ndarray) -> np.ndarray:
     """Return the group of each of N texts, (N,), numbered from 0, by their sketches, (N, ``BANDS * BAND``).
 
-    A group has its texts' near-duplicates, and theirs. datasketch's own MinHashLSH would do it in Python's dictionaries,
-    a kilobyte a text; sorting needs four bytes.
+    A group has its texts' near-duplicates, and theirs. datasketch's MinHashLSH would need a kilobyte for each text,
+    since it keeps Python's sets; sorting needs a few bytes.
     """
     import numpy as np
     from scipy.sparse import coo_matrix
