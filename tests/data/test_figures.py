@@ -23,7 +23,7 @@ def test_figures_are_those_of_the_rows(tmp_path: Path) -> None:
     found = figures(gathered)
     assert (found["rows"], found["different queries"], found["different passages"]) == (3, 2, 3)
     assert (found["positives per row"], found["negatives per row"]) == (1.33, 0.67)
-    assert found["characters"]["passage"]["100"] == 100
+    assert found["characters, 5/25/50/75/95/100%"]["passage"]["100"] == 100
     assert found["scripts"]["query"] == {"LATIN": 0.6667, "CYRILLIC": 0.3333}
     assert [one["place"].rpartition(" ")[2] for one in found["longest rows"]] == ["3", "1", "2"]
 
@@ -41,5 +41,5 @@ def test_what_is_cut_is_counted(tiny_reranker: Path) -> None:
     ]
     found = token_figures(rows, tiny_reranker, 8, 13)
     assert found["lengths"] == {"query": 8, "pair": 21}
-    assert found["tokens"]["query"]["100"] == 9
+    assert found["tokens, 5/25/50/75/95/100%"]["query"]["100"] == 9
     assert (found["queries cut"], found["pairs cut"]) == (0.5, 0.3333)

@@ -12,6 +12,7 @@ from utils.models.loading import load_tokenizer
 from utils.schema import ContrastiveExample
 
 PERCENTILES = (5, 25, 50, 75, 95, 100)
+STEPS = "/".join(map(str, PERCENTILES)) + "%"
 
 
 def figures(gathered: Gathered) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def figures(gathered: Gathered) -> dict[str, Any]:
         "different passages": len(np.unique(texts[role != QUERY])),
         "positives per row": round(float(np.sum(role == POSITIVE)) / max(1, rows), 2),
         "negatives per row": round(float(np.sum(role == NEGATIVE)) / max(1, rows), 2),
-        "characters": {name: percentiles(values) for name, values in characters.items() if len(values)},
+        f"characters, {STEPS}": {name: percentiles(values) for name, values in characters.items() if len(values)},
         "scripts": {"query": shares(gathered.scripts[QUERY]), "passage": shares(passages)},
         "longest rows": [
             {"place": str(gathered.place(row)), "characters": size} for size, row in sorted(gathered.longest)[::-1]
@@ -64,7 +65,12 @@ def token_figures(rows: Sequence[ContrastiveExample], model: Path, query: int, p
     cut = {"queries cut": of_query > lengths.query, "pairs cut": kept + of_passage + special > lengths.pair}
     tokens = {"query": percentiles(of_query), "passage": percentiles(of_passage)}
     shown = {name: round(float(np.mean(one)), 4) for name, one in cut.items()}
-    return {"rows counted": len(rows), "tokens": tokens, **shown, "lengths": lengths_as_json(lengths)}
+    return {
+        "rows counted": len(rows),
+        f"tokens, {STEPS}": tokens,
+        **shown,
+        "lengths": lengths_as_json(lengths),
+    }
 
 
 def lengths_as_json(lengths: Lengths) -> dict[str, int]:

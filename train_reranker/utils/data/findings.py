@@ -42,7 +42,6 @@ class Finding(NamedTuple):
     what: str
     places: Sequence[Place]
     other: Place | None = None  # that the first place shares a text with
-    rows: Sequence[int] = ()
 
     @property
     def fatal(self) -> bool:
@@ -96,18 +95,18 @@ class Analysis:
             yield Finding(EMPTY, "no row can be used", ())
             return
         for one in (*self._leaks(), *self._contradictions(), *self._duplicates(), *self._single_rows()):
-            if one.rows:
+            if one.places:
                 yield one
 
     def _found(self, kind: str, what: str, rows: np.ndarray, other: int | None = None, drop: bool = False) -> Finding:
         """Return a finding about the rows where ``rows``, (rows,), is true; ``drop`` leaves them out when cleaning."""
         import numpy as np
 
-        numbers = np.flatnonzero(rows).tolist()
         if drop:
             self.unwanted_rows |= rows
         place = self.gathered.place
-        return Finding(kind, what, [place(row) for row in numbers], None if other is None else place(other), numbers)
+        places = [place(row) for row in np.flatnonzero(rows).tolist()]
+        return Finding(kind, what, places, None if other is None else place(other))
 
     def _any(self, texts: np.ndarray) -> np.ndarray:
         """Return which rows have a text where ``texts``, (texts,), is true."""
@@ -173,7 +172,7 @@ class Analysis:
         exact, near = self._repeats(self.text), self._repeats(self.near)
         yield self._found(DUPLICATE, "repeat an earlier row", exact, drop=True)
         yield self._found(NEAR_DUPLICATE, "nearly repeat an earlier row", near & ~exact, drop=True)
-        again = ~first_of(mixed(self.row, self.role == NEGATIVE, self.text)) & (self.role != QUERY)
+        again = ~first_of(mixed(self.row, self.role, self.text)) & (self.role != QUERY)
         self.unwanted_texts |= again
         yield self._found(REPEATED, "have a passage twice", self._any(again))
 
