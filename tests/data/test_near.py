@@ -44,6 +44,10 @@ def test_forms_filled_in_are_no_duplicates() -> None:
     assert len(set(text_groups(towns).values())) == 3
 
 
+def test_no_short_texts_are_one_by_chance() -> None:
+    assert len(set(text_groups(f"answer {i}" for i in range(5000)).values())) == 5000
+
+
 def test_scripts_without_spaces_are_compared_by_characters() -> None:
     text = "湖水清澈见底，周围群山环绕，每年夏天都有许多游客来到这里划船、钓鱼和露营，冬天则可以滑雪。"
     other = "这座城市建于十四世纪，以纺织业闻名，城墙至今保存完好，是该地区最受欢迎的旅游目的地之一呢。"

@@ -47,7 +47,8 @@ def sketch(text: str) -> np.ndarray:
 
     words = [crc32(word.encode()) for word in _WORD.findall(text)]
     if len(words) < SHORTEST:
-        triples = [crc32(text.strip(" .,;:!?…\"'").encode())]
+        whole = text.strip(" .,;:!?…\"'")
+        triples = [crc32(whole.encode()), crc32(whole[::-1].encode())]  # one of 32 bits is shared by chance
     else:
         hashes, count = np.array(words, np.uint32), len(words) - len(_FACTORS) + 1
         parts = [hashes[i : i + count] * np.uint32(factor) for i, factor in enumerate(_FACTORS)]
@@ -56,7 +57,8 @@ def sketch(text: str) -> np.ndarray:
     minhash.clear()
     for start in range(0, len(triples), HASHED_AT_ONCE):
         minhash.update_batch(triples[start : start + HASHED_AT_ONCE])
-    return (minhash.hashvalues >> 8).astype(np.uint8)
+    # Multiplied, since the low bits of a permuted hash depend on its own low bits alone, and the high ones are zero.
+    return ((minhash.hashvalues * np.uint32(_FACTORS[0])) >> np.uint32(24)).astype(np.uint8)
 
 
 @cache
