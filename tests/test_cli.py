@@ -23,6 +23,7 @@ from utils.schema import Outcome, Verdict
 
 NAMES = ["contrastive_data_generator", "train_reranker", "test_reranker", "rerank_ablation_test"]
 TOOLS = [
+    "tools.check_data",
     "tools.compare_runs",
     "tools.distil_base",
     "tools.examples_from_ablation",

@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow
 import pytest
 
 from miniature import lines, queries, row
@@ -49,6 +50,10 @@ def test_pipe_is_told_instead_of_being_waited_for(tmp_path: Path) -> None:
         queries(tmp_path / "pipe.jsonl", [])
 
 
+def zstd(data: bytes) -> bytes:
+    return pyarrow.compress(data, codec="zstd", asbytes=True)
+
+
 READABLE = {
     "a mark at the start": codecs.BOM_UTF8 + lines(row("a"), row("b")),
     "lines as Windows ends them": lines(row("a"), row("b")).replace(b"\n", b"\r\n"),
@@ -57,6 +62,8 @@ READABLE = {
     "no end of the last line": lines(row("a"), row("b")).rstrip(),
     "compressed": gzip.compress(lines(row("a"), row("b"))),
     "other keys": lines(row("a", id=7, prompt=None), row("b", type="?")),
+    "compressed with Zstandard": zstd(lines(row("a"), row("b"))),
+    "array": b"[\n" + lines(row("a")) + b"," + lines(row("b")) + b"]",
     "null for no negative": lines(row("a", neg=None), row("b")),
 }
 
@@ -74,13 +81,14 @@ UNREADABLE = {
     "zip": (b"PK\x03\x04 and so on", "unpack it first (unzip rows.jsonl)"),
     "xz": (lzma.compress(lines(row("a"))), "unpack it first (unxz rows.jsonl)"),
     "compressed twice": (gzip.compress(gzip.compress(lines(row("a")))), "unpack it first (gunzip rows.jsonl)"),
-    "Parquet": (b"PAR1\x15\x04 and so on", "write it as JSON Lines"),
+    "broken Parquet": (b"PAR1\x15\x04 and so on", "cannot be read"),
     "LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-    "array": (b"[\n" + lines(row("a")) + b"]", "one JSON object per line"),
-    "array in a line": (json.dumps([row("a")]).encode(), "one JSON object per line"),
+    "open array": (b"[\n" + lines(row("a")), "row 2: not JSON"),
+    "array of texts": (b'["a"]', "row 1: expected a JSON object, not str"),
     "indented": (json.dumps(row("a"), indent=2).encode(), "one JSON object per line"),
     "empty": (b"", "holds no row"),
     "blank": (b"\n \n", "holds no row"),
+    "cut Zstandard": (zstd(lines(*map(row, "abcdefgh")))[:-9], "cannot be read"),
     "cut archive": (gzip.compress(lines(*map(row, "abcdefgh")))[:-20], "cannot be read"),
     "broken archive": (b"\x1f\x8b" + b"\x00" * 40, "cannot be read"),
     "Latin-1": ('{"query": "caf\xe9", "pos": ["p"]}'.encode("latin-1"), "line 1: not JSON"),

@@ -35,11 +35,11 @@ def test_folder_is_read_whole_and_what_is_not_is_named(tmp_path: Path) -> None:
         (folder / hidden).write_bytes(b"\x00\x05\x16\x07")
     assert queries(folder, told) == ["a", "b", "c", "d"]
     assert told == []
-    for other in ("e.csv", "f.parquet", "g.txt", "h.jsonl.zst", "i.jsonl~"):
+    for other in ("e.docx", "f.arrow", "g.txt", "h.jsonl.xz", "i.jsonl~"):
         (folder / "more" / other).write_bytes(b"?")
     assert queries(folder, told) == ["a", "b", "c", "d"]
     assert len(told) == 1
-    assert "not more/e.csv, more/f.parquet, more/g.txt and 2 more" in told[0]
+    assert "not more/e.docx, more/f.arrow, more/g.txt and 2 more" in told[0]
 
 
 def test_links_are_followed_once_and_dangling_ones_are_told(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from auditing import changed, passage
 from utils.data.rows import canonical
 from utils.data.split import Labelled, split_examples
 from utils.schema import ContrastiveExample
@@ -34,6 +35,34 @@ def test_split_has_nothing_in_common() -> None:
         sides.append((entities, sources | passages))
     assert not sides[0][0] & sides[1][0]
     assert not sides[0][1] & sides[1][1]
+
+
+SEEDS = [seed if seed < 2 else pytest.param(seed, marks=pytest.mark.slow) for seed in range(20)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_planted_leaks_are_on_one_side(seed: int) -> None:
+    rng = random.Random(seed)
+    labelled = [
+        Labelled(passage(rng), f"entity {i}", ContrastiveExample(f"q{i}", [passage(rng)], [passage(rng), passage(rng)]))
+        for i in range(150)
+    ]
+    leaks: list[tuple[str, str]] = []  # texts that must not be on two sides
+    same: list[tuple[str, str]] = []  # queries of one entity
+    for i in range(0, 45, 3):
+        other, one = labelled[100 + i].example, [labelled[number].example for number in (i, i + 1, i + 2)]
+        labelled[i] = labelled[i]._replace(example=one[0]._replace(neg=[other.pos[0], one[0].neg[0]]))
+        leaks.append((other.pos[0], other.pos[0]))
+        copy = changed(other.pos[0], rng)
+        labelled[i + 1] = labelled[i + 1]._replace(example=one[1]._replace(pos=[copy]))
+        leaks.append((other.pos[0], copy))
+        labelled[i + 2] = labelled[i + 2]._replace(entity=f"Entity  {100 + i}")
+        same.append((other.query, one[2].query))
+    split = split_examples(labelled, 0.2, random.Random(seed))
+    assert len(split.test) >= 20
+    sides = [{text for row in side for text in (row.query, *row.passages)} for side in (split.train, split.test)]
+    for first, second in (*leaks, *same):
+        assert not ({first, second} & sides[0] and {first, second} & sides[1])
 
 
 def test_questions_of_one_source_stay_together() -> None:

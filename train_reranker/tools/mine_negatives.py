@@ -47,7 +47,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config", "--config_path", default=DEFAULT_CONFIG, help="YAML configuration (default: the demo's)")
     add("--train_data", nargs="+", default=["./data/train_data.jsonl"], metavar="PATH",
-        help="JSONL files, or folders of them (default: ./data/train_data.jsonl)")  # fmt: skip
+        help="files of rows in any format, or folders (default: ./data/train_data.jsonl)")  # fmt: skip
     add("--output_file", required=True, help="file to write; .provenance.jsonl is written beside it")
     add("--num_negatives", type=cli.positive, default=3, help="negatives that each row shall have")
     add("--range_min", type=int, default=0, help="best ranks to skip")

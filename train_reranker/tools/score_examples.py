@@ -20,7 +20,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = cli.Parser(__doc__.splitlines()[0], parents=(cli.model_flags(),))
     add = parser.add_argument
     add("--train_data", nargs="+", default=["./data/train_data.jsonl"], metavar="PATH",
-        help="JSONL files, or folders of them (default: ./data/train_data.jsonl)")  # fmt: skip
+        help="files of rows in any format, or folders (default: ./data/train_data.jsonl)")  # fmt: skip
     add("--model_path", default="./models/bge-reranker-v2-m3", help="folder of the reranker that scores")
     add("--output_file", required=True, help="file to write: the rows with pos_scores and neg_scores")
     add("--max_length", type=cli.positive, help="longest pair in tokens (default: what the reranker was trained at)")

@@ -97,7 +97,7 @@ def test_flags() -> argparse.ArgumentParser:
     """Return the flags of all scripts that read pools to rank, for ``parents``."""
     parser = argparse.ArgumentParser(add_help=False, parents=[model_flags()])
     add = parser.add_argument
-    data = "query/pos/neg rows (a JSONL file or a folder of them), or a BEIR folder"
+    data = "query/pos/neg rows (a file in any format, or a folder), or a BEIR folder"
     add("--test_data", default="./data/test_data.jsonl", help=data)
     add("--run", metavar="FILE", help="first stage of a BEIR folder, in TREC format (default: --config's retriever)")
     config = "YAML configuration of the first stage (default: the demo's for a BEIR folder, BM25 for rows)"

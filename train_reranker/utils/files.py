@@ -1,8 +1,10 @@
 """Files: where inputs are found, JSON and JSON Lines, writes that survive a kill, and locks on outputs."""
 
 import codecs
+import csv
 import errno
 import gzip
+import io
 import json
 import os
 import re
@@ -11,21 +13,23 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from utils.errors import InputError
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 ROOT = SCRIPTS.parent
 
+Broken = Callable[[InputError], object]  # what is told about a line that cannot be used
+
 DEEPEST = 100  # levels of JSON
-_GZIP = b"\x1f\x8b"
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 # First bytes of files that are not text in UTF-8, with what the file is and how to convert it.
 _FOREIGN = {
     _GZIP: "is compressed: unpack it first (gunzip {name})",
     b"BZh": "is compressed: unpack it first (bunzip2 {name})",
     b"\xfd7zXZ": "is compressed: unpack it first (unxz {name})",
-    b"\x28\xb5\x2f\xfd": "is compressed: unpack it first (unzstd {name})",
+    _ZSTD: "is compressed: unpack it first (unzstd {name})",
     b"PK\x03\x04": "is compressed: unpack it first (unzip {name})",
     b"PAR1": 'is in Parquet: write it as JSON Lines (pandas: to_json(…, orient="records", lines=True))',
     codecs.BOM_UTF16_LE: "is in UTF-16: save it in UTF-8",
@@ -115,11 +119,11 @@ def dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def parse_line(line: bytes | str, path: Path, number: int) -> dict[str, Any]:
+def parse_line(line: bytes | str, path: Path, number: int, unit: str = "line") -> dict[str, Any]:
     """Parse the JSON object on line ``number`` (from 1) of ``path``; InputError names the line or the format."""
     remedy = (
-        "fix or remove the line"
-        if number > 1
+        f"fix or remove the {unit}"
+        if number > 1 or unit != "line"
         else "the file must hold one JSON object per line, as `jq -c` writes them"
     )
     try:
@@ -128,30 +132,55 @@ def parse_line(line: bytes | str, path: Path, number: int) -> dict[str, Any]:
         for start, problem in _FOREIGN.items():
             if number == 1 and isinstance(line, bytes) and line.startswith(start):
                 raise InputError(f"{path} {problem.format(name=path.name)}") from None
-        raise InputError(f"{path}, line {number}: not JSON ({error}); {remedy}") from None
+        raise InputError(f"{path}, {unit} {number}: not JSON ({error}); {remedy}") from None
     if not isinstance(row, dict):
-        raise InputError(f"{path}, line {number}: expected a JSON object, not {type(row).__name__}; {remedy}")
+        raise InputError(f"{path}, {unit} {number}: expected a JSON object, not {type(row).__name__}; {remedy}")
     return row
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object) of each line that is not blank; gzip is unpacked. See :func:`parse_line`."""
+def read_jsonl(path: Path, broken: Broken | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) of each line that is not blank; gzip and Zstandard are unpacked.
+
+    ``broken`` receives the error of each line that is not a JSON object; without it, :func:`parse_line`'s is raised.
+    """
+    with reading(path), open_data(path) as lines:
+        for number, line in enumerate(lines, 1):
+            line = line.removeprefix(codecs.BOM_UTF8)
+            if not line.strip():
+                continue
+            try:
+                row = parse_line(line, path, number)
+            except InputError as error:
+                if broken is None:
+                    raise
+                broken(error)
+                continue
+            yield number, row
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file is read, such as a truncated archive, into an InputError that names it."""
     try:
-        with _open(path) as lines:
-            for number, line in enumerate(lines, 1):
-                line = line.removeprefix(codecs.BOM_UTF8)
-                if line.strip():
-                    yield number, parse_line(line, path, number)
-    except (OSError, EOFError, zlib.error) as error:  # the latter two from truncated or corrupt gzip
-        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        yield
+    except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise InputError(f"{path} cannot be read: {reason}") from None
 
 
-def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
+def open_data(path: Path, unpack: bool = True) -> IO[bytes]:
+    """Open a regular file for reading bytes, unpacked where it is gzip or Zstandard."""
     if path.exists() and not path.is_file():
         raise InputError(f"{path} is not a regular file: save the rows to one, because they are read more than once")
     with path.open("rb") as file:
-        start = file.read(2)
-    return gzip.open(path) if start == _GZIP else path.open("rb")
+        start = file.read(len(_ZSTD))
+    if unpack and start.startswith(_GZIP):
+        return cast(IO[bytes], gzip.open(path))
+    if unpack and start == _ZSTD:
+        from pyarrow import input_stream
+
+        return cast(IO[bytes], io.BufferedReader(input_stream(str(path), compression="zstd")))
+    return path.open("rb")
 
 
 @contextmanager

@@ -40,17 +40,18 @@ class Document(NamedTuple):
 def parse_document(row: dict[str, Any], where: str) -> Document:
     """Return the document of one corpus row: ``id`` and ``contents``, optionally ``title`` and ``doc_id``.
 
-    BEIR's names ``_id`` and ``text`` are understood, too.
+    BEIR's and FlashRAG's names ``_id`` and ``text`` are understood, too.
 
     Whole numbers become text; null, NaN and blank values count as missing. Without a ``title``, a first line that
     reads like one is used, as in FlashRAG's corpora. InputError, beginning with ``where``, if ``id`` or ``contents`` is
     missing or empty, or a value is not text.
     """
     if "id" not in row and "_id" in row:
-        text = row.get("text")
+        row = row | {"id": row["_id"]}
+    if "contents" not in row and "text" in row:
+        text = row["text"]
         # Some of BEIR's documents are a title alone.
-        contents = row.get("title") if isinstance(text, str) and not text.strip() else text
-        row = {"id": row["_id"], "contents": contents, "title": row.get("title"), "doc_id": row.get("doc_id")}
+        row = row | {"contents": row.get("title") if isinstance(text, str) and not text.strip() else text}
     document_id, title, doc_id = (_label(row, key, where) for key in ("id", "title", "doc_id"))
     contents = _given(row.get("contents"))
     if not isinstance(contents, str | None):

@@ -1,4 +1,4 @@
-"""The corpus: a JSONL file of documents, looked up by id or row without being held in memory, and sampled."""
+"""The corpus: a file of documents, looked up by id or row without being held in memory, and sampled."""
 
 import hashlib
 import math
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.corpus.conversion import as_jsonl
 from utils.corpus.offsets import open_offsets, read_document
 from utils.errors import InputError
 from utils.files import find_input
@@ -22,10 +23,13 @@ class Corpus:
     """Documents in file order, read from the file when they are asked for: memory does not grow with it."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file through its offset index; the first time, :func:`offsets.build` checks every line."""
-        self.path = path
-        self._offsets = open_offsets(path)
-        self._file = os.open(path, os.O_RDONLY)
+        """Open the file through its offset index; the first time, :func:`offsets.build` checks every line.
+
+        Other formats than JSON Lines are converted before; ``path`` is then the conversion's.
+        """
+        self.path = as_jsonl(path)
+        self._offsets = open_offsets(self.path)
+        self._file = os.open(self.path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
         self._size = os.fstat(self._file).st_size
 
@@ -55,6 +59,10 @@ class Corpus:
     def __iter__(self) -> Iterator[Document]:
         """Yield the documents in file order."""
         return map(self.__getitem__, range(len(self)))
+
+    def __contains__(self, document_id: str) -> bool:
+        """Tell whether a document has this id."""
+        return any(self[row].id == document_id for row in self._offsets.rows(document_id))
 
     def row(self, document_id: str) -> int:
         """Return the row of an id; ``InputError`` if the corpus lacks it."""

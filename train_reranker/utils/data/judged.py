@@ -44,13 +44,9 @@ def read_beir(folder: str | Path) -> JudgedSet:
             queries or documents.
     """
     path = find_input(folder, "judged set", "name a BEIR folder of corpus.jsonl, queries.jsonl and qrels/test.tsv")
-    documents = _texts(path / "corpus.jsonl")
-    queries = _texts(path / "queries.jsonl")
-    qrels = _find_qrels(path)
-    grades: dict[str, dict[str, int]] = {}
-    for where, query, document, grade in _read_qrels(qrels):
-        if grades.setdefault(query, {}).setdefault(document, grade) != grade:
-            raise InputError(f"{where}: query {query!r} and document {document!r} have another grade above; keep one")
+    documents = read_texts(path / "corpus.jsonl")
+    queries = read_texts(path / "queries.jsonl")
+    qrels, grades = read_grades(path, SPLITS)
     known = {
         query: judged
         for query, judged in grades.items()
@@ -65,7 +61,7 @@ def read_beir(folder: str | Path) -> JudgedSet:
     return JudgedSet(path, {query: queries[query] for query in known}, documents, known)
 
 
-def _texts(path: Path) -> dict[str, str]:
+def read_texts(path: Path) -> dict[str, str]:
     """Return the text of each id, in the file's order; a title comes on a line before the text."""
     if not path.is_file():
         raise InputError(f"{path} not found: a BEIR folder has corpus.jsonl, queries.jsonl and qrels/test.tsv")
@@ -82,11 +78,21 @@ def _texts(path: Path) -> dict[str, str]:
     return texts
 
 
-def _find_qrels(folder: Path) -> Path:
+def read_grades(folder: Path, splits: Sequence[str]) -> tuple[Path, dict[str, dict[str, int]]]:
+    """Return the qrels of the first of ``splits`` that a BEIR folder has, and the grades by query, then document."""
+    qrels = _find_qrels(folder, splits)
+    grades: dict[str, dict[str, int]] = {}
+    for where, query, document, grade in _read_qrels(qrels):
+        if grades.setdefault(query, {}).setdefault(document, grade) != grade:
+            raise InputError(f"{where}: query {query!r} and document {document!r} have another grade above; keep one")
+    return qrels, grades
+
+
+def _find_qrels(folder: Path, splits: Sequence[str]) -> Path:
     found = {path.stem: path for path in sorted((folder / "qrels").glob("*.tsv")) if path.is_file()}
     if not found:
         raise InputError(f"{folder} has no qrels/*.tsv: without judgements there is nothing to test on")
-    return next((found[split] for split in SPLITS if split in found), next(iter(found.values())))
+    return next((found[split] for split in splits if split in found), next(iter(found.values())))
 
 
 def _read_qrels(path: Path) -> Iterator[tuple[str, str, str, int]]:

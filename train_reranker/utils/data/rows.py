@@ -1,23 +1,25 @@
 """Rows of query, pos and neg: read, checked, and given the negatives that they lack."""
 
 import itertools
-import os
 import random
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from utils.data.shapes import read_shaped
 from utils.errors import InputError
-from utils.files import find_input, read_jsonl
+from utils.files import find_input
+from utils.formats import Place, Warn
 from utils.progress import log
 from utils.schema import ContrastiveExample
 
-DATA_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz")  # of the files that are read from a folder
+DAMAGED = "\ufffd"  # what decoders write for bytes, and we for half an emoji, that are no character
+MOST_FAULTS = 1000  # after which reading ends
 LARGEST_SCORE = 3e38  # about the largest number in single precision
 
 
-def parse_example(row: dict[str, Any], where: str) -> ContrastiveExample:
+def parse_example(row: dict[str, Any], where: object) -> ContrastiveExample:
     """Check a row; only ``neg``, scores and grades may be missing. ``InputError`` with ``where`` if it is wrong."""
     query = row.get("query")
     if not isinstance(query, str) or not query.strip():
@@ -46,55 +48,58 @@ def parse_example(row: dict[str, Any], where: str) -> ContrastiveExample:
 def read_examples(
     paths: Iterable[str | Path],
     what: str = "training data",
-    warn: Callable[[str], object] = log.warning,
+    warn: Warn = log.warning,
     *,
     drop: bool = True,
 ) -> list[ContrastiveExample]:
-    """Read the examples of JSONL files, and of all such files in folders and their subfolders, in order.
+    """Read the examples of files and folders, in any format and shape that ``read_shaped`` knows, in order.
 
     A passage that is a positive of the same query in any row is removed from the negatives; with ``drop``, a row left
-    without negatives by that is dropped. ``warn`` receives a line about it, and about files that are not read.
-    ``InputError`` if a path is not found, a row is malformed (it names file and line), or there is no row.
+    without negatives by that is dropped. ``warn`` receives a line about it, about rows that repeat others, and about
+    files that are not read. ``InputError`` if a path is not found, rows are malformed (it names file and line of the
+    first, and counts the others), or there is no row.
     """
-    placed: list[tuple[str, ContrastiveExample]] = []
+    placed: list[tuple[Place, ContrastiveExample]] = []
+    faults: list[InputError] = []
     for path in paths:
-        found = find_input(path, what, "name a JSONL file of query/pos/neg rows, or make one with `make data`")
-        for file in _data_files(found, warn) if found.is_dir() else [found]:
-            for number, row in read_jsonl(file):
-                where = f"{file}, line {number}"
-                placed.append((where, parse_example(row, where)))
+        found = find_input(path, what, "name a file of query/pos/neg rows, or make one with `make data`")
+        for place, row in read_shaped(found, warn, faults.append):
+            try:
+                placed.append((place, parse_example(row, place)))
+            except InputError as error:
+                faults.append(error)
+            if len(faults) == MOST_FAULTS:
+                break
     named = f"{what} {', '.join(map(str, paths))}"
+    if len(faults) > 1:
+        raise InputError(f"{faults[0]}; {len(faults) - 1} more: `python -m tools.check_data {path}` lists all")
+    if faults:
+        raise faults[0]
     if not placed:
         raise InputError(f"{named} holds no row of query, pos and neg")
+    _warn_of_repeats(placed, warn)
     return _without_contradictions(placed, named, warn, drop)
 
 
-def _data_files(folder: Path, warn: Callable[[str], object]) -> list[Path]:
-    """Return the data files of a folder and its subfolders, following links and skipping hidden ones."""
-
-    def refuse(error: OSError) -> NoReturn:
-        raise InputError(f"{error.filename} cannot be read: {error.strerror}")
-
-    files, seen = [], set()
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # a link to a folder visited before: it may lead in a circle
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(place, name) for name in names if not name.startswith(".")]
-    files.sort()
-    read = [file for file in files if file.name.lower().endswith(DATA_SUFFIXES)]
-    others = [str(file.relative_to(folder)) for file in files if file not in set(read)]
-    if others:
-        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-        warn(f"{folder}: only files named {', '.join(f'*{end}' for end in DATA_SUFFIXES)} are read, not {shown}")
-    return read
+def _warn_of_repeats(placed: Sequence[tuple[Place, ContrastiveExample]], warn: Warn) -> None:
+    """Report rows that repeat earlier ones, and texts that an earlier step has damaged."""
+    seen: set[int] = set()
+    repeats, damaged = [], []
+    for place, row in placed:
+        key = hash((canonical(row.query), *(frozenset(map(canonical, texts)) for texts in (row.pos, row.neg))))
+        if key in seen:
+            repeats.append(place)
+        seen.add(key)
+        if any(DAMAGED in text for text in (row.query, *row.passages)):
+            damaged.append(place)
+    for places, fault in ((repeats, "repeat an earlier row"), (damaged, f"have a damaged character ({DAMAGED})")):
+        if places:
+            remedy = f"`python -m tools.check_data {places[0].file}` lists them"
+            warn(f"{len(places)} of {len(placed)} rows {fault} (first: {places[0]}): {remedy}")
 
 
 def _without_contradictions(
-    placed: Sequence[tuple[str, ContrastiveExample]], named: str, warn: Callable[[str], object], drop: bool
+    placed: Sequence[tuple[Place, ContrastiveExample]], named: str, warn: Warn, drop: bool
 ) -> list[ContrastiveExample]:
     """Remove the negatives that are positives of the same query; ``InputError`` if no row is left."""
     rows = consistent([example for _, example in placed])

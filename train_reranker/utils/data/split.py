@@ -4,11 +4,12 @@ import heapq
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
-from utils.data.rows import canonical, without
+from utils.data.near import text_groups
+from utils.data.rows import without
 from utils.files import dumps
 from utils.schema import ContrastiveExample
 
@@ -45,27 +46,23 @@ class Split(NamedTuple):
 
 
 def split_examples(labelled: Sequence[Labelled], test_fraction: float, rng: random.Random) -> Split:
-    """Split examples so that no query, entity or document, as source or passage, is on both sides.
+    """Split examples so that no query, entity or document, as source or passage, nor a near-duplicate is on both sides.
 
     Held out is ``test_fraction`` of them, each with a negative, preferring those with few links to others. A passage
     on both sides is removed from the training examples, or from the test pool where it is a training example's source
     or positive. At most ``MOST_LOST`` of all examples (of fewer than 20: two) are lost to both sides, and no more than
-    are held out; where that is impossible, fewer are held out, or none. Texts are compared in their
-    :func:`utils.data.rows.canonical` form.
+    are held out; where that is impossible, fewer are held out, or none. Texts are the same as
+    :func:`utils.data.near.text_groups` has them.
     """
-    ids: dict[str, int] = {}  # by raw text too, so that each long text is normalised once
+    needs = [(one.source, one.example.query, f"\0 {one.entity}") for one in labelled]
+    texts = (text for need, one in zip(needs, labelled, strict=True) for text in (*need, *one.example.passages))
+    key = text_groups(texts).__getitem__
 
-    def key(text: str) -> int:
-        if text not in ids:
-            ids[text] = ids.setdefault(canonical(text), len(ids))
-        return ids[text]
-
-    def links(one: Labelled) -> Links:
-        needed = frozenset((key(one.source), key(one.example.query), key(f"\0 {one.entity}")))
-        positives, negatives = (frozenset(map(key, texts)) for texts in (one.example.pos, one.example.neg))
+    def links(need: Iterable[str], example: ContrastiveExample) -> Links:
+        needed, positives, negatives = (frozenset(map(key, texts)) for texts in (need, example.pos, example.neg))
         return Links(needed, positives, negatives - needed - positives)
 
-    rows = [links(one) for one in labelled]
+    rows = [links(need, one.example) for need, one in zip(needs, labelled, strict=True)]
     wanted, most_lost = math.ceil(test_fraction * len(rows)), max(2, int(MOST_LOST * len(rows)))
     found = hold_out(rows, wanted, most_lost, rng)
     tested = [number for number in sorted(found.pools) if found.pools[number]]

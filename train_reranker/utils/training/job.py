@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import random
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.data.judged import JudgedPool, pools_of_rows
-from utils.data.rows import canonical, fill_negatives, read_examples
+from utils.data.near import text_groups
+from utils.data.rows import fill_negatives, read_examples
 from utils.data.split import Split
 from utils.errors import InputError
 from utils.files import dumps, find_input, write_json
@@ -94,10 +96,13 @@ def _read_eval_data(
 
 
 def _note_overlap(rows: Sequence[ContrastiveExample], pools: Sequence[JudgedPool], flag: str, notes: list[str]) -> None:
-    texts = {canonical(text) for pool in pools for text in (pool.query, *pool.passages)}
-    overlap = sum(any(canonical(text) in texts for text in (row.query, *row.passages)) for row in rows)
-    if overlap:
-        notes.append(f"{overlap} rows share a query or passage with {flag}: it will flatter the model")
+    theirs = {text for pool in pools for text in (pool.query, *pool.passages)}
+    if not theirs:
+        return
+    group = text_groups(itertools.chain(theirs, *((row.query, *row.passages) for row in rows)))
+    groups = {group[text] for text in theirs}
+    if overlap := sum(any(group[text] in groups for text in (row.query, *row.passages)) for row in rows):
+        notes.append(f"{overlap} rows share a query or passage with {flag}, up to wording: it will flatter the model")
 
 
 def _digest(rows: Iterable[Any]) -> str:

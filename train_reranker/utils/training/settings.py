@@ -36,7 +36,7 @@ class TrainingSettings:
     model_path: str = setting("./models/bge-reranker-v2-m3",
         "folder of the reranker, or encoder, to start from", "--model_name_or_path")  # fmt: skip
     train_data: Sequence[str] = setting(("./data/train_data.jsonl",),
-        "JSONL files, or folders of them (default: ./data/train_data.jsonl)")  # fmt: skip
+        "files of rows in any format, or folders (default: ./data/train_data.jsonl)")  # fmt: skip
     output_dir: str = setting("./output", "folder for the trained model")
     overwrite_output_dir: bool = setting(False, "replace the model and the checkpoints in --output_dir")
     cache_dir: str | None = setting(None, "accepted for older commands; models are local folders")
@@ -80,10 +80,10 @@ class TrainingSettings:
         "--max_tokens_per_chunk")  # fmt: skip
     gradient_checkpointing: bool | None = setting(None, "recompute activations to save memory (default: on a GPU only)")
     # Evaluation.
-    eval_data: Sequence[str] = setting((), "JSONL files to evaluate on (default: rows held out)")
+    eval_data: Sequence[str] = setting((), "files of rows to evaluate on (default: rows held out)")
     eval_fraction: float = setting(0.1, "share of the rows that is held out; 0: no evaluation")
     guard_data: Sequence[str] = setting((),
-        "JSONL files, or BEIR folders, of another origin: is the model worse there than its base?")  # fmt: skip
+        "files of rows, or BEIR folders, of another origin: is the model worse there than its base?")  # fmt: skip
     eval_steps: int | None = setting(None, "steps between evaluations (default: a fifth of all)")
     patience: int | None = setting(None, "stop after this many evaluations without a better one (default: never)")
     # Checkpoints and logs.
