@@ -18,7 +18,7 @@ from utils.corpus.documents import Corpus
 from utils.errors import InputError, RunError
 from utils.files import write_json
 from utils.models.folders import weights_fingerprint
-from utils.retrieval.encoder import PASSAGE, POOLINGS, QUERY, Encoder, EncoderOptions
+from utils.retrieval.encoder import PASSAGE, POOLINGS, QUERY, Encoder, EncoderOptions, open_dense
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import open_retrieval
 from utils.scoring import open_reranker
@@ -125,6 +125,19 @@ def test_further_steps_are_applied(st_folder: Callable) -> None:
     assert encoder.dimension == 16
     Dense(32, 16).save(str(folder / "3_Dense"))
     assert Encoder(folder).fingerprint != encoder.fingerprint
+
+
+def test_layer_that_was_saved_on_a_gpu_opens_without_one(st_folder: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    folder = st_folder(modules=("Transformer", "Pooling", "Dense"))
+    write_json(folder / "2_Dense" / "config.json", {"in_features": 32, "out_features": 16})
+    layer = torch.nn.Linear(32, 16)
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.serialization.location_tag", lambda _: "cuda:0")
+        state = {f"linear.{name}": values for name, values in layer.state_dict().items()}
+        torch.save(state, folder / "2_Dense" / "pytorch_model.bin")
+    assert torch.equal(open_dense(folder / "2_Dense")[0].weight, layer.weight)
 
 
 def test_transformer_in_a_folder_of_its_own(st_folder: Callable) -> None:

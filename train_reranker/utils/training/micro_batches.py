@@ -11,14 +11,14 @@ this process, its micro-batches shrink and the step continues.
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from utils.models.devices import is_out_of_memory
+from utils.models.devices import within_memory
 from utils.progress import log
 from utils.training.groups import plan_micro_batches, round_up
 
@@ -78,7 +78,7 @@ class MicroBatchScorer:
         while waiting:
             positions, state = waiting[0], _random_state(pairs["input_ids"])
             with torch.set_grad_enabled(keep and self.memory.keep):
-                graph = self._within_memory(functools.partial(self.score, pairs, positions))
+                graph = within_memory(functools.partial(self.score, pairs, positions))
             if graph is None:
                 self._lower(pairs, positions)
                 pieces = [piece._replace(graph=None) for piece in pieces]
@@ -108,7 +108,7 @@ class MicroBatchScorer:
             with torch.enable_grad(), _random(random_state):
                 return differentiate(self.score(pairs, positions))
 
-        found = self._within_memory(again if graph is None else functools.partial(differentiate, graph))
+        found = within_memory(again if graph is None else functools.partial(differentiate, graph))
         if found is None:
             graph = None
             self._lower(pairs, positions)
@@ -148,16 +148,6 @@ class MicroBatchScorer:
         lengths = [pairs["lengths"][i] for i in positions]
         plan = plan_micro_batches(lengths, self.memory.max_tokens, self.memory.multiple)
         return [[positions[i] for i in part] for part in plan]
-
-    def _within_memory(self, work: Callable[[], Any]) -> Any:
-        """Return what ``work`` returns, or None where memory ran out over it and has been freed."""
-        try:
-            return work()
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        torch.cuda.empty_cache()
-        return None
 
     def _lower(self, pairs: dict[str, Any], positions: Sequence[int]) -> None:
         width = round_up(max(pairs["lengths"][i] for i in positions), self.memory.multiple)
