@@ -27,6 +27,7 @@ from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import open_retrieval
 from utils.scoring import open_reranker
 from utils.training.groups import Group, collate
+from utils.training.launch import deterministic
 from utils.training.micro_batches import MemoryBudget, MicroBatchScorer
 
 pytestmark = [
@@ -34,8 +35,9 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 GPU = "cuda:0"
-# Of the scores' or vectors' range, the largest difference from the CPU's in full precision.
-TOLERANCES = {"fp32": 1e-4, "bf16": 3e-2, "fp16": 5e-3}
+# Of the scores' range, or between vectors of length 1: the largest distance from the CPU's in full precision, by
+# models whose weights are random and large.
+TOLERANCES = {"fp32": 1e-4, "bf16": 0.15, "fp16": 0.02}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PAIRS = [(f"what of {town}?", f"{town} {fact}. " * times) for town in TOWNS for times, fact in enumerate(FACTS, 1)]
 
@@ -174,7 +176,7 @@ def test_a_step_goes_on_where_memory_runs_out(
     assert memory.max_tokens < 256 * 128
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
     for ours, other in zip(found, theirs, strict=True):
-        torch.testing.assert_close(ours, other, atol=1e-3 * float(other.abs().max()), rtol=0)
+        torch.testing.assert_close(ours, other, atol=1e-3 * float(other.abs().max()) + 1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -187,7 +189,7 @@ def test_recomputation_draws_the_same_dropout(reranker_folder: Path, half: bool)
     results = []
     for keep in (True, False):
         torch.manual_seed(3)
-        with torch.autocast("cuda", torch.bfloat16, enabled=half):
+        with deterministic(True), torch.autocast("cuda", torch.bfloat16, enabled=half):
             scores = MicroBatchScorer(model, {"input_ids": 0}, MemoryBudget(80, keep))(batch)
         results.append((scores.detach(), torch.autograd.grad(scores.square().sum(), model.classifier.weight)[0]))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=0)

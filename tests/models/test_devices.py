@@ -58,4 +58,6 @@ def test_cpus_compute_in_bf16_where_they_have_hardware_for_it(
 def test_out_of_memory_differs_from_other_errors() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA"))
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"))  # filled by others
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     assert not is_out_of_memory(RuntimeError("shapes differ"))

@@ -211,8 +211,8 @@ def test_pooling_is_its_definition(tiny_encoder: Path, pooling: str) -> None:
     texts = ["a lake", "the harbour town lies on a river and holds a market each week"]
     with torch.inference_mode():
         for text, vector in zip(texts, encoder.encode(texts, PASSAGE), strict=True):
-            output = encoder.model(**encoder.tokenizer(text, return_tensors="pt"))
-            hidden = output.last_hidden_state[0]
+            output = encoder.model(**encoder.tokenizer(text, return_tensors="pt").to(encoder.device))
+            hidden = output.last_hidden_state[0].cpu()
             places = torch.arange(1, len(hidden) + 1).unsqueeze(1)
             expected = {
                 "mean": hidden.mean(0),
@@ -221,7 +221,7 @@ def test_pooling_is_its_definition(tiny_encoder: Path, pooling: str) -> None:
                 "last": hidden[-1],
                 "mean_sqrt_len_tokens": hidden.sum(0) / len(hidden) ** 0.5,
                 "weightedmean": (hidden * places).sum(0) / places.sum(),
-                "pooler": output.pooler_output[0],
+                "pooler": output.pooler_output[0].cpu(),
                 "cls+max": torch.cat([hidden[0], hidden.max(0).values]),
             }[pooling].numpy()
             np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-5)

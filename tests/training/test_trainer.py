@@ -88,7 +88,7 @@ def first_batch(
     job = prepare(TrainingSettings(str(model), [str(data)], output_dir=str(output), **(sizes | chosen)))
     trainer = fit.make_trainer(job, fit.training_arguments(job), fit.memory_budget(job))
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(ROWS))])
-    found = trainer.model.train()(**batch)
+    found = trainer.model.train()(**trainer._prepare_inputs(batch))
     return batch, in_groups(found.scores.flatten().tolist()), found.loss.item()
 
 

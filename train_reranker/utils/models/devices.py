@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+# How CUDA, its libraries and the CPU's allocator say that memory has run out.
+OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "not enough memory", "can't allocate memory")
 CPU_BATCH_TOKENS = 4096  # more at once make a CPU no faster
 
 
@@ -112,4 +114,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     import torch
 
     text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in text or "can't allocate memory" in text
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in OUT_OF_MEMORY)

@@ -101,7 +101,7 @@ def environment(deepspeed: bool) -> Iterator[None]:
     """Prepare one process for a training, and put its environment back afterwards.
 
     Sets what a launcher sets for DeepSpeed; keeps other libraries' messages off stderr, and all but the result off
-    stdout. No state of a checkpoint can run code, whatever library loads it.
+    stdout. No state of a checkpoint can run code, whatever library loads it. GPUs compute the same sums in every run.
     """
     import torch
     from torch.distributed.elastic.utils.distributed import get_free_port
@@ -132,12 +132,31 @@ def environment(deepspeed: bool) -> Iterator[None]:
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     classes = [pkgutil.resolve_name(name) for name in (DEEPSPEED_CLASSES if deepspeed else ())]
     try:
-        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), safe_globals(classes):
+        with (
+            contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), safe_globals(classes),
+            deterministic(torch.cuda.is_available()),
+        ):  # fmt: skip
             warnings.simplefilter("ignore")
             yield
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Let a GPU add up in a fixed order, which takes no measurable time; without, a resumed run has other digits."""
+    import torch
+
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(before[0] or wanted)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]
 
 
 def leave_process_group() -> None:

@@ -3,9 +3,10 @@
 A batch that is padded to its longest pair is mostly padding when lengths vary. In length-bucketed micro-batches, loss
 and gradient are the same as if all had gone at once. To DistributedDataParallel and DeepSpeed the step looks like one
 forward and one backward pass: each weight gets a single gradient, summed over the micro-batches. The graph of a
-micro-batch is either kept for the backward pass, or dropped and computed again from its random state: that bounds the
-memory to one micro-batch (the gradient cache of Gao et al., arXiv 2101.06983, inside autograd). When memory runs out in
-this process, its micro-batches shrink and the step continues.
+micro-batch is kept for the backward pass, whole or without what is inside its layers, which the backward pass computes
+again. When memory runs out in this process, graphs are dropped and computed again from their random state, which bounds
+the memory to one micro-batch (the gradient cache of Gao et al., arXiv 2101.06983, inside autograd); when that is not
+enough, micro-batches shrink. The step continues.
 """
 
 import contextlib
@@ -62,6 +63,8 @@ class MicroBatchScorer:
         """Hold the model; ``padding`` maps its inputs to their padding values, ``side`` is where these go."""
         self.model = model
         self.padding, self.side, self.memory = padding, side, memory
+        if memory.by_layer and not self._recompute_layers():
+            memory.keep = False
 
     def __call__(self, pairs: dict[str, Any]) -> Tensor:
         """Return the scores of a ragged batch, float32 of shape (pairs, 1); OutOfMemoryError if a pair is too large."""
@@ -153,8 +156,14 @@ class MicroBatchScorer:
         width = round_up(max(pairs["lengths"][i] for i in positions), self.memory.multiple)
         if not self.memory.lower(len(positions), width * len(positions)):
             raise torch.OutOfMemoryError(f"a single pair of {width} tokens does not fit into memory")
-        if self.memory.by_layer and getattr(self.model, "supports_gradient_checkpointing", False):
+        if self.memory.by_layer:
+            self._recompute_layers()
+
+    def _recompute_layers(self) -> bool:
+        """Let the backward pass compute activations again layer by layer; False where the model cannot."""
+        if able := bool(getattr(self.model, "supports_gradient_checkpointing", False)):
             self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        return able
 
 
 class _Scores(torch.autograd.Function):
