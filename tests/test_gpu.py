@@ -27,7 +27,7 @@ from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import open_retrieval
 from utils.scoring import open_reranker
 from utils.training.groups import Group, collate
-from utils.training.launch import deterministic
+from utils.training.launch import environment
 from utils.training.micro_batches import MemoryBudget, MicroBatchScorer
 
 pytestmark = [
@@ -189,9 +189,10 @@ def test_recomputation_draws_the_same_dropout(reranker_folder: Path, half: bool)
     results = []
     for keep in (True, False):
         torch.manual_seed(3)
-        with deterministic(True), torch.autocast("cuda", torch.bfloat16, enabled=half):
-            scores = MicroBatchScorer(model, {"input_ids": 0}, MemoryBudget(80, keep))(batch)
-        results.append((scores.detach(), torch.autograd.grad(scores.square().sum(), model.classifier.weight)[0]))
+        with environment(False, deterministic=True):  # one kernel of attention for both
+            with torch.autocast("cuda", torch.bfloat16, enabled=half):
+                scores = MicroBatchScorer(model, {"input_ids": 0}, MemoryBudget(80, keep))(batch)
+            results.append((scores.detach(), torch.autograd.grad(scores.square().sum(), model.classifier.weight)[0]))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=0)
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-4, atol=1e-5)
 
@@ -217,14 +218,15 @@ def test_a_killed_training_leaves_what_an_undisturbed_one_does(
     mode: str, tiny_reranker: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    flags = [*MODES[mode], "--deterministic"]
     (tmp_path / "zero.json").write_text(json.dumps(ZERO))
-    assert train_evaluated(tiny_reranker, data, tmp_path / "whole", *MODES[mode]) == 0
+    assert train_evaluated(tiny_reranker, data, tmp_path / "whole", *flags) == 0
     state = json.loads((tmp_path / "whole" / "checkpoint-12" / "trainer_state.json").read_text())
     losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
     assert all(map(math.isfinite, losses))
-    assert losses[-1] < losses[0] - 0.05
-    killed = train_and_kill(tiny_reranker, data, tmp_path / "killed", *MODES[mode])
-    assert train_evaluated(tiny_reranker, data, killed, *MODES[mode], "--resume") == 0
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    killed = train_and_kill(tiny_reranker, data, tmp_path / "killed", *flags)
+    assert train_evaluated(tiny_reranker, data, killed, *flags, "--resume") == 0
     assert {values.dtype for values in weights(killed).values()} == {torch.float32}
     assert evaluations(killed) == evaluations(tmp_path / "whole")
     assert (killed / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()

@@ -22,7 +22,7 @@ from utils.progress import log, progress_bar
 if TYPE_CHECKING:
     import torch
 
-WINDOW = 256  # pairs that are tokenised at once, while the model scores those before them
+WINDOW = 1024  # pairs that are tokenised at once, while the model scores those before them
 
 
 class Scorer(Protocol):

@@ -26,7 +26,7 @@ from utils.training.trainer import GroupedCrossEncoder, RerankerTrainer
 
 EVALUATIONS = 0.2  # the default share of all steps between two evaluations
 SHORT_PAIR = 256  # tokens up to which plain attention trains faster on a CPU than its fused kernels
-GPU_BATCH_TOKENS = 16384  # the default of a micro-batch: more make a GPU no faster
+GPU_BATCH_TOKENS = 16384  # the default of a micro-batch: up to 65,536 make an H100 no faster
 
 
 def memory_budget(job: TrainingJob) -> MemoryBudget:

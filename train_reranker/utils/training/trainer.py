@@ -90,17 +90,6 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         self.control: Any
         super().__init__(**options)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Make a step; where a GPU can compute a part of it in no fixed order only, that way, with a warning."""
-        try:
-            return super().training_step(*args, **kwargs)
-        except RuntimeError as error:
-            if "does not have a deterministic implementation" not in str(error):
-                raise
-            log.warning("%s: a resumed training will differ in its last digits", str(error).partition(",")[0])
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        return super().training_step(*args, **kwargs)
-
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
         """Return the loss; a RunError where it is not finite, or all scores have become the same."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
