@@ -80,8 +80,8 @@ class TrainingSettings:
         "--max_tokens_per_chunk")  # fmt: skip
     gradient_checkpointing: bool | None = setting(None, "recompute activations to save memory (default: on a GPU only)")
     deterministic: bool = setting(False,
-        "a killed and resumed training on a GPU leaves the same bytes, as on a CPU; attention to long pairs is then "
-        "several times slower")  # fmt: skip
+        "let a GPU add up in a fixed order, so that runs can be repeated digit by digit; slower, the more so the "
+        "longer the pairs")  # fmt: skip
     # Evaluation.
     eval_data: Sequence[str] = setting((), "JSONL files to evaluate on (default: rows held out)")
     eval_fraction: float = setting(0.1, "share of the rows that is held out; 0: no evaluation")
