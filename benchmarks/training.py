@@ -51,7 +51,11 @@ def main() -> None:
         data.write_text("".join(json.dumps(row) + "\n" for row in examples))
         for length in args.lengths:
             spec = {"model": str(model), "data": str(data), "length": length, "steps": args.steps, "cuda": cuda}
-            spec |= {"recompute": cuda if args.recompute is None else args.recompute, "folder": folder}
+            spec |= {
+                "recompute": cuda if args.recompute is None else args.recompute,
+                "folder": folder,
+                "exact": args.deterministic,
+            }
             runs: dict[str, list[dict[str, float]]] = {name: [] for name in args.contenders}
             for _ in range(args.rounds):
                 for name in args.contenders:
@@ -80,6 +84,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=1, help="runs of each trainer (default: 1)")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="default: all")
     parser.add_argument("--recompute", type=int, choices=(0, 1), help="gradient checkpointing (default: on a GPU)")
+    parser.add_argument("--deterministic", action="store_true", help="as the training's flag, for this project")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--spec", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -151,7 +156,7 @@ def run_ours(spec: dict[str, Any]) -> dict[str, float]:
         no_mixed_precision=not spec["cuda"],
     )  # fmt: skip
     job = prepare(settings)
-    with launch.environment(deepspeed=False):
+    with launch.environment(deepspeed=False, deterministic=spec["exact"]):
         trainer = make_trainer(job, training_arguments(job), memory_budget(job))
         return timed(trainer, trainer.train)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
 from utils import cli, errors
 from utils.errors import EXIT_REGRESSION, BudgetSpent, InputError, Interrupted, RunError
@@ -21,6 +22,16 @@ def test_error_is_one_line_and_its_exit_code(
         cli.run(main, [])
     assert ended.value.code == code
     assert capsys.readouterr().err == "error: what failed: what to do\n"
+
+
+def test_memory_that_runs_out_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(_: list[str] | None) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has 79 GiB in total.")
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main, [])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("error: out of memory (CUDA out of memory): lower the batch size")
 
 
 def test_the_tree_shows_every_error_with_its_code() -> None:

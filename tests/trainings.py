@@ -66,6 +66,14 @@ def largest_change(one: Path, other: Path) -> float:
     return max(float((values - second[name]).abs().max()) for name, values in first.items())
 
 
+def river_rows(count: int) -> list[dict[str, Any]]:
+    """Rows whose passages are all different; a river answers, a market does not."""
+    return [
+        {"query": f"what of {n}?", "pos": [f"a river {n}"], "neg": [f"the market {n} {i}" for i in range(3)]}
+        for n in range(count)
+    ]
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

@@ -18,7 +18,7 @@ from utils.corpus.documents import Corpus
 from utils.errors import InputError, RunError
 from utils.files import write_json
 from utils.models.folders import weights_fingerprint
-from utils.retrieval.encoder import PASSAGE, POOLINGS, QUERY, Encoder, EncoderOptions
+from utils.retrieval.encoder import PASSAGE, POOLINGS, QUERY, Encoder, EncoderOptions, open_dense
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import open_retrieval
 from utils.scoring import open_reranker
@@ -127,6 +127,19 @@ def test_further_steps_are_applied(st_folder: Callable) -> None:
     assert Encoder(folder).fingerprint != encoder.fingerprint
 
 
+def test_layer_that_was_saved_on_a_gpu_opens_without_one(st_folder: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    folder = st_folder(modules=("Transformer", "Pooling", "Dense"))
+    write_json(folder / "2_Dense" / "config.json", {"in_features": 32, "out_features": 16})
+    layer = torch.nn.Linear(32, 16)
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.serialization.location_tag", lambda _: "cuda:0")
+        state = {f"linear.{name}": values for name, values in layer.state_dict().items()}
+        torch.save(state, folder / "2_Dense" / "pytorch_model.bin")
+    assert torch.equal(open_dense(folder / "2_Dense")[0].weight, layer.weight)
+
+
 def test_transformer_in_a_folder_of_its_own(st_folder: Callable) -> None:
     folder = st_folder({"pooling_mode": "cls"})
     (inner := folder / "0_Transformer").mkdir()
@@ -198,8 +211,8 @@ def test_pooling_is_its_definition(tiny_encoder: Path, pooling: str) -> None:
     texts = ["a lake", "the harbour town lies on a river and holds a market each week"]
     with torch.inference_mode():
         for text, vector in zip(texts, encoder.encode(texts, PASSAGE), strict=True):
-            output = encoder.model(**encoder.tokenizer(text, return_tensors="pt"))
-            hidden = output.last_hidden_state[0]
+            output = encoder.model(**encoder.tokenizer(text, return_tensors="pt").to(encoder.device))
+            hidden = output.last_hidden_state[0].cpu()
             places = torch.arange(1, len(hidden) + 1).unsqueeze(1)
             expected = {
                 "mean": hidden.mean(0),
@@ -208,7 +221,7 @@ def test_pooling_is_its_definition(tiny_encoder: Path, pooling: str) -> None:
                 "last": hidden[-1],
                 "mean_sqrt_len_tokens": hidden.sum(0) / len(hidden) ** 0.5,
                 "weightedmean": (hidden * places).sum(0) / places.sum(),
-                "pooler": output.pooler_output[0],
+                "pooler": output.pooler_output[0].cpu(),
                 "cls+max": torch.cat([hidden[0], hidden.max(0).values]),
             }[pooling].numpy()
             np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-5)

@@ -6,17 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from trainings import train_and_kill, train_evaluated, write_rows
+from trainings import river_rows, train_and_kill, train_evaluated, write_rows
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """240 rows, all passages different; a river answers, a market does not."""
-    rows = [
-        {"query": f"what of {n}?", "pos": [f"a river {n}"], "neg": [f"the market {n} {i}" for i in range(3)]}
-        for n in range(240)
-    ]
-    return write_rows(tmp_path_factory.mktemp("data") / "train.jsonl", rows)
+    return write_rows(tmp_path_factory.mktemp("data") / "train.jsonl", river_rows(240))
 
 
 @pytest.fixture(scope="session")

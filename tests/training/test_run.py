@@ -191,6 +191,21 @@ def test_out_of_memory_is_one_line(
         train(tiny_reranker, examples_file, tmp_path / "out")
 
 
+def test_what_cannot_be_deterministic_is_one_line(
+    tiny_reranker: Path, examples_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def fit(job: object) -> Any:
+        assert torch.are_deterministic_algorithms_enabled()
+        raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation, but you set")
+
+    monkeypatch.setattr(run, "_fit", fit)
+    with pytest.raises(InputError, match="--deterministic: this device has no such cumsum_cuda_kernel: leave it out"):
+        train(tiny_reranker, examples_file, tmp_path / "out", "--deterministic")
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_second_training_in_a_folder_is_refused(
     processes: str, tiny_reranker: Path, examples_file: Path, tmp_path: Path

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 from utils.config import DEFAULT_CONFIG
 from utils.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNUSABLE_INPUT, InputError, Interrupted, RunError
+from utils.models.devices import is_out_of_memory
 from utils.models.folders import TRUST_CODE
 from utils.progress import SafeFormatter, log, printable
 from utils.redaction import redact
@@ -209,6 +210,11 @@ def _run(main: Callable[[list[str] | None], int | None], argv: list[str] | None)
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         _fail(f"{error.filename or 'writing'}: {error.strerror}; fix that and run again", EXIT_FAILED)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).partition(". ")[0]
+        _fail(f"out of memory ({reason}): lower the batch size or the length, or use another device", EXIT_FAILED)
     except KeyboardInterrupt:
         _fail("interrupted", EXIT_INTERRUPTED)
 

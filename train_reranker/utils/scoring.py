@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from utils.config import Config
 from utils.errors import InputError
-from utils.models.devices import CPU_BATCH_TOKENS, check_devices, half_precision, token_batches, visible_devices
+from utils.models.devices import CPU_BATCH_TOKENS, Batches, check_devices, half_precision, visible_devices
 from utils.models.folders import find_model
 from utils.models.lengths import cut_text, length_limit, scoring_lengths, trained_lengths
 from utils.models.loading import RERANKER, load_model
@@ -89,7 +90,7 @@ class Reranker:
                 trained.pair, trained.query, self.lengths.pair, self.lengths.query, options.lengths_from,
             )  # fmt: skip
         budget = options.batch_size * self.lengths.pair
-        self.batch_tokens = min(budget, CPU_BATCH_TOKENS) if self.device == "cpu" else budget
+        self.batches = Batches(min(budget, CPU_BATCH_TOKENS) if self.device == "cpu" else budget, WINDOW)
 
     def score(self, pairs: Sequence[tuple[str, str]], desc: str | None = None) -> np.ndarray:
         """Return one score for each (query, passage), float32 of shape (pairs,); logits, or 0 to 1 if normalized.
@@ -110,8 +111,8 @@ class Reranker:
             texts = [[pairs[i] for i in window] for window in windows]
             for window, features in zip(windows, self._tokenize_ahead(texts), strict=True):
                 lengths = [len(ids) for ids in features["input_ids"]]
-                for batch in token_batches(lengths, self.batch_tokens, len(window)):
-                    scores[[window[i] for i in batch]] = self._logits(features, batch).float().cpu().numpy()
+                for batch, logits in self.batches.compute(lengths, partial(self._logits, features)):
+                    scores[[window[i] for i in batch]] = logits.float().cpu().numpy()
                     bar.update(len(batch))
         if not np.isfinite(scores).all():
             raise InputError(f"reranker {self.path} gives scores that are not finite: train or download it again")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from utils.errors import InputError
+from utils.progress import log
 
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
+# How CUDA, its libraries and the CPU's allocator say that memory has run out.
+OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "not enough memory", "can't allocate memory")
 CPU_BATCH_TOKENS = 4096  # more at once make a CPU no faster
 
 
@@ -60,9 +66,52 @@ def token_batches(lengths: Sequence[int], max_tokens: int, max_items: int) -> It
         yield batch
 
 
+@dataclass
+class Batches:
+    """How much goes through a model at once: less from when the device's memory has run out on."""
+
+    max_tokens: int  # with padding
+    max_items: int
+
+    def compute(
+        self, lengths: Sequence[int], model: Callable[[list[int]], torch.Tensor]
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Yield positions in length-bucketed batches, each with what ``model`` returns for them.
+
+        OutOfMemoryError if the memory does not even hold one of them.
+        """
+        import torch
+
+        waiting = list(token_batches(lengths, self.max_tokens, self.max_items))
+        while waiting:
+            if (found := within_memory(partial(model, waiting[0]))) is not None:
+                yield waiting.pop(0), found
+                continue
+            if len(waiting[0]) == 1:
+                raise torch.OutOfMemoryError(f"a single text of {lengths[waiting[0][0]]} tokens does not fit")
+            self.max_tokens = len(waiting[0]) * lengths[waiting[0][0]] // 2
+            log.warning("out of memory: from here on, batches hold at most %d tokens", self.max_tokens)
+            left = [position for batch in waiting for position in batch]
+            plan = token_batches([lengths[i] for i in left], self.max_tokens, self.max_items)
+            waiting = [[left[i] for i in batch] for batch in plan]
+
+
+def within_memory(work: Callable[[], T]) -> T | None:
+    """Return what ``work`` returns, or None where memory ran out over it and has been freed."""
+    import torch
+
+    try:
+        return work()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    torch.cuda.empty_cache()
+    return None
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that the device's, or the machine's, memory has run out."""
     import torch
 
     text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in text or "can't allocate memory" in text
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in OUT_OF_MEMORY)

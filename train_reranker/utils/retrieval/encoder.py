@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils.errors import InputError, RunError
-from utils.models.devices import CPU_BATCH_TOKENS, check_devices, half_precision, token_batches, visible_devices
+from utils.models.devices import CPU_BATCH_TOKENS, Batches, check_devices, half_precision, visible_devices
 from utils.models.folders import read_json, weights_fingerprint
 from utils.models.lengths import length_limit
 from utils.models.loading import ENCODER, load_model, unloadable
@@ -65,7 +66,8 @@ class Encoder:
         self.tokenizer, model, _ = load_model(folder.transformer, ENCODER, pooler=pooler)
         self.model: Any = model.to(device=self.device, dtype=half_precision(self.device) if options.half else None)
         budget = options.batch_size * 128
-        self.batch_tokens = min(budget, CPU_BATCH_TOKENS) if self.device == "cpu" else budget
+        limit = min(budget, CPU_BATCH_TOKENS) if self.device == "cpu" else budget
+        self.batches = Batches(limit, options.batch_size)
         self._steps: list[Any] = [open_dense(step).to(self.device) if step else unit_length for step in folder.steps]
         self.dimension = self._final_dimension(int(model.config.hidden_size) * len(self._poolings))
         self._lower = folder.lower_case and self.tokenizer.tokenize(LETTERS) != self.tokenizer.tokenize(LETTERS.lower())
@@ -127,10 +129,7 @@ class Encoder:
         ids = self.tokenizer(prefixed, truncation=True, max_length=self.max_length)["input_ids"]
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         with torch.inference_mode():
-            for batch in token_batches([len(i) for i in ids], self.batch_tokens, self.options.batch_size):
-                padded = self.tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt")
-                inputs = padded.to(self.device)
-                pooled = self._pool(self.model(**inputs), inputs["attention_mask"], self._unpooled[kind])
+            for batch, pooled in self.batches.compute([len(i) for i in ids], partial(self._vectors, ids, kind)):
                 vectors[batch] = pooled.cpu().numpy()
                 if done:
                     done(len(batch))
@@ -139,6 +138,12 @@ class Encoder:
             remedy = "set retrieval_use_fp16: False; if that does not help, download the damaged model again"
             raise RunError(f"retrieval model {self.path} {problem}: {remedy}")
         return vectors
+
+    def _vectors(self, ids: Sequence[list[int]], kind: str, batch: Sequence[int]) -> torch.Tensor:
+        """Return the vectors of the texts at ``batch``, (B, D), of which all texts' token ids are given."""
+        padded = self.tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt")
+        inputs = padded.to(self.device)
+        return self._pool(self.model(**inputs), inputs["attention_mask"], self._unpooled[kind])
 
     def _pool(self, output: Any, mask: torch.Tensor, unpooled: int) -> torch.Tensor:
         """Return one vector per text, (B, D), from the model's output and its attention mask, (B, T)."""
@@ -191,8 +196,8 @@ def open_dense(folder: Path) -> Any:
         raise InputError(f"{folder / 'config.json'}: such a layer cannot be applied here: name another model")
     try:
         linear = torch.nn.Linear(config["in_features"], config["out_features"], config.get("bias", True))
-        weights = folder / "model.safetensors"
-        state = load_file(weights) if weights.exists() else torch.load(folder / "pytorch_model.bin", weights_only=True)
+        weights, older = folder / "model.safetensors", folder / "pytorch_model.bin"
+        state = load_file(weights) if weights.exists() else torch.load(older, "cpu", weights_only=True)
         linear.load_state_dict({name.removeprefix("linear."): value for name, value in state.items()})
         return torch.nn.Sequential(linear.float(), getattr(torch.nn, activation)()).eval()
     except Exception as error:  # damaged weights raise anything

@@ -42,7 +42,8 @@ def render(job: TrainingJob, argv: Sequence[str], processes: int) -> str:
     planned = [[batch[i] for i in part] for batch, plan in zip(batches, plans, strict=True) for part in plan]
     at = np.percentile(np.concatenate(batches), [5, 25, 50, 75, 95, 100]).astype(int)
     most = max(map(sum, batches))
-    kept = most if memory.keep else min(most, max(memory.max_tokens, at[-1]))
+    live = min(most, max(memory.max_tokens, at[-1]))
+    peak = estimate_memory(job, *((live, most) if memory.by_layer else (most, 0)))
     rows: list[list[Any]] = [
         ["model", str(job.model)],
         ["rows read", facts.rows],
@@ -62,7 +63,7 @@ def render(job: TrainingJob, argv: Sequence[str], processes: int) -> str:
         ["rows per step (effective batch)", steps.batch],
         ["steps", steps.total],
         ["warm-up steps", steps.warmup],
-        ["peak memory per process, estimated", f"{estimate_memory(job, kept) / 2**30:.1f} GiB"],
+        ["peak memory per process, estimated", f"{peak / 2**30:.1f} GiB"],
         ["output folder", str(job.output)],
         ["resumed from", str(job.resume or "–")],
         ["command", command(argv, processes)],
@@ -101,9 +102,10 @@ def count_steps(job: TrainingJob, processes: int) -> Steps:
     return Steps(batch, total, math.ceil(total * settings.warmup_ratio))
 
 
-def estimate_memory(job: TrainingJob, tokens: int) -> int:
+def estimate_memory(job: TrainingJob, tokens: int, inputs: int) -> int:
     """Return the bytes that training needs at its peak, if the activations of ``tokens`` are kept at once.
 
+    Or, of ``inputs`` tokens if there are any, only the inputs of all layers, and of ``tokens`` one layer's activations.
     Weights, gradients, their sums and AdamW's two moments take 20 bytes per weight. A layer keeps 8 vectors of the
     hidden and 2 of the intermediate size per token, and two masks. Attention is assumed to keep no matrix, as SDPA's
     fused kernels do; with dropout on a CPU it does, and needs more.
@@ -115,7 +117,8 @@ def estimate_memory(job: TrainingJob, tokens: int) -> int:
     files = job.model.glob("*.safetensors")
     weights = sum(math.prod(shape) for file in files for _, shape in stored_tensors(file) or ())
     weights = weights or sum(file.stat().st_size for file in job.model.glob("pytorch_model*.bin")) // 4
-    return 20 * weights + tokens * layers * ((8 * hidden + 2 * inner) * size + 2 * hidden)
+    whole = tokens * (1 if inputs else layers)
+    return 20 * weights + inputs * layers * 4 * hidden + whole * ((8 * hidden + 2 * inner) * size + 2 * hidden)
 
 
 def command(argv: Sequence[str], processes: int) -> str:

@@ -195,7 +195,7 @@ def _fixed_settings(job: TrainingJob) -> dict[str, Any]:
     """Return all that steps, rates, rows or sums depend on: what must not change when a run is resumed."""
     names = ["epochs", "batch_size", "gradient_accumulation_steps", "learning_rate", "warmup_ratio", "weight_decay"]
     names += ["train_group_size", "negative_fill", "knowledge_distillation", "use_deepspeed", "seed"]
-    names += ["soft_labels_only", "dropout", "freeze_embeddings", "keep_close", "mix_with_base"]
+    names += ["soft_labels_only", "dropout", "freeze_embeddings", "keep_close", "mix_with_base", "deterministic"]
     half = [name for name, chosen in precision(job.settings).items() if chosen]
     return {f"--{name}": getattr(job.settings, name) for name in names} | {
         "rows with the digest": job.facts.digest,

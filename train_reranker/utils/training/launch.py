@@ -97,11 +97,12 @@ def launch(script: str | Path, argv: Sequence[str], processes: int) -> int:
 
 
 @contextlib.contextmanager
-def environment(deepspeed: bool) -> Iterator[None]:
+def environment(deepspeed: bool, deterministic: bool = False) -> Iterator[None]:
     """Prepare one process for a training, and put its environment back afterwards.
 
     Sets what a launcher sets for DeepSpeed; keeps other libraries' messages off stderr, and all but the result off
-    stdout. No state of a checkpoint can run code, whatever library loads it.
+    stdout. No state of a checkpoint can run code, whatever library loads it. If ``deterministic``, a GPU adds up in a
+    fixed order, and an operation for which it has none raises a RuntimeError.
     """
     import torch
     from torch.distributed.elastic.utils.distributed import get_free_port
@@ -130,12 +131,16 @@ def environment(deepspeed: bool) -> Iterator[None]:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(get_free_port())}
         # accelerate takes these for several processes, and would divide the cores among them.
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without effect unless sums are to be deterministic
+    exact = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(exact or deterministic)
     classes = [pkgutil.resolve_name(name) for name in (DEEPSPEED_CLASSES if deepspeed else ())]
     try:
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), safe_globals(classes):
             warnings.simplefilter("ignore")
             yield
     finally:
+        torch.use_deterministic_algorithms(exact)
         os.environ.clear()
         os.environ.update(before)
 

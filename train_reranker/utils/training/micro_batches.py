@@ -3,22 +3,23 @@
 A batch that is padded to its longest pair is mostly padding when lengths vary. In length-bucketed micro-batches, loss
 and gradient are the same as if all had gone at once. To DistributedDataParallel and DeepSpeed the step looks like one
 forward and one backward pass: each weight gets a single gradient, summed over the micro-batches. The graph of a
-micro-batch is either kept for the backward pass, or dropped and computed again from its random state: that bounds the
-memory to one micro-batch (the gradient cache of Gao et al., arXiv 2101.06983, inside autograd). When memory runs out in
-this process, its micro-batches shrink and the step continues.
+micro-batch is kept for the backward pass, whole or without what is inside its layers, which the backward pass computes
+again. When memory runs out in this process, graphs are dropped and computed again from their random state, which bounds
+the memory to one micro-batch (the gradient cache of Gao et al., arXiv 2101.06983, inside autograd); when that is not
+enough, micro-batches shrink. The step continues.
 """
 
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from utils.models.devices import is_out_of_memory
+from utils.models.devices import within_memory
 from utils.progress import log
 from utils.training.groups import plan_micro_batches, round_up
 
@@ -62,6 +63,8 @@ class MicroBatchScorer:
         """Hold the model; ``padding`` maps its inputs to their padding values, ``side`` is where these go."""
         self.model = model
         self.padding, self.side, self.memory = padding, side, memory
+        if memory.by_layer and not self._recompute_layers():
+            memory.keep = False
 
     def __call__(self, pairs: dict[str, Any]) -> Tensor:
         """Return the scores of a ragged batch, float32 of shape (pairs, 1); OutOfMemoryError if a pair is too large."""
@@ -78,7 +81,7 @@ class MicroBatchScorer:
         while waiting:
             positions, state = waiting[0], _random_state(pairs["input_ids"])
             with torch.set_grad_enabled(keep and self.memory.keep):
-                graph = self._within_memory(functools.partial(self.score, pairs, positions))
+                graph = within_memory(functools.partial(self.score, pairs, positions))
             if graph is None:
                 self._lower(pairs, positions)
                 pieces = [piece._replace(graph=None) for piece in pieces]
@@ -108,7 +111,7 @@ class MicroBatchScorer:
             with torch.enable_grad(), _random(random_state):
                 return differentiate(self.score(pairs, positions))
 
-        found = self._within_memory(again if graph is None else functools.partial(differentiate, graph))
+        found = within_memory(again if graph is None else functools.partial(differentiate, graph))
         if found is None:
             graph = None
             self._lower(pairs, positions)
@@ -149,22 +152,18 @@ class MicroBatchScorer:
         plan = plan_micro_batches(lengths, self.memory.max_tokens, self.memory.multiple)
         return [[positions[i] for i in part] for part in plan]
 
-    def _within_memory(self, work: Callable[[], Any]) -> Any:
-        """Return what ``work`` returns, or None where memory ran out over it and has been freed."""
-        try:
-            return work()
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        torch.cuda.empty_cache()
-        return None
-
     def _lower(self, pairs: dict[str, Any], positions: Sequence[int]) -> None:
         width = round_up(max(pairs["lengths"][i] for i in positions), self.memory.multiple)
         if not self.memory.lower(len(positions), width * len(positions)):
             raise torch.OutOfMemoryError(f"a single pair of {width} tokens does not fit into memory")
-        if self.memory.by_layer and getattr(self.model, "supports_gradient_checkpointing", False):
+        if self.memory.by_layer:
+            self._recompute_layers()
+
+    def _recompute_layers(self) -> bool:
+        """Let the backward pass compute activations again layer by layer; False where the model cannot."""
+        if able := bool(getattr(self.model, "supports_gradient_checkpointing", False)):
             self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        return able
 
 
 class _Scores(torch.autograd.Function):

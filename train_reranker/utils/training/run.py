@@ -24,7 +24,7 @@ def run(job: TrainingJob) -> EvaluationHistory | None:
     output folder: an InputError tells the second.
     """
     alone = locked(job.output) if launch.is_main_process() else contextlib.nullcontext()
-    with alone, launch.environment(job.ds_config is not None):
+    with alone, launch.environment(job.ds_config is not None, job.settings.deterministic):
         try:
             history = _fit(job)
         except pickle.UnpicklingError:
@@ -34,6 +34,9 @@ def run(job: TrainingJob) -> EvaluationHistory | None:
                 raise
             raise InputError(f"{job.ds_config}: {' '.join(str(error).split())}") from None
         except RuntimeError as error:
+            if "does not have a deterministic implementation" in str(error):
+                operation = str(error).partition(" ")[0]
+                raise InputError(f"--deterministic: this device has no such {operation}: leave it out") from None
             if not is_out_of_memory(error):
                 raise
             raise RunError(

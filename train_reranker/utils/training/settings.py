@@ -79,6 +79,9 @@ class TrainingSettings:
         "tokens that go through the model at once (default: 16384 on a GPU, 4096 on a CPU)",
         "--max_tokens_per_chunk")  # fmt: skip
     gradient_checkpointing: bool | None = setting(None, "recompute activations to save memory (default: on a GPU only)")
+    deterministic: bool = setting(False,
+        "let a GPU add up in a fixed order, so that runs can be repeated digit by digit; slower, the more so the "
+        "longer the pairs")  # fmt: skip
     # Evaluation.
     eval_data: Sequence[str] = setting((), "files of rows to evaluate on (default: rows held out)")
     eval_fraction: float = setting(0.1, "share of the rows that is held out; 0: no evaluation")
