@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
+PATIENCE = 300  # seconds
 FLAGS = (
     "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
     "--disable-dev-shm-usage", "--force-color-profile=srgb",
@@ -51,6 +53,8 @@ class Page:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._unread:
+            if not select.select([self._back], [], [], PATIENCE)[0]:
+                raise TimeoutError(f"the browser said nothing for {PATIENCE} seconds")
             read = self._back.read(65536)
             if not read:
                 raise RuntimeError(f"the browser ended with {self._process.wait()}")
@@ -81,7 +85,7 @@ class Page:
 
     def press(self, *keys: str) -> None:
         """Press keys: a single character, or a name as ``Tab``."""
-        codes = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowDown": 40}
+        codes = {"Tab": 9, "Enter": 13, "Backspace": 8, "ArrowDown": 40}
         for key in keys:
             text = {"text": "\r" if key == "Enter" else key} if len(key) == 1 or key == "Enter" else {}
             code = {"windowsVirtualKeyCode": codes.get(key, 0), "key": key, "code": key}
@@ -105,9 +109,10 @@ class Page:
                     found.append(f"request: {params['request']['url'][:80]}")
         return found
 
-    def picture(self, path: Path, whole: bool = False, **options: Any) -> None:
-        """Write what the window shows, or the whole page, as PNG."""
-        shot = self.call("Page.captureScreenshot", captureBeyondViewport=whole, **options)
+    def picture(self, path: Path, **options: Any) -> None:
+        """Write what the window shows; the options are those of ``Page.captureScreenshot``."""
+        shot = self.call("Page.captureScreenshot", **options)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(shot["data"]))
 
 

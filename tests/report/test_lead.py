@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from trials import reranker_test, result_of, sources
-from utils.report.lead import ablation_lead
-from utils.report.lead import test_lead as lead_of
+from utils.report.lead import ablation_lead, reranker_test_lead
 
 
 @pytest.mark.parametrize(
@@ -20,7 +19,7 @@ from utils.report.lead import test_lead as lead_of
     ],
 )
 def test_a_test_says_whether_the_model_helps(shift: float, answer: str, first: str) -> None:
-    lead = lead_of(reranker_test(shift))
+    lead = reranker_test_lead(reranker_test(shift))
     assert lead.answer.startswith(answer)
     assert lead.steps[0].text.startswith(first)
     assert {step.section for step in lead.steps} == {"", "cases"}
@@ -29,9 +28,9 @@ def test_a_test_says_whether_the_model_helps(shift: float, answer: str, first: s
 
 def test_a_graded_test_asks_for_no_confirmation_and_an_early_one_shows_its_summary() -> None:
     result = reranker_test(3.0)
-    assert not any(step.command for step in lead_of(replace(result, main_metric="nDCG@10")).steps)
-    early = lead_of(replace(result, advice=None))
-    assert (early.answer, early.steps) == (result.summary, [])
+    assert not any(step.command for step in reranker_test_lead(replace(result, main_metric="nDCG@10")).steps)
+    early = reranker_test_lead(replace(result, advice=None))
+    assert (early.answer, early.steps) == (result.summary, ())
 
 
 def test_an_ablation_names_the_best_arm_only_if_it_is_significantly_better() -> None:

@@ -17,7 +17,7 @@ TERMS = {
     "model + first stage": "Both scores fused: the weighted sum of the reranker's and the first stage's, normalised.",
     "BM25": "Ranking by words that query and passage share (Robertson and Zaragoza, 2009); needs no model.",
     "fused": "Ordered by the weighted sum of two scores, each normalised within the query.",
-    "cross-fitted": "Weight and depth were chosen on other queries than those that they are tested on, five times over: "
+    "cross-fitted": "Weight and depth were chosen on other queries than they are tested on, five times over: "
     "the figure is not flattered by the choice.",
     "95% interval": "The range, in brackets, in which the true value lies with 95% confidence. A difference whose "
     "range holds 0 may be chance.",
@@ -30,7 +30,7 @@ TERMS = {
     "fine-tuned reranker": "The model that was trained on the examples.",
     "base reranker": "The model that the training started from.",
     "teacher": "What labels: a language model, or the offline rules.",
-    "AUC": "The chance that a relevant passage of any query scores above any other passage; 0.5 is chance, 1 is best.",
+    "AUC": "The chance that a relevant passage of any query scores above another one; 0.5 is chance, 1 best.",
 }
 # In tables only: as words of prose they need no explanation.
 HEADINGS = {

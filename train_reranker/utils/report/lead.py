@@ -120,5 +120,8 @@ def _ablation_steps(best: ArmComparison) -> list[Step]:
 
 
 def _more_steps(result: AblationResult) -> list[Step]:
-    read = [Step("Read the sources that it won and lost", section="cases")] if result.sources else []
-    return [*read, Step("Usable is what the teacher says. For what people say:", BY_PEOPLE.format("MODEL"))]
+    read = [Step("Read the sources that the arms won and lost", section="cases")] if result.sources else []
+    return [
+        *read,
+        Step("“Usable” is the teacher's judgement. For relevance that people judged:", BY_PEOPLE.format("MODEL")),
+    ]

@@ -94,6 +94,14 @@ def ablation_plots(result: AblationResult) -> list[Plot]:
         return [draw(figures) for draw, figures in parts if figures]
 
 
+class Difference(NamedTuple):
+    """A row of a forest plot."""
+
+    value: float
+    interval: Interval | None
+    outcome: str
+
+
 def arm_differences(comparisons: Sequence[ArmComparison]) -> Plot:
     """Plot each comparison's difference of the candidates judged per source."""
     baselines = {one.baseline for one in comparisons}
@@ -108,14 +116,6 @@ def arm_differences(comparisons: Sequence[ArmComparison]) -> Plot:
     return forest(values, measure, lower_is_better=True)
 
 
-class Difference(NamedTuple):
-    """A row of a forest plot."""
-
-    value: float
-    interval: Interval | None
-    outcome: str
-
-
 def forest(values: Mapping[str, Difference], measure: str, *, lower_is_better: bool = False) -> Plot:
     """Plot differences with their intervals below each other, and a line at 0; what is not significant is hollow."""
     figure, axes = new_figure(1.5 + 0.42 * len(values))
@@ -124,8 +124,8 @@ def forest(values: Mapping[str, Difference], measure: str, *, lower_is_better: b
         colour = OUTCOMES[outcome]
         if interval:
             axes.plot(interval, [place, place], color=colour, linewidth=2, zorder=2)
-        fill = None if outcome == NO_DIFFERENCE else "full"
-        axes.plot(value, place, "o", color=colour, markersize=8, fillstyle=fill or "none", markeredgewidth=2)
+        fill = "none" if outcome == NO_DIFFERENCE else "full"
+        axes.plot(value, place, "o", color=colour, markersize=8, fillstyle=fill, markeredgewidth=2)
     axes.set_yticks(range(len(values)), list(values))
     axes.set(ylim=(len(values) - 0.5, -0.5), xlabel=measure)
     axes.grid(axis="y", visible=False)
