@@ -116,7 +116,7 @@ def test_filters_and_list_work_by_keyboard(name: str, noun: str, tab: Page, page
 
 
 def test_another_comparison_sorts_the_list_anew(tab: Page, pages: dict[str, Path]) -> None:
-    tab.open(pages["test"], *SIZES["phone"])
+    tab.open(pages["test"], *SIZES["laptop"])
     badges = "[...document.querySelectorAll('.case .badge')].map((one) => one.textContent)"
     before = tab.run(badges)
     reach(tab, "#filter-versus")

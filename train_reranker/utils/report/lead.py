@@ -45,7 +45,8 @@ def reranker_test_lead(result: RerankerTestResult) -> Lead:
     advice, (first, alone, fused) = result.advice, map(result.value, (FIRST, MODEL, FUSED))
     if advice is None or first is None or alone is None or fused is None:
         return Lead(about, result.headline)
-    metric, steps = result.main_metric, []
+    metric = result.main_metric
+    steps: list[Step] = []
     by_itself, gain = result.difference(MODEL, FIRST), result.difference(FUSED, FIRST)
     if advice.rerank:
         reached = fused if gain and gain.outcome == BETTER else alone
