@@ -50,7 +50,7 @@ def logging_to_stderr() -> Iterator[None]:
     """Log to stderr while a script runs, and to whatever :func:`log_to` adds."""
     root = logging.getLogger()
     before = [*root.handlers]
-    console.setStream(sys.stderr)
+    console.stream = sys.stderr  # setStream would flush the one of an earlier run, which may be closed
     console.setLevel(logging.INFO)
     log.setLevel(logging.INFO)
     root.setLevel(logging.WARNING)
