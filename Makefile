@@ -15,12 +15,14 @@ DATA := train_reranker/data
 BASE := models/demo-reranker
 MODEL := train_reranker/output_new
 
-.PHONY: install demo data proof test test-all fuzz lint docs bench
+.PHONY: install demo data proof test test-all fuzz coverage lint docs bench
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
 
 $(INSTALLED): requirements.txt requirements-demo.txt
+	@echo "Downloads the packages of requirements.txt into $(ENV): about 4 GB on Linux, where torch brings CUDA's" \
+	    "libraries, 0.7 GB elsewhere and with torch's CPU build (docs/install.md); then 0.1 GB for the demo"
 	test -x $(PYTHON) || python3 -m venv $(ENV)
 	$(PYTHON) -m pip install --quiet -r requirements.txt
 	$(PYTHON) -m pip install --quiet --no-deps -r requirements-demo.txt
@@ -38,13 +40,15 @@ demo: $(MODEL)/config.json
 
 data: $(DATA)/train_data.jsonl
 
+# After the examples, which need no reranker: they are seen within a minute or two.
 $(BASE)/config.json: | $(INSTALLED)
 	$(RUN) -m tools.prepare_demo
 
-$(DATA)/train_data.jsonl: | $(INSTALLED) $(BASE)/config.json
+$(DATA)/train_data.jsonl: | $(INSTALLED)
+	$(RUN) -m tools.prepare_demo --no_base
 	$(RUN) contrastive_data_generator.py $(GENERATE) --output_dir data --output_file demo_examples.jsonl --overwrite
 
-$(MODEL)/config.json: | $(DATA)/train_data.jsonl
+$(MODEL)/config.json: | $(DATA)/train_data.jsonl $(BASE)/config.json
 	$(RUN) train_reranker.py --model_path ../$(BASE) --train_data data/train_data.jsonl --output_dir output_new \
 	    $(TRAIN) --overwrite_output_dir
 
@@ -63,14 +67,22 @@ test-all: $(INSTALLED)
 fuzz: $(INSTALLED)
 	$(PYTHON) -m pytest tests/fuzz --hypothesis-profile fuzz
 
+# How much of utils the tests run, in this process and in those that they start: at least 90%.
+coverage: $(INSTALLED)
+	$(PYTHON) -m coverage erase
+	$(PYTHON) -m coverage run -m pytest $(TESTS)
+	$(PYTHON) -m coverage combine --quiet
+	$(PYTHON) -m coverage report
+
 lint: $(INSTALLED)
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 
-# The page of all flags and keys.
+# The pages of all flags and keys, and of the requirements' licences.
 docs: $(INSTALLED)
 	$(PYTHON) docs/make_reference.py
+	$(PYTHON) docs/make_licences.py
 
-bench: $(DATA)/train_data.jsonl
+bench: $(DATA)/train_data.jsonl $(BASE)/config.json
 	for benchmark in $(filter-out benchmarks/proof.py,$(wildcard benchmarks/*.py)); do $(PYTHON) $$benchmark || exit; done

@@ -4,7 +4,7 @@ import argparse
 import importlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
 from unittest.mock import patch
@@ -23,6 +23,9 @@ MAIN = ("contrastive_data_generator", "train_reranker", "test_reranker", "rerank
 INTRODUCTION = """# Reference
 
 Made from the code by `make docs`. Run the scripts from `train_reranker/`; a flag goes before the configuration's key.
+
+## Flags of every script
+
 """
 
 
@@ -44,10 +47,10 @@ def parser_of(module: str) -> argparse.ArgumentParser:
     raise AssertionError(f"{module} parses no flags")
 
 
-def flag_rows(parser: argparse.ArgumentParser) -> Iterator[list[str]]:
-    """Yield names, default and meaning of each flag."""
+def flag_rows(parser: argparse.ArgumentParser, without: Container[str] = ()) -> Iterator[list[str]]:
+    """Yield names, default and meaning of each flag, ``without`` some."""
     for action in parser._actions:
-        if isinstance(action, argparse._HelpAction) or action.help == argparse.SUPPRESS:
+        if isinstance(action, argparse._HelpAction) or action.help == argparse.SUPPRESS or action.dest in without:
             continue
         names = ", ".join(f"`{name}`" for name in action.option_strings)
         help_text = re.sub(r"%\(default\)s", str(action.default), action.help or "")
@@ -90,12 +93,14 @@ def table(head: list[str], rows: Iterator[list[str]]) -> str:
 def page() -> str:
     """Return the whole page."""
     tools = [f"tools.{path.stem}" for path in sorted((SCRIPTS / "tools").glob("*.py")) if path.stem != "__init__"]
-    parts = [INTRODUCTION]
+    common = cli.common_flags()
+    parts = [INTRODUCTION + table(["flag", "default", "meaning"], flag_rows(common)) + "\n"]
+    shared = {action.dest for action in common._actions}
     for module in [*MAIN, *tools]:
         parser = parser_of(module)
         command = f"python -m {module}" if "." in module else f"python {module}.py"
         parts.append(f"## `{command}`\n\n{parser.description}\n")
-        if rows := list(flag_rows(parser)):
+        if rows := list(flag_rows(parser, shared)):
             parts.append(table(["flag", "default", "meaning"], iter(rows)) + "\n")
     parts.append("## Keys of a configuration\n")
     parts.append(table(["key", "default", "meaning"], key_rows()) + "\n")

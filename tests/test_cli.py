@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from miniature import save_tiny_bert, write_beir, write_run
-from utils import cli
+from utils import __version__, cli
 from utils.corpus.documents import Corpus
 from utils.evaluation.results import RerankerTestResult
 from utils.files import SCRIPTS
@@ -60,7 +60,7 @@ def test_help_answers_without_heavy_imports_and_names_each_default(script: str) 
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("set()\n"), "a heavy import"
     descriptions = done.stdout.split("options:")[1].split("\n  -")[2:]
-    assert descriptions or script == "tools.prepare_demo"  # which has no flags
+    assert descriptions
     for description in descriptions:
         assert "default" in description, description
 
@@ -70,6 +70,28 @@ def test_letters_that_a_terminal_does_not_know_are_escaped() -> None:
     command = [sys.executable, str(SCRIPTS / "rerank_ablation_test.py"), "--help"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "\\u03bb1" in done.stdout
+
+
+@pytest.mark.parametrize("script", NAMES + TOOLS)
+def test_each_script_has_a_version(script: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(script, "--version") == 0
+    assert capsys.readouterr().out == f"rerank-forge {__version__}\n"
+
+
+def test_a_log_file_has_the_command_and_where_an_error_arose(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sample_doc_ids.py", "--log_file", "logs/run.log"])
+    flags = ["--config", "absent.yaml", "--log_file", "logs/run.log"]
+    assert run("tools.sample_doc_ids", "--quiet", *flags) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    logged = Path("logs/run.log").read_text()
+    assert f"DEBUG rerank-forge {__version__}: python sample_doc_ids.py --log_file logs/run.log\n" in logged
+    assert "ended with exit code 2: " in logged
+    assert "Traceback" in logged
+    assert run("tools.sample_doc_ids", "--verbose", *flags) == 2
+    assert "Traceback" in capsys.readouterr().err
+    assert run("tools.sample_doc_ids", "--log_file", ".") == 2
 
 
 def generate(config: Path, out: Path, *more: object) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from utils import __version__
 from utils.files import ROOT, SCRIPTS
 
 PAGES = [
@@ -49,6 +50,23 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_reference_is_of_this_code() -> None:
     assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), "run `make docs`"
     assert reference.USING.read_text(encoding="utf-8") == reference.using_page(), "run `make docs`"
+
+
+def test_licences_are_of_these_requirements() -> None:
+    text = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")
+    pins = [
+        found.groups()
+        for name in ("requirements.txt", "requirements-demo.txt")
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines()
+        if (found := re.match(r"([\w.-]+)==([\w.]+)", line))
+    ]
+    assert re.findall(r"^\| ([\w.-]+) \| (\d[\w.]*) \| \w.* \|$", text, re.MULTILINE) == pins, "run `make docs`"
+    assert "not stated" not in text
+
+
+def test_newest_entry_of_the_changelog_is_of_this_version() -> None:
+    entries = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert entries[0].rstrip(",") == __version__
 
 
 def script_of(command: str) -> tuple[str, list[str]]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import sys
+from pathlib import Path
+
 import pytest
 
-from utils.progress import printable, progress_bar
+from utils.progress import log, log_to, logging_to_stderr, printable, progress_bar, report_less, report_more
 
 
 def test_short_work_shows_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
@@ -12,15 +17,59 @@ def test_short_work_shows_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_long_work_shows_a_bar_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    bar = progress_bar(total=2, desc="long")
-    bar.start_t -= 60  # as if it had taken a minute
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def work_for_a_minute() -> None:
+    bar = progress_bar(total=2, desc="long", unit="step")
+    bar.start_t = bar.last_print_t = bar.start_t - 60  # as if it had taken a minute
     bar.update()
-    bar.refresh()
+    log.warning("between")
     bar.close()
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "long" in printed.err
+
+
+def test_a_terminal_shows_a_bar_without_colour_below_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with logging_to_stderr():
+        work_for_a_minute()
+    written = terminal.getvalue()
+    assert "long:  50%|" in written
+    assert "\rWARNING between\n" in written  # the bar was cleared, and is drawn again
+    assert "\x1b[3" not in written
+
+
+def test_a_pipe_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to_stderr():
+        work_for_a_minute()
+    out, err = capsys.readouterr()
+    line, *_ = err.splitlines()
+    assert out == ""
+    assert line.startswith("INFO long: 50% (1 of 2, 01:0")
+    assert "\r" not in err
+
+
+def test_less_is_shown_on_request_and_the_file_has_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to_stderr():
+        report_less()
+        log_to(tmp_path / "logs" / "run.log")
+        work_for_a_minute()
+        log.debug("with the key sk-%s", "aaaa1" * 8)
+    assert capsys.readouterr().err == "WARNING between\n"
+    logged = (tmp_path / "logs" / "run.log").read_text()
+    assert " INFO long: 50%" in logged
+    assert " WARNING between\n" in logged
+    assert "aaaa" not in logged
+
+
+def test_more_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    for more in (False, True):
+        with logging_to_stderr():
+            if more:
+                report_more()
+            logging.getLogger("library").info("said")
+        assert ("INFO said" in capsys.readouterr().err) is more
 
 
 def test_control_characters_are_escaped() -> None:

@@ -20,9 +20,9 @@ import numpy as np
 from utils import cli
 from utils.config import load_config
 from utils.data.first_stage import read_test_data
-from utils.data.judged import JudgedPool
+from utils.data.judged import JudgedPool, rankable
 from utils.errors import EXIT_REGRESSION
-from utils.evaluation.metrics import Pool, pairs_of, rankable, write_trec
+from utils.evaluation.metrics import Pool, pairs_of, write_trec
 from utils.evaluation.paired import WORSE
 from utils.evaluation.reranker_results import orders_of, reranker_test_result
 from utils.evaluation.results import RerankerTestResult

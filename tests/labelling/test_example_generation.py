@@ -90,6 +90,22 @@ def test_calls_by_hand(config_file: Path) -> None:
     assert plan(setup, target) == f"10 examples from up to {sources} sources: about 30 calls expected, 30 at most"
 
 
+def test_the_first_examples_are_shown_as_they_come(
+    retriever: Retriever, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    _, journal = run(retriever, OfflineTeacher(retriever.corpus), tmp_path / "j.jsonl", num=5)
+    made = [one for row in journal.rows if (one := row.example(retriever.corpus))]
+    shown = [text for record in caplog.records if (text := record.getMessage()).startswith("example ")]
+    assert len(made) == 5
+    assert len(shown) == 3
+    for number, (text, one) in enumerate(zip(shown, made, strict=False), 1):
+        query, pos, neg = text.split("\n")
+        assert query == f"example {number}: {one.query}"
+        assert pos.startswith(f"  pos: {one.pos[0][:40]}")
+        assert neg.startswith(f"  neg: {one.neg[0][:40]}")
+
+
 def judged(*verdicts: Verdict) -> JudgedSource:
     return JudgedSource("0", BridgeEntity("e", "", "", "q"), {ARM: Trial(list("123"), list(verdicts))})
 

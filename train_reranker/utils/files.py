@@ -206,8 +206,8 @@ def open_new(path: Path, mode: str = "w", private: bool = False) -> IO[Any]:
     """Open a file that must not exist, not even as a link; a ``private`` one is readable by its owner alone."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     # A name on disk may hold bytes that are no UTF-8: Python's escape of such a byte is also JSON's.
-    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
-    return open(os.open(path, flags, 0o600 if private else 0o666), mode, **text)  # type: ignore[call-overload]
+    encoding, errors = (None, None) if "b" in mode else ("utf-8", "backslashreplace")
+    return open(os.open(path, flags, 0o600 if private else 0o666), mode, encoding=encoding, errors=errors)
 
 
 def write_jsonl(path: Path, rows: Iterable[Any], *, private: bool = False) -> None:

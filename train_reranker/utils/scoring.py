@@ -127,7 +127,8 @@ class Reranker:
         if len({len(features["input_ids"][i]) for i in batch}) == 1:
             del inputs["attention_mask"]  # attention is faster without one
         try:
-            return self.model(**inputs).logits.view(-1)
+            logits: torch.Tensor = self.model(**inputs).logits.view(-1)
+            return logits
         except ValueError:  # T5 and BART refuse texts with different numbers of end tokens
             if len(batch) == 1:
                 raise

@@ -3,8 +3,9 @@
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+T = TypeVar("T")
 LARGEST = 2**63  # numbers are smaller
 _PLAIN: dict[Any, tuple[type, ...]] = {str: (str,), bool: (bool,), int: (int,), float: (int, float)}
 
@@ -36,12 +37,14 @@ def typed(kind: Any, value: Any, where: str) -> Any:
     raise ValueError(f"{where} must be {getattr(kind, '__name__', kind)}, not {type(value).__name__}")
 
 
-def record(kind: Any, value: dict[str, Any] | list[Any], where: str) -> Any:
+def record(kind: type[T], value: dict[str, Any] | list[Any], where: str) -> T:
     """Return the dataclass or named tuple that an object holds, or a list, of a named tuple's fields in order.
 
     A missing field takes its default, an unknown one is left out. ValueError as :func:`typed`, also for a lack.
     """
-    names = [each.name for each in fields(kind) if each.init] if is_dataclass(kind) else list(kind._fields)
+    names = (
+        [each.name for each in fields(kind) if each.init] if is_dataclass(kind) else list(getattr(kind, "_fields", ()))
+    )
     values = value if isinstance(value, dict) else dict(zip(names, value, strict=True))
     hints = get_type_hints(kind)
     found = {name: typed(hints[name], values[name], f"{where}.{name}") for name in names if name in values}

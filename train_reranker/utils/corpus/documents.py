@@ -99,7 +99,8 @@ class Corpus:
     def _sampled(self, rows: np.ndarray, min_length: int) -> np.ndarray:
         """Return which rows are long enough and the first with their text, as booleans."""
         columns = self._offsets.columns
-        return (columns.length[rows] >= max(min_length, 0)) & (columns.text[rows] == rows)
+        chosen: np.ndarray = (columns.length[rows] >= max(min_length, 0)) & (columns.text[rows] == rows)
+        return chosen
 
     def _find(self, document_id: str) -> tuple[int, Document]:
         for row in self._offsets.rows(document_id):

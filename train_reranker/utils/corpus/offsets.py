@@ -48,7 +48,7 @@ class Offsets(NamedTuple):
         """Return the rows whose id has the hash of ``document_id``: nearly always one; the caller compares the ids."""
         wanted = np.uint64(id_hash(document_id))
         start, end = (np.searchsorted(self.columns.hash, wanted, side) for side in ("left", "right"))
-        return self.columns.row[start:end].tolist()
+        return [int(row) for row in self.columns.row[start:end]]
 
 
 def id_hash(text: str) -> int:

@@ -9,9 +9,9 @@ import numpy as np
 import scipy
 
 from utils.data.first_stage import FIRST, HYBRID, LEXICAL, RankedPools
-from utils.data.judged import JudgedPool, judged_share, missed
+from utils.data.judged import JudgedPool, judged_share, missed, rankable
 from utils.evaluation.fusion import WEIGHTS, Fusion, cross_fit
-from utils.evaluation.metrics import METRICS, Pool, evaluate, figures, pools_of, random_reciprocal_rank, rankable
+from utils.evaluation.metrics import METRICS, Pool, evaluate, figures, pools_of, random_reciprocal_rank
 from utils.evaluation.paired import correct, paired
 from utils.evaluation.results import Curves, Histogram, ModelComparison, RerankerTestResult, Separation, Slice
 from utils.evaluation.statistics import area_under_curve, bootstrap_mean

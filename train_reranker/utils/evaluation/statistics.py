@@ -132,8 +132,8 @@ def pairs_for_mean(differences: ArrayLike, alpha: float = 1 - CONFIDENCE) -> int
     sample = np.asarray(differences, dtype=float)
     if len(sample) < 2 or sample.mean() == 0 or sample.std() == 0:
         return None
-    z = scipy.stats.norm.isf([alpha / 2, 1 - POWER]).sum()
-    return math.ceil((z * sample.std(ddof=1) / sample.mean()) ** 2)
+    z = float(scipy.stats.norm.isf([alpha / 2, 1 - POWER]).sum())
+    return math.ceil((z * float(sample.std(ddof=1) / sample.mean())) ** 2)
 
 
 def pairs_for_proportions(pairs: Discordant, trials: int, alpha: float = 1 - CONFIDENCE) -> int | None:
@@ -145,7 +145,7 @@ def pairs_for_proportions(pairs: Discordant, trials: int, alpha: float = 1 - CON
     if not trials or pairs.first == pairs.second:
         return None
     differing, difference = sum(pairs) / trials, abs(pairs.first - pairs.second) / trials
-    level, strength = scipy.stats.norm.isf([alpha / 2, 1 - POWER])
+    level, strength = map(float, scipy.stats.norm.isf([alpha / 2, 1 - POWER]))
     return math.ceil(
         ((level * math.sqrt(differing) + strength * math.sqrt(differing - difference**2)) / difference) ** 2
     )

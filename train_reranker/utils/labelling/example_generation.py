@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
+import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -42,6 +44,8 @@ REMEDIES = {
     "example": "candidates repeat each other's text: remove duplicates from the corpus",
 }
 
+SHOWN, SHOWN_LETTERS = 3, 110  # examples that are shown as they come, and letters of each passage
+
 
 class Target(NamedTuple):
     """How many examples to make, of at most so many sources, and when judging of a source stops."""
@@ -65,13 +69,26 @@ async def generate(pipeline: Pipeline, target: Target, journal: Journal) -> str:
     """
     most, is_example = target.max_attempts, lambda row: row.outcome == "example"
     scheduler = Scheduler(pipeline._replace(again=True), [ARM], target.rule)
-    await judge_sources(scheduler, Goal("example", target.examples, is_example, explain_none, most), journal)
+    show = showing(pipeline.retriever.corpus)
+    await judge_sources(scheduler, Goal("example", target.examples, is_example, explain_none, most, show), journal)
     if journal.held:
         complaint = journal.held[-1].complaint
         raise RunError(f"no usable reply for any source ({complaint}); fix the endpoint, then run the same command")
     if sum(map(is_example, journal.rows)) >= target.examples:
         return "all examples were made"
     return "no source is left" if most is None or len(journal.rows) < most else f"{most} sources were tried"
+
+
+def showing(corpus: Corpus, most: int = SHOWN) -> Callable[[JudgedSource], None]:
+    """Return what logs the first examples in short, as they come: bad ones are seen before many are paid for."""
+    shown = itertools.count(1)
+
+    def show(row: JudgedSource) -> None:
+        if (number := next(shown)) <= most and (one := row.example(corpus)):
+            pos, neg = (textwrap.shorten(texts[0], SHOWN_LETTERS, placeholder=" …") for texts in (one.pos, one.neg))
+            log.info("example %d: %s\n  pos: %s\n  neg: %s", number, one.query, pos, neg)
+
+    return show
 
 
 def labelled_examples(rows: Sequence[JudgedSource], corpus: Corpus) -> list[Labelled]:

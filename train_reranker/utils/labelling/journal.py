@@ -43,7 +43,8 @@ def _verified(line: bytes, settings: Mapping[str, Any] | None = None) -> dict[st
     text = line[: found.start()] + b"}" if found else b""
     if found is None or found[1].decode() != _hash(text, settings):
         raise ValueError("another checksum")
-    return loads(text)
+    row: dict[str, Any] = loads(text)
+    return row
 
 
 def _hash(text: bytes, settings: Mapping[str, Any] | None) -> str:

@@ -28,6 +28,7 @@ class Goal(NamedTuple):
     counts: Callable[[JudgedSource], bool]
     explain: Callable[[Sequence[JudgedSource]], str]  # why none counts, and what helps
     most: int | None = None
+    show: Callable[[JudgedSource], None] | None = None  # called with each newly judged source that counts
 
 
 class Stop(NamedTuple):
@@ -113,6 +114,8 @@ async def _continue(scheduler: Scheduler, goal: Goal, journal: Journal) -> None:
                 if settled.get(tried) is not row:
                     changed += tried in settled
                     bar.update(goal.counts(row))
+                    if goal.show and goal.counts(row):
+                        goal.show(row)
                 tried += 1
                 figures = {"sources": tried, "yield": f"{counted / tried:.0%}", **pipeline.teacher.doing}
                 bar.set_postfix(figures, refresh=False)

@@ -59,7 +59,7 @@ class Trial(NamedTuple):
 
         Earlier result files have no sub-questions, earlier journals no segments, and neither has hashes.
         """
-        trial: Trial = record(cls, dict(row), "trial")
+        trial = record(cls, dict(row), "trial")
         if len(trial.verdicts) > len(trial.retrieved):
             raise ValueError("a trial has more verdicts than candidates")
         return trial

@@ -201,7 +201,8 @@ class AblationRun:
     def measured(self, journal: Journal) -> dict[str, Any]:
         """Return latencies by arm and stage, {} if this process retrieved nothing, and the cost of a judgement."""
         if COMPLETE in journal.notes:
-            return journal.notes[COMPLETE]
+            noted: dict[str, Any] = journal.notes[COMPLETE]
+            return noted
         retriever = self.pipeline.retriever
         latency = retriever.latency(self.arm_set.arms, self.setup.candidates) if retriever.clock.units else {}
         return {"latency_ms": latency, "cost_per_call": self.setup.ledger.mean_cost(JUDGEMENT)}

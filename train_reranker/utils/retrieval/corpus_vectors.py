@@ -14,7 +14,8 @@ import numpy as np
 from utils.corpus.documents import Corpus
 from utils.files import append_jsonl, dumps, write_jsonl
 from utils.progress import log, progress_bar
-from utils.retrieval.encoder import PASSAGE, Encoder, EncoderOptions
+from utils.retrieval.encoder import PASSAGE, Encoder
+from utils.retrieval.model_conventions import EncoderOptions
 
 Rows = Sequence[int] | np.ndarray
 # Encoded together, in length-bucketed batches. A vector depends in its last bits on what is in its batch: because

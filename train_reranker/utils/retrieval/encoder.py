@@ -181,7 +181,8 @@ def unit_length(vectors: torch.Tensor) -> torch.Tensor:
 
 def off_unit_length(vectors: np.ndarray) -> np.ndarray:
     """Return which of the vectors, (N, D), are not of length 1 to 0.01, also those that are not finite."""
-    return ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < 0.01)
+    close: np.ndarray = np.abs(np.linalg.norm(vectors, axis=1) - 1) < 0.01  # false for NaN
+    return ~close
 
 
 def open_dense(folder: Path) -> Any:

@@ -177,7 +177,8 @@ def probe(index: Any, rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     import faiss
 
     if keeps_vectors(index) or not (ivf := inverted_file(index)):
-        return vectors @ index.reconstruct_batch(rows).T
+        held: np.ndarray = index.reconstruct_batch(rows)
+        return vectors @ held.T
     # FAISS 1.15 crashes when a fast-scan index that was read reconstructs: search all lists for these rows alone.
     untyped: Any = faiss
     params = untyped.SearchParametersIVF(sel=faiss.IDSelectorBatch(rows), nprobe=ivf.nlist)

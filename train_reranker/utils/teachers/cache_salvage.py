@@ -63,7 +63,7 @@ def salvage(path: Path, schema: str) -> None:
 
 def _is_sound(db: sqlite3.Connection) -> bool:
     try:
-        return db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+        return bool(db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
     except sqlite3.DatabaseError:
         return False
 

@@ -111,7 +111,8 @@ def find_quote(quote: str, text: str) -> str | None:
     if not spans or sum(end - start for start, end in spans) < QUOTED * sum(map(len, pieces)):
         return None
     parts = (" ".join(source.span(*span).split()) for span in spans)
-    return encodable(" … ".join(parts))
+    found: str = encodable(" … ".join(parts))
+    return found
 
 
 def _pieces(quote: str) -> Iterator[str]:

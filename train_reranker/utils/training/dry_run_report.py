@@ -111,8 +111,9 @@ def estimate_memory(job: TrainingJob, tokens: int, inputs: int) -> int:
     fused kernels do; with dropout on a CPU it does, and needs more.
     """
     config = read_json(job.model / "config.json")
-    hidden, layers = config.get("hidden_size", 768), config.get("num_hidden_layers", 12)
-    inner = config.get("intermediate_size", 4 * hidden)
+    hidden: int = config.get("hidden_size", 768)
+    layers: int = config.get("num_hidden_layers", 12)
+    inner: int = config.get("intermediate_size", 4 * hidden)
     size = 2 if any(precision(job.settings).values()) else 4
     files = job.model.glob("*.safetensors")
     weights = sum(math.prod(shape) for file in files for _, shape in stored_tensors(file) or ())

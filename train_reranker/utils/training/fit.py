@@ -1,5 +1,6 @@
 """A trainer for a prepared job, and the training from the beginning or a checkpoint."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,10 @@ def make_trainer(job: TrainingJob, arguments: Any, memory: MemoryBudget) -> Rera
         )
     if fresh and launch.is_main_process():
         message = "model %s has no trained head (%s): it starts from random weights, and the base ranks at random"
-        log.warning(message, job.model, ", ".join(fresh))
+        level = (
+            logging.INFO if settings.soft_labels_only else logging.WARNING
+        )  # a head to be distilled is meant to be new
+        log.log(level, message, job.model, ", ".join(fresh))
     if settings.freeze_embeddings:
         freeze_embeddings(base, job.model)
     groups = TrainingGroups(

@@ -70,7 +70,8 @@ class MicroBatchScorer:
         """Return the scores of a ragged batch, float32 of shape (pairs, 1); OutOfMemoryError if a pair is too large."""
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         if torch.is_grad_enabled() and weights:
-            return _Scores.apply(self, pairs, *weights)
+            scores: Tensor = _Scores.apply(self, pairs, *weights)
+            return scores
         return self.forward(pairs, keep=False)[0]
 
     def forward(self, pairs: dict[str, Any], keep: bool = True) -> tuple[Tensor, list[MicroBatch]]:
@@ -125,7 +126,8 @@ class MicroBatchScorer:
     def score(self, pairs: dict[str, Any], positions: Sequence[int]) -> Tensor:
         """Return the scores of some pairs, float32 of shape (B, 1)."""
         try:
-            return self.model(**self.pad(pairs, positions), return_dict=True).logits.float()
+            scores: Tensor = self.model(**self.pad(pairs, positions), return_dict=True).logits.float()
+            return scores
         except ValueError:  # T5 and BART refuse texts with different numbers of end tokens
             if len(positions) == 1:
                 raise

@@ -228,7 +228,8 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
 
     def trained_config(self) -> dict[str, Any]:
         """Return the base model's own ``config.json`` with what the training has changed."""
-        config, model = read_json(self.job.model / "config.json"), self.model.model
+        config: dict[str, Any] = read_json(self.job.model / "config.json")
+        model = self.model.model
         config["architectures"] = [type(model).__name__]
         config |= {key: "float32" for key in ("dtype", "torch_dtype") if key in config}
         if len(config.get("id2label") or ()) != 1:
