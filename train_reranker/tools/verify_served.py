@@ -56,10 +56,11 @@ def main(argv: list[str] | None = None) -> int:
         cli.use_gpus(config.gpu_id if config else None)
         test = read_test_data(args.test_data, args.run, config, args.depth)
         reranker = open_reranker(args.model_path, half=False, batch_size=args.batch_size)
-        if args.url:
-            served = RerankEndpoint(args.url, args.request_fields, args.request_size)
-        else:
-            served = open_served(args.folder, batch_size=args.batch_size)
+        served = (
+            RerankEndpoint(args.url, args.request_fields, args.request_size)
+            if args.url
+            else open_served(args.folder, batch_size=args.batch_size)
+        )
         settings = {key: value for key, value in vars(args).items() if value not in (None, {})}
         result = verify(reranker, served, test.pools, Bounds(args.min_tau, args.tolerance), settings)
         write_json(output, result.to_json())

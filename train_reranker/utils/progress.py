@@ -110,5 +110,5 @@ def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> Any:
 
     if bars_are_shown():
         return tqdm(items, file=sys.stderr, dynamic_ncols=True, delay=2, **options)
-    apart = {"mininterval": SECONDS_APART, "maxinterval": SECONDS_APART}
-    return tqdm(items, file=_Lines(), bar_format=LINE, delay=2, **apart, **options)
+    options |= {"mininterval": SECONDS_APART, "maxinterval": SECONDS_APART}
+    return tqdm(items, file=_Lines(), bar_format=LINE, delay=2, **options)

@@ -42,7 +42,7 @@ def without_places(example: ContrastiveExample, unwanted: list[bool]) -> Contras
     if not any(unwanted):
         return example
     of = {"pos": unwanted[: len(example.pos)], "neg": unwanted[len(example.pos) :]}
-    kept = {}
+    kept: dict[str, Any] = {}
     for name, key in (
         ("pos", "pos"),
         ("pos_scores", "pos"),

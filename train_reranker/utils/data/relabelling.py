@@ -183,7 +183,8 @@ async def by_teacher(
     """
     if not suspects:
         return [], 0
-    lists, beliefs, said = Lists(suspects), Beliefs([one.excess for one in suspects]), [[] for _ in suspects]
+    lists, beliefs = Lists(suspects), Beliefs([one.excess for one in suspects])
+    said: list[list[Verdict]] = [[] for _ in suspects]
     while chosen := lists.undecided(beliefs, teacher.variants, int(calls) - int(lists.asked.sum())):
         questions = ([suspects[i] for i in lists.numbers[one]] for one in chosen)
         forms = lists.asked[chosen].tolist()

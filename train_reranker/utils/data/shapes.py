@@ -94,7 +94,8 @@ def _triplet(place: Place, row: dict[str, Any]) -> tuple[Any, list[Any], list[An
         query, positive, *negatives = texts
     found = [texts[name] for name in negatives]
     flat = [text for value in found for text in (value if isinstance(value, list) else [value])]
-    return texts[query], texts[positive] if isinstance(texts[positive], list) else [texts[positive]], flat
+    positives = texts[positive]
+    return texts[query], positives if isinstance(positives, list) else [positives], flat
 
 
 def _of_beir(folder: Path) -> Rows:
@@ -105,7 +106,7 @@ def _of_beir(folder: Path) -> Rows:
     corpus, queries = Corpus(folder / "corpus.jsonl"), read_texts(folder / "queries.jsonl")
     qrels, grades = read_grades(folder, ("train", "dev", "validation", "test"))
     for number, (query, judged) in enumerate(grades.items(), 1):
-        texts = {grade: [] for grade in sorted(set(judged.values()), reverse=True)}
+        texts: dict[float, list[str]] = {grade: [] for grade in sorted(set(judged.values()), reverse=True)}
         for document, grade in judged.items():
             if document in corpus:
                 texts[grade].append(corpus.get(document).text)

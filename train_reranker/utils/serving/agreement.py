@@ -9,9 +9,9 @@ import numpy as np
 from scipy.special import expit
 from scipy.stats import kendalltau, rankdata
 
-from utils.data.judged import JudgedPool
+from utils.data.judged import JudgedPool, rankable
 from utils.errors import InputError
-from utils.evaluation.metrics import Pool, evaluate, figures, pools_of, rankable
+from utils.evaluation.metrics import Pool, evaluate, figures, pools_of
 from utils.evaluation.paired import PairedDifference, paired
 from utils.evaluation.results import MetricFigures, Result
 

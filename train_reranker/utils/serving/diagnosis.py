@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,13 +136,15 @@ def faults(reranker: Reranker) -> Iterator[Fault]:
     yield Fault(NOT_LOWERED, reranker.score, _lower)
     for query, passage in TEMPLATES:
         hint = f"a template is put around the texts ({query!r}, {passage!r}): remove it"
-        yield Fault(
-            hint, lambda pairs, a=query, b=passage: server.score([(a.format(q), b.format(p)) for q, p in pairs])
-        )
+        yield Fault(hint, partial(_score_in_template, server, query, passage))
 
 
 def _lower(pairs: Sequence[Pair]) -> list[Pair]:
     return [(query.lower(), passage.lower()) for query, passage in pairs]
+
+
+def _score_in_template(server: Server, query: str, passage: str, pairs: Sequence[Pair]) -> np.ndarray:
+    return server.score([(query.format(one), passage.format(other)) for one, other in pairs])
 
 
 def _unexplained(expected: np.ndarray, theirs: np.ndarray) -> str:
