@@ -38,7 +38,7 @@ def imports_of(module: Path) -> Iterator[str]:
     """Yield the first name below ``utils`` of all that a module imports from there."""
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module == "utils":
-            yield from (alias.name for alias in node.names)
+            yield from (alias.name for alias in node.names if alias.name.islower() and alias.name[0] != "_")
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("utils."):
             yield node.module.split(".")[1]
 

@@ -102,8 +102,8 @@ def test_the_first_examples_are_shown_as_they_come(
     for number, (text, one) in enumerate(zip(shown, made, strict=False), 1):
         query, pos, neg = text.split("\n")
         assert query == f"example {number}: {one.query}"
-        assert pos.startswith(f"  pos: {one.pos[0][:40]}")
-        assert neg.startswith(f"  neg: {one.neg[0][:40]}")
+        assert pos.startswith(f"  pos: {' '.join(one.pos[0].split())[:40]}")
+        assert neg.startswith(f"  neg: {' '.join(one.neg[0].split())[:40]}")
 
 
 def judged(*verdicts: Verdict) -> JudgedSource:

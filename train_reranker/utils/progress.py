@@ -43,6 +43,8 @@ class Console(logging.StreamHandler[TextIO]):
 
 console = Console()
 console.setFormatter(SafeFormatter("%(levelname)s %(message)s"))
+if logging.lastResort:  # what libraries report when a script has ended
+    logging.lastResort.setFormatter(console.formatter)
 
 
 @contextmanager
