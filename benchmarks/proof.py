@@ -35,7 +35,7 @@ from utils.evaluation.results import ModelComparison, RerankerTestResult, Result
 from utils.evaluation.verdict import FUSED, MODEL
 from utils.files import write_json, write_jsonl
 from utils.report.page import write_page
-from utils.report.plots import Plot, forest
+from utils.report.plots import Difference, Plot, forest
 from utils.report.text import Table, p_value
 from utils.retrieval.encoder import QUERY
 from utils.retrieval.mmr import Lambdas
@@ -111,15 +111,13 @@ def summarize(found: Found) -> str:
 def plots_of(found: Found) -> list[Plot]:
     """Plot the fusion's difference from the first stage in every test of the demo's recipe."""
     values = {
-        f"{folder.name}, seed {seed}": (difference.difference or 0.0, difference.interval)
+        f"{folder.name}, seed {seed}": Difference(difference.difference or 0.0, difference.interval, difference.outcome)
         for tests in zip(*([(folder, *row) for row in rows] for folder, rows in found.items()), strict=True)
         for folder, name, seed, one in tests
         if name == DEMO
         for difference in corrected([one], FUSED, FIRST)
     }
-    return [
-        forest(dict(sorted(values.items())), "nDCG@10 of reranker and first stage, less the first stage's", "right")
-    ]
+    return [forest(dict(sorted(values.items())), "nDCG@10 of reranker and first stage, less the first stage's")]
 
 
 def parse_args() -> argparse.Namespace:

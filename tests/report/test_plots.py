@@ -23,7 +23,7 @@ def test_plots_are_the_same_to_the_byte(tmp_path: Path) -> None:
 
 def test_plots_say_their_figures_in_words() -> None:
     plots = {plot.name: plot.description for plot in ablation_plots(result_of(sources(base=[3], a=[1]), ["base", "a"]))}
-    assert "a -2." in plots["differences"]
+    assert "a -2, no difference." in plots["differences"]
     assert "a 100% with one candidate" in plots["within_budget"]
     assert "base: 0 of 1 without one" in plots["attempts"]
 

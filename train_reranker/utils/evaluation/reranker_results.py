@@ -16,6 +16,7 @@ from utils.evaluation.paired import correct, paired
 from utils.evaluation.results import Curves, Histogram, ModelComparison, RerankerTestResult, Separation, Slice
 from utils.evaluation.statistics import area_under_curve, bootstrap_mean
 from utils.evaluation.verdict import FUSED, MODEL, advise, compared_with_first, summary
+from utils.evaluation.wins_and_losses import wins_and_losses
 
 SLICES = 4  # of each kind at most
 BINS = 10  # of the calibration error
@@ -43,14 +44,22 @@ def reranker_test_result(
     models = [name for name in orders if name not in (*test.orders, FUSED)]
     kept = rankable(test.pools)
     mrr = {name: values[name]["MRR"] for name in (*models, FIRST)}
+    main = "nDCG@10" if test.graded else "MRR"
+    read = [(FUSED, FIRST), (MODEL, FIRST), *((MODEL, name) for name in models if name != MODEL)]
     result = RerankerTestResult(
         settings=settings, summary="", queries=len(kept),
         metrics=figures(values, ranked[FIRST]),
         comparisons=compare_orders(values, models),
         slices=slices(kept, mrr),
         separation={name: found for name in models if (found := separation(ranked[name]))},
-        main_metric="nDCG@10" if test.graded else "MRR",
+        main_metric=main,
         first_stage=test.first_stage, judged=judged_share(test.pools), missed=missed(test.pools), curves=curves(fusion),
+        examples=wins_and_losses(
+            kept,
+            {name: [pool.scores for pool in pools] for name, pools in ranked.items()},
+            {name: found[main] for name, found in values.items()},
+            read,
+        ),
     )  # fmt: skip
     result = replace(result, advice=advise(*compared_with_first(result), fusion))
     return replace(result, summary=summary(result))

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from utils.evaluation.paired import NO_DIFFERENCE, PairedDifference
 from utils.evaluation.statistics import Interval
+from utils.evaluation.wins_and_losses import RankedQuery
 from utils.labelling.record import JudgedSource
 from utils.typed import record, typed
 
@@ -269,6 +270,7 @@ class RerankerTestResult(Result):
     missed: float = 0.0  # share of the relevant documents that are in no pool, 0 to 1
     advice: Advice | None = None
     curves: Curves | None = None
+    examples: list[RankedQuery] = field(default_factory=list)  # the largest wins and losses
 
     def difference(self, order: str, baseline: str) -> ModelComparison | None:
         """Return the comparison of two orders by the main metric, None if they were not compared."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from utils.evaluation.paired import BETTER, NO_DIFFERENCE, WORSE
 from utils.evaluation.results import AblationResult, ArmComparison, ArmFigures, SweepFigures
 from utils.evaluation.statistics import Interval
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 INK, FAINT = "#1b1f24", "#8b949e"
 # For a white background; on the page each is a custom property, which has another value in dark mode.
 SERIES = ("#0063b2", "#b65c00", "#007a5a", "#8a3fa0", "#c0303a", "#5a6470", "#7a6a00", "#00748c")
+OUTCOMES = {BETTER: SERIES[2], WORSE: SERIES[4], NO_DIFFERENCE: SERIES[5]}
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = "osD^vPX*"
 WIDTH = 7.2  # inches
@@ -92,31 +94,49 @@ def ablation_plots(result: AblationResult) -> list[Plot]:
         return [draw(figures) for draw, figures in parts if figures]
 
 
+class Difference(NamedTuple):
+    """A row of a forest plot."""
+
+    value: float
+    interval: Interval | None
+    outcome: str
+
+
 def arm_differences(comparisons: Sequence[ArmComparison]) -> Plot:
     """Plot each comparison's difference of the candidates judged per source."""
     baselines = {one.baseline for one in comparisons}
     single = len(baselines) == 1
     values = {
-        one.arm if single else f"{one.arm} − {one.baseline}": (one.judged_difference or 0.0, one.judged_interval)
+        one.arm if single else f"{one.arm} − {one.baseline}": Difference(
+            one.judged_difference or 0.0, one.judged_interval, one.outcome
+        )
         for one in comparisons
     }
     measure = f"candidates judged per source, less {baselines.pop() if single else 'baseline'}"
-    return forest(values, measure, "left")
+    return forest(values, measure, lower_is_better=True)
 
 
-def forest(values: Mapping[str, tuple[float, Interval | None]], measure: str, better: str) -> Plot:
-    """Plot differences with their intervals below each other, and a line at 0; ``better`` is the better side."""
-    figure, axes = new_figure(1.1 + 0.42 * len(values))
+def forest(values: Mapping[str, Difference], measure: str, *, lower_is_better: bool = False) -> Plot:
+    """Plot differences with their intervals below each other, and a line at 0; what is not significant is hollow."""
+    figure, axes = new_figure(1.5 + 0.42 * len(values))
     axes.axvline(0, color=INK, linewidth=1)
-    for place, (value, interval) in enumerate(values.values()):
+    for place, (value, interval, outcome) in enumerate(values.values()):
+        colour = OUTCOMES[outcome]
         if interval:
-            axes.plot(interval, [place, place], color=SERIES[0], linewidth=2)
-        axes.plot(value, place, "o", color=SERIES[0], markersize=7)
+            axes.plot(interval, [place, place], color=colour, linewidth=2, zorder=2)
+        fill = "none" if outcome == NO_DIFFERENCE else "full"
+        axes.plot(value, place, "o", color=colour, markersize=8, fillstyle=fill, markeredgewidth=2)
     axes.set_yticks(range(len(values)), list(values))
     axes.set(ylim=(len(values) - 0.5, -0.5), xlabel=measure)
     axes.grid(axis="y", visible=False)
-    listed = "; ".join(f"{name} {value:+.3g}" for name, (value, _) in values.items())
-    description = f"{measure[0].upper()}{measure[1:]}, with 95% intervals; {better} is better. {listed}."
+    sides = ("better", "worse") if lower_is_better else ("worse", "better")
+    for side, arrow, place in zip(sides, ("← {}", "{} →"), ("left", "right"), strict=True):
+        axes.set_title(arrow.format(side), loc=place, fontsize=10, color=OUTCOMES[side])
+    listed = "; ".join(f"{name} {one.value:+.3g}, {one.outcome}" for name, one in values.items())
+    description = (
+        f"{measure[0].upper()}{measure[1:]}, with 95% intervals: one that holds 0 may be chance. Hollow: no "
+        f"significant difference. {listed}."
+    )
     return Plot("differences", "Difference from the baseline", description, figure)
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from utils.evaluation.results import Curves, MetricFigures, ModelComparison, RerankerTestResult, Separation
-from utils.report.plots import DASHES, INK, MARKERS, SERIES, STYLE, Plot, forest, new_figure
+from utils.evaluation.verdict import FUSED
+from utils.report.plots import DASHES, INK, MARKERS, SERIES, STYLE, Difference, Plot, forest, new_figure
 
 
 def reranker_test_plots(result: RerankerTestResult) -> list[Plot]:
@@ -21,8 +22,11 @@ def reranker_test_plots(result: RerankerTestResult) -> list[Plot]:
 
 def order_differences(comparisons: Sequence[ModelComparison]) -> Plot:
     """Plot each comparison's difference, all of one metric."""
-    values = {f"{one.order} vs {one.baseline}": (one.difference or 0.0, one.interval) for one in comparisons}
-    return forest(values, f"difference in {comparisons[0].metric}", "right")
+    values = {
+        f"{one.order} vs {one.baseline}": Difference(one.difference or 0.0, one.interval, one.outcome)
+        for one in sorted(comparisons, key=lambda one: one.order != FUSED)  # what the advice goes by is first
+    }
+    return forest(values, f"difference in {comparisons[0].metric}")
 
 
 def curves(found: Curves) -> Plot:

@@ -7,6 +7,7 @@ from utils.evaluation.results import AblationResult, ArmComparison, RerankerTest
 from utils.evaluation.statistics import Interval
 
 DASH = "–"
+OTHER_METRICS = "By other metrics"
 SHOWN = 10  # settings of a sweep on the screen; the file and the page have all
 # Format specifications; "z" writes no negative zero.
 PERCENT, TWO, THREE = ".1%", ".2f", ".3f"
@@ -164,26 +165,32 @@ def _metric_notes(result: RerankerTestResult) -> list[str]:
     return notes
 
 
-def order_comparison_table(result: RerankerTestResult) -> Table:
-    """Return the paired comparisons of orders, those by the main metric first."""
-    rows: list[list[Any]] = []
-    for one in sorted(result.comparisons, key=lambda one: one.metric != result.main_metric):
+def order_comparison_tables(result: RerankerTestResult) -> list[Table]:
+    """Return the paired comparisons of orders by the main metric, and those by the others."""
+    rows: dict[bool, list[list[Any]]] = {True: [], False: []}
+    for one in result.comparisons:
         difference, needed = with_interval(one.difference, one.interval, SIGNED_THREE), number(one.pairs_needed, ",")
         p = [p_value(one.p), p_value(one.p_corrected)]
-        rows.append([f"{one.metric}, {one.order} vs {one.baseline}", difference, *p, one.outcome, needed])
+        main = one.metric == result.main_metric
+        rows[main].append([f"{one.metric}, {one.order} vs {one.baseline}", difference, *p, one.outcome, needed])
     note = (
         "p: paired permutation test over queries; corrected by Holm over the rows of a metric. outcome: at 5%, after "
         "correction. needed: queries to detect such a difference with 80% power"
     )
     headers = ("comparison", "difference", "p", "corrected p", "outcome", "needed")
-    return Table("Paired comparison", "One order less another, query by query", headers, rows, [note])
+    caption = "One order less another, query by query"
+    others = Table(OTHER_METRICS, caption, headers, rows[False])
+    return [Table("Paired comparison", caption, headers, rows[True], [note]), others]
 
 
 def curve_tables(result: RerankerTestResult) -> list[Table]:
     """Return nDCG@10 by depth and by weight."""
     if (curves := result.curves) is None:
         return []
-    by_depth = [["the model alone", *curves.alone], [f"weight {curves.weight:g}", *curves.fused]]
+    alone, fused, by_weight = (
+        [number(value, THREE) for value in values] for values in (curves.alone, curves.fused, curves.by_weight)
+    )
+    by_depth = [["the model alone", *alone], [f"weight {curves.weight:g}", *fused]]
     by_depth = by_depth[: 2 if curves.weight else 1]  # weight 0 is the first stage at any depth
     depths, weights = (list(map(str, values)) for values in (curves.depths, curves.weights))
     note = "the best of a curve flatters, because it was chosen to be; model + first stage, cross-fitted, does not"
@@ -193,7 +200,7 @@ def curve_tables(result: RerankerTestResult) -> list[Table]:
             "Weight",
             "nDCG@10 by the model's weight",
             ["weight", *weights],
-            [[f"of the first {curves.depth}", *curves.by_weight]],
+            [[f"of the first {curves.depth}", *by_weight]],
             [note],
         ),
     ]
@@ -233,7 +240,7 @@ def ablation_tables(result: AblationResult) -> list[Table]:
 
 def reranker_test_tables(result: RerankerTestResult) -> list[Table]:
     """Return the tables of a test of rerankers, but for empty ones."""
-    tables = [metric_table(result), order_comparison_table(result), *curve_tables(result)]
+    tables = [metric_table(result), *order_comparison_tables(result), *curve_tables(result)]
     return [one for one in (*tables, slice_table(result), separation_table(result)) if one.rows]
 
 
@@ -245,6 +252,4 @@ def ablation_text(result: AblationResult) -> str:
 def reranker_test_text(result: RerankerTestResult) -> str:
     """Return what a test of rerankers prints: the summary, then the tables."""
     head = f"{result.queries} queries of {result.settings['test_data']}\n{result.summary}\n"
-    main = sum(one.metric == result.main_metric for one in result.comparisons)
-    shown = {"Paired comparison": main}
-    return head + "\n\n".join(one.text(shown.get(one.heading)) for one in reranker_test_tables(result))
+    return head + "\n\n".join(one.text() for one in reranker_test_tables(result) if one.heading != OTHER_METRICS)

@@ -1,8 +1,8 @@
 "use strict";
-// Filters and sorts the list of sources. Without scripts the whole list is shown, in the order of the first choice.
-const list = document.getElementById("sources");
+// Filters and sorts the list of what was won and lost. Without scripts the whole list is shown, in the order of the first choice.
+const list = document.getElementById("cases-list");
 if (list) {
-  const items = [...list.querySelectorAll(".source")];
+  const items = [...list.querySelectorAll(".case")];
   const [text, versus, kind] = ["filter-text", "filter-versus", "filter-kind"].map((id) => document.getElementById(id));
   const count = document.getElementById("filter-count");
   const states = new Map(items.map((item) => [item, JSON.parse(item.dataset.states)]));
@@ -28,7 +28,7 @@ if (list) {
       item.hidden = !(fits && words.get(item).includes(wanted));
       shown += !item.hidden;
     }
-    count.textContent = `${shown} of ${items.length} sources`;
+    count.textContent = `${shown} of ${items.length} ${count.dataset.noun}`;
   }
 
   text.addEventListener("input", filter);
@@ -36,7 +36,7 @@ if (list) {
   versus.addEventListener("change", sort);
   filter();
 
-  // Open the shown sources for printing.
+  // Open the shown ones for printing.
   let closed = [];
   addEventListener("beforeprint", () => {
     closed = items.filter((item) => !item.open && !item.hidden);
