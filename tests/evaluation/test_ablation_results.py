@@ -67,7 +67,7 @@ def test_corners_give_a_table_and_a_page_without_a_crash(corner: str, tmp_path: 
     assert "–" in ablation_text(result)
     page = write_ablation_page(result, tmp_path / "r.json").read_text()
     assert "nan" not in page.lower().replace("alliance", "")
-    assert page.count('<details class="source"') == len(results)
+    assert page.count('<details class="case"') == len(results)
 
 
 def test_an_unfinished_run_says_so() -> None:
