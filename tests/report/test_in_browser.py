@@ -44,7 +44,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ablation = result_of(ranks, ["base", "a"], latency_ms=latency)
     bare = Table("Sets", "What was found", ["set", "MRR"], [["one", 0.5]])
     return {
-        "test": write_test_page(reranker_test(), folder / "test.json"),
+        "test": write_test_page(reranker_test(queries=60), folder / "test.json"),
         "ablation": write_ablation_page(ablation, folder / "ablation.json"),
         "bare": write_page(ablation, folder / "bare.json", [bare], [], "Proof"),
     }

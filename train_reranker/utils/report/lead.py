@@ -66,9 +66,7 @@ def reranker_test_lead(result: RerankerTestResult) -> Lead:
             "If the teacher that labelled the training rows labelled these, too, confirm it by people's judgements:"
         )
         steps.append(Step(confirm, BY_PEOPLE.format(model)))
-    why = (
-        f"{BEST.get(metric, metric)}; without it: the order before reranking, the first stage's ({result.first_stage})."
-    )
+    why = f"{BEST.get(metric, metric)}. Without it, the order is the first stage's ({result.first_stage})."
     return Lead(about, answer, why, steps)
 
 

@@ -179,7 +179,7 @@ def order_comparison_tables(result: RerankerTestResult) -> list[Table]:
     )
     headers = ("comparison", "difference", "p", "corrected p", "outcome", "needed")
     caption = "One order less another, query by query"
-    others = Table(OTHER_METRICS, caption, headers, rows[False])
+    others = Table(OTHER_METRICS, f"{caption}, by the other metrics", headers, rows[False])
     return [Table("Paired comparison", caption, headers, rows[True], [note]), others]
 
 
