@@ -1,7 +1,7 @@
 """How many planted false negatives does a judge that errs find, what does it cost, and what comes back by training?
 
     python benchmarks/false_negatives.py                 # minutes on two cores, after `make data`
-    python benchmarks/false_negatives.py --train 1       # an hour: also train on clean, noisy and corrected rows
+    python benchmarks/false_negatives.py --train 1       # also train on clean, noisy and corrected rows
 
 A query is the start of an article, its positive one half of the rest, the planted false negative the other half. True
 negatives are halves of the articles nearest to the query. The judge knows the truth and errs at random: anew in each

@@ -1,7 +1,7 @@
 """Does the demo's reranker help on relevance that people judged? And does each part of its recipe?
 
     make proof PROOF_DATA="$HOME/beir/scifact $HOME/beir/nfcorpus"   # the demo's recipe, 15 minutes on two cores
-    python benchmarks/proof.py --data ~/beir/scifact --recipe        # and each part of it changed, an hour
+    python benchmarks/proof.py --data ~/beir/scifact --recipe        # each part changed, 100 minutes on one core
 
 For each seed a base is distilled, examples are labelled and a reranker is trained with the Makefile's flags; then base
 and reranker are tested on each BEIR folder (its first_stage.trec if there is one), on the held-out sources, and in the

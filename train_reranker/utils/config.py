@@ -235,7 +235,7 @@ def _check_values(value: Any, where: str) -> None:
         if kind not in ("NoneType", "bool", "int", "float", "str", "list", "dict"):
             raise InputError(f"{where} holds a value of type {kind}; put it in quotes")
         if kind == "str" and not one.isascii() and one != encodable(one):
-            raise InputError(f"{where} holds half a character, {ascii(one)[:80]}; write the whole one")
+            raise InputError(f"{where} holds half a character, such as \\ud83d alone; write the whole one")
         if kind == "int" and abs(one) > LARGEST:
             raise InputError(f"{where} holds a number beyond 2^63; use a smaller one")
         inner = [*one, *one.values()] if kind == "dict" else one if kind == "list" else ()

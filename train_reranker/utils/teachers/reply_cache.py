@@ -184,7 +184,7 @@ class ReplyCache:
 
     @asynccontextmanager
     async def _locked(self, key: str) -> AsyncIterator[None]:
-        """Keep other processes from asking a question; the lock of a killed one is gone."""
+        """Claim a question, which no other process then pays for; the claim of a killed one is gone."""
         byte = int(key[:15], 16)
         while not self._try_lock(byte):
             if self._closing:
