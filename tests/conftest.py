@@ -68,6 +68,18 @@ def corpus_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def second_documents(corpus_file: Path) -> None:
+    """One more document about each title of the miniature corpus: candidates that mention it more than in passing."""
+    titles = [json.loads(line)["title"] for line in corpus_file.read_text(encoding="utf-8").splitlines()]
+    with corpus_file.open("a", encoding="utf-8") as out:
+        for number, title in enumerate(titles):
+            told = (
+                f"Travellers write long letters about {title}. Old maps colour {title} in {number} shades of ochre ink."
+            )
+            out.write(json.dumps({"id": f"second-{number}", "title": f"Letters {number}", "contents": told}) + "\n")
+
+
+@pytest.fixture
 def config_file(tmp_path: Path, corpus_file: Path, tiny_encoder: Path, tiny_reranker: Path) -> Path:
     """A configuration of the miniature corpus and models, with the offline teacher."""
     path = tmp_path / "config.yaml"

@@ -175,8 +175,9 @@ def test_missing_fine_tuned_model_leaves_its_arm_out(config_file: Path, capsys: 
 ABLATE = ["--num", "4", "--candidates", "3", "--min_length", "0"]
 
 
+@pytest.mark.usefixtures("second_documents")
 def test_verdicts_of_an_ablation_become_examples(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ablate = ["rerank_ablation_test", "--config", config_file, "--num", "12", *ABLATE[2:]]
+    ablate = ["rerank_ablation_test", "--config", config_file, "--num", "24", "--candidates", "8", *ABLATE[4:]]
     assert run(*ablate, "--output_file", "one.json") == 0
     tool = ["tools.examples_from_ablation", "one.json", "--config", config_file, "--output_file"]
     assert run(*tool, "more.jsonl") == 0
@@ -359,7 +360,7 @@ BAD: dict[str, tuple[str, Callable[[dict], list[object]], str]] = {
     "corpus is a folder": (
         "generate",
         lambda f: put(f, "config", "corpus_path: ."),
-        "is not a file: name a JSONL file",
+        "holds no document",
     ),
     "text is a list": ("ablate", lambda f: put(f, "corpus", '{"id": "x", "contents": ["y"]}'), 'line 25: "contents"'),
     "no encoder": ("generate", lambda f: put(f, "config", "model2path: {tiny: none}"), "none not found"),

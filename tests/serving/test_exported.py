@@ -79,7 +79,7 @@ def test_openvino_graph_scores_as_its_folder(
 
 def test_folder_without_a_graph_is_for_transformers(sensitive: Path, tmp_path: Path) -> None:
     assert find_graph(sensitive) is None
-    assert type(open_served(sensitive, half=False)) is Reranker
+    assert type(open_served(sensitive)) is Reranker
     for name in ("model.onnx", "model_int8.onnx"):
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=r"several graphs \(model.onnx, model_int8.onnx\)"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from trainings import evaluations
+from utils.training.using import EXAMPLES
 
 
 def test_metadata_and_examples_are_of_the_trained_model(trained: Path, tiny_reranker: Path) -> None:
@@ -17,5 +18,8 @@ def test_metadata_and_examples_are_of_the_trained_model(trained: Path, tiny_rera
     assert metadata["pipeline_tag"] == "text-ranking"
     assert metadata["model-index"][0]["results"][0]["metrics"][0]["value"] == round(best["MRR"], 4)
     assert "SHA-256" in body
-    for snippet in body.split("```python\n")[1:]:
-        exec(snippet.partition("```")[0].replace('"out"', repr(str(trained))))
+    snippets = [part.partition("```")[0] for part in body.split("```python\n")[1:]]
+    assert len(snippets) == len(EXAMPLES)  # those of other libraries run in test_using.py, where they are installed
+    for library, snippet in zip(EXAMPLES, snippets, strict=True):
+        if library in ("FlagEmbedding", "sentence-transformers", "transformers"):
+            exec(snippet.replace('"out"', repr(str(trained))))

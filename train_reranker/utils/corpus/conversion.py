@@ -29,8 +29,10 @@ def as_jsonl(path: Path) -> Path:
     for place in places:
         try:
             with replacing(place) as out:
-                log.info("converting %s, once, to %s: documents cannot be looked up in the former", path, place)
-                out.writelines(dumps(row) + "\n" for row in _documents(path))
+                for number, row in enumerate(_documents(path)):
+                    if not number:
+                        log.info("converting %s, once, to %s: documents cannot be looked up in the former", path, place)
+                    out.write(dumps(row) + "\n")
             os.utime(place, ns=(changed, changed))
             return place
         except OSError as error:

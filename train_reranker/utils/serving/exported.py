@@ -43,23 +43,23 @@ def find_graph(path: str | Path) -> Path | None:
     return graphs[0] if graphs else None
 
 
-def open_served(path: str | Path, **options: Any) -> Reranker:
-    """Return the reranker of a folder with an ONNX or OpenVINO graph, else of a folder for transformers."""
-    graph = find_graph(path)
-    return ExportedReranker(graph, **options) if graph else Reranker(find_model(path), ScoringOptions(**options))
+def open_served(path: str | Path, batch_size: int = ScoringOptions.batch_size) -> Reranker:
+    """Return the reranker of a folder with an ONNX or OpenVINO graph, else of a folder for transformers, in float32."""
+    graph, options = find_graph(path), ScoringOptions(batch_size=batch_size, half=False)
+    return ExportedReranker(graph, options) if graph else Reranker(find_model(path), options)
 
 
 class ExportedReranker(Reranker):
     """A graph that scores as its folder's tokenizer says, on the CPU."""
 
-    def __init__(self, graph: Path, **options: Any) -> None:
+    def __init__(self, graph: Path, options: ScoringOptions) -> None:
         """Load a graph, and the tokenizer and configuration beside it or one folder above."""
         self.path = graph.parent if (graph.parent / "config.json").exists() else graph.parent.parent
         self.tokenizer, config = load_tokenizer(self.path)
         self.normalize, self.device, self.half = False, "cpu", None
         names, run = _open_openvino(graph) if graph.suffix == ".xml" else _open_onnx(graph)
         self.model = _Graph(graph, names, run, config)
-        self._settle_lengths(ScoringOptions(**options), config)
+        self._settle_lengths(options, config)
 
 
 class _Graph:
