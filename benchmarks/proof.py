@@ -152,29 +152,53 @@ def run(script: str, *arguments: Any) -> None:
     subprocess.run(command, cwd=SCRIPTS, check=True, stdout=subprocess.DEVNULL)
 
 
-def make(args: argparse.Namespace, recipe: Recipe, seed: int) -> tuple[Path, Path, Path]:
-    """Return the folders of the base, the examples and the reranker, made unless they are there."""
+class Labelled(NamedTuple):
+    """What a reranker is made of: the folders of its base and of its examples."""
 
-    def place(kind: str, *made_with: object) -> Path:
-        return args.work.resolve() / f"{kind}-{sha256(repr(made_with).encode()).hexdigest()[:8]}-{seed}"
+    base: Path
+    folder: Path
 
-    base = place("base", recipe.base)
-    data = place("data", recipe.base, flags("GENERATE"), recipe.generate, recipe.keywords)
-    model = place("model", *recipe, flags("GENERATE"), flags("TRAIN"))
+    @property
+    def config(self) -> Path:
+        """The demo's configuration with the base as its reranker."""
+        return self.folder.with_suffix(".yaml")
+
+    @property
+    def provenance(self) -> Path:
+        """Every verdict on every source."""
+        return self.folder / "examples.provenance.jsonl"
+
+
+def place(args: argparse.Namespace, kind: str, seed: int, *made_with: object) -> Path:
+    """Return the folder of what is made with flags, which its name tells apart."""
+    return args.work.resolve() / f"{kind}-{sha256(repr(made_with).encode()).hexdigest()[:8]}-{seed}"
+
+
+def label(args: argparse.Namespace, recipe: Recipe, seed: int) -> Labelled:
+    """Return base and examples, made unless they are there."""
+    base = place(args, "base", seed, recipe.base)
+    data = place(args, "data", seed, recipe.base, flags("GENERATE"), recipe.generate, recipe.keywords)
+    made = Labelled(base, data)
     if not base.exists():
         base.parent.mkdir(parents=True, exist_ok=True)
         if recipe.base == TITLES:
             train_on_titles(base, seed)
         else:
             run("-m tools.distil_base", "--output_dir", base, "--seed", seed, *shlex.split(recipe.base))
-    config = data.with_suffix(".yaml")
     queries = "keywords" if recipe.keywords else "questions"
     demo = (ROOT / "config_lib" / "demo_config.yaml").read_text(encoding="utf-8")
     demo = re.sub("(?m)^reranker_path: .*$", f"reranker_path: {base}", demo)
-    config.write_text(f"{demo}\noffline_queries: {queries}\n", encoding="utf-8")
+    made.config.write_text(f"{demo}\noffline_queries: {queries}\n", encoding="utf-8")
     if not (data / "test_data.jsonl").exists():
-        common = ["--config", config, "--output_dir", data, "--output_file", "examples.jsonl", "--overwrite"]
+        common = ["--config", made.config, "--output_dir", data, "--output_file", "examples.jsonl", "--overwrite"]
         run("contrastive_data_generator.py", *flags("GENERATE"), *common, "--seed", seed, *shlex.split(recipe.generate))
+    return made
+
+
+def make(args: argparse.Namespace, recipe: Recipe, seed: int) -> tuple[Path, Path, Path]:
+    """Return the folders of the base, the examples and the reranker, made unless they are there."""
+    base, data = label(args, recipe, seed)
+    model = place(args, "model", seed, *recipe, flags("GENERATE"), flags("TRAIN"))
     if not (model / "README.md").exists():
         common = ["--model_path", base, "--train_data", data / "train_data.jsonl", "--output_dir", model]
         own = ["--seed", seed, "--report_to", "none", "--overwrite_output_dir", *shlex.split(recipe.train)]
