@@ -81,7 +81,7 @@ def key_rows() -> Iterator[list[str]]:
 def _shown(value: object) -> str:
     if isinstance(value, Path) and value.is_relative_to(ROOT):
         value = value.relative_to(ROOT)
-    return "" if value in (None, "", (), {}) else str(value)
+    return "" if value in (None, "", (), {}, argparse.SUPPRESS) else str(value)
 
 
 def table(head: list[str], rows: Iterator[list[str]]) -> str:

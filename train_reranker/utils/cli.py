@@ -105,7 +105,7 @@ def common_flags() -> argparse.ArgumentParser:
     """Return the flags of all scripts: what they report where."""
     parser = argparse.ArgumentParser(add_help=False)
     version = f"{NAME} {__version__}"
-    parser.add_argument("--version", action="version", version=version, help="print the version (default: run)")
+    parser.add_argument("--version", action="version", version=version, help="print the version and stop")
     add = partial(parser.add_argument, action=_AtOnce, default=argparse.SUPPRESS)
     add("--quiet", nargs=0, const=report_less, help="report only warnings, errors and results (default: no)")
     add("--verbose", nargs=0, const=report_more,
