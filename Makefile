@@ -3,6 +3,8 @@ ENV := $(abspath $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),.venv))
 PYTHON := $(ENV)/bin/python
 INSTALLED := $(ENV)/.reranker-installed
 RUN := cd train_reranker && $(PYTHON)
+# A process for each core, with one thread: on busy cores two threads of one matrix product wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 # How the demo's examples are labelled and its reranker is trained; benchmarks/proof.py reads both, too.
 GENERATE := --num_examples 1600 --num_neg 5 --test_fraction 0.2
@@ -57,11 +59,11 @@ proof: $(BASE)/config.json
 	$(PYTHON) benchmarks/proof.py --data $(PROOF_DATA) --depth $(DEPTH) --seeds $(or $(SEEDS),0)
 
 test: $(INSTALLED)
-	$(PYTHON) -m pytest
+	$(PYTEST)
 
 # With the full number of kills, cases and seeds: hours on two cores.
 test-all: $(INSTALLED)
-	$(PYTHON) -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 # 10,000 damaged files of each kind that the scripts read; `make test` tries 60 of each.
 fuzz: $(INSTALLED)
@@ -70,7 +72,7 @@ fuzz: $(INSTALLED)
 # How much of utils the tests run, in this process and in those that they start: at least 90%.
 coverage: $(INSTALLED)
 	$(PYTHON) -m coverage erase
-	$(PYTHON) -m coverage run -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m coverage run -m pytest $(TESTS)
 	$(PYTHON) -m coverage combine --quiet
 	$(PYTHON) -m coverage report
 

@@ -98,7 +98,7 @@ def test_output_that_another_run_writes_is_refused(
     command, output = HELD[kind]
     script, argv = command(commands)
     with locked(Path(output)), pytest.raises(SystemExit) as ended:
-        cli.run(importlib.import_module(script).main, argv)
+        cli.run(importlib.import_module(script).main, [*argv, "--quiet"])
     assert ended.value.code == 2
     (line,) = capfd.readouterr().err.strip().splitlines()
     assert f"another run (process {os.getpid()}) is writing {output}: wait for it, or name another output" in line

@@ -161,11 +161,10 @@ def _settle_padding(tokenizer: Any, model: Any, task: str) -> str | None:
     def run(batch: Any) -> torch.Tensor:
         with torch.inference_mode():
             output = model(**batch)
+        if task != ENCODER:
+            return output.logits
         mask = batch["attention_mask"].unsqueeze(-1)
-        found: torch.Tensor = (
-            (output.last_hidden_state * mask).sum(1) / mask.sum(1) if task == ENCODER else output.logits
-        )
-        return found
+        return (output.last_hidden_state * mask).sum(1) / mask.sum(1)
 
     texts = [(passage,) if task == ENCODER else (query, passage) for query, passage in PROBES]
     limit = length_limit(model.config, tokenizer) or PROBE_LENGTH
