@@ -67,7 +67,8 @@ class Kind(NamedTuple):
     """How rows are made of what was labelled, and trained on."""
 
     rows: Callable[[Rows, Labelled], Rows] = first
-    mine: str | None = None  # flags of tools.mine_negatives, None: nothing is mined
+    mined: bool = False  # by tools.mine_negatives, up to ``NEGATIVES``
+    corrected: str = ""  # flags of tools.mine_negatives for false negatives among these
     scored: bool = False  # by the base
     train: str = ""  # flags of the training, after the Makefile's
 
@@ -80,15 +81,15 @@ BASE, FIRST, SOFT = (
 KINDS = {
     FIRST: Kind(),
     "several negatives": Kind(several),
-    "several negatives, own repeated": Kind(several, train="--negative_fill repeat"),
-    "mined": Kind(mine="--no_relabel --no_drop"),
-    "mined, none above the positive": Kind(mine="--judge margin --absolute_margin 0"),
-    "mined, false ones relabelled": Kind(mine="--no_drop"),
-    "mined, false ones dropped": Kind(mine="--no_relabel"),
-    "mined, relabelled and dropped": Kind(mine=""),
+    "mined": Kind(mined=True),
+    "mined, false ones relabelled": Kind(mined=True, corrected="--no_drop"),
+    "mined, false ones dropped": Kind(mined=True, corrected="--no_relabel"),
+    "mined, relabelled and dropped": Kind(mined=True, corrected="--judge teacher"),
     "several negatives, the base's soft labels": Kind(several, scored=True, train="--knowledge_distillation"),
     "three grades": Kind(graded),
 }
+NEGATIVES = 5  # of a row, where it is mined: as many as the demo's examples have at most
+MINE = f"--num_negatives {NEGATIVES} --range_max 20"
 
 
 def main() -> None:
@@ -115,7 +116,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", nargs="+", required=True, type=Path, help="BEIR folders with judged queries")
     parser.add_argument("--depth", type=int, default=20, help="documents to rerank for each query (default: 20)")
-    parser.add_argument("--rows", type=int, default=640, help="sources of each seed to train on (default: 640)")
+    parser.add_argument("--rows", type=int, default=320, help="sources of each seed to train on (default: 320)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=SCRIPTS / "data" / "proof", help="folder of what is made")
     return parser.parse_args()
@@ -142,8 +143,12 @@ def trained(args: argparse.Namespace, place: Path, kind: Kind, made: Labelled, s
     data.parent.mkdir(parents=True, exist_ok=True)
     rows = kind.rows(read_examples([made.folder / "train_data.jsonl"])[: args.rows], made)
     write_jsonl(data, (row.row() for row in rows))
-    if kind.mine is not None:
-        data = changed(data, "mined", "mine_negatives", f"--config {made.config} --num_negatives 5 {kind.mine}")
+    if kind.mined:
+        shared = data.with_name(f"{made.folder.name}.jsonl")  # the same negatives for all kinds
+        shared.write_bytes(data.read_bytes())
+        data = changed(shared, "mined", "mine_negatives", f"--config {made.config} {MINE} --no_relabel --no_drop", True)
+    if kind.corrected:
+        data = changed(data, place.name, "mine_negatives", f"--config {made.config} {MINE} {kind.corrected}")
     if kind.scored:
         data = changed(data, "scored", "score_examples", f"--model_path {made.base}")
     own = ["--mix_with_base", 0, "--eval_fraction", 0, "--save_steps", 0, "--report_to", "none", "--seed", seed]
@@ -152,11 +157,12 @@ def trained(args: argparse.Namespace, place: Path, kind: Kind, made: Labelled, s
     return place, float(np.mean([len(row.neg) for row in read_examples([data])]))
 
 
-def changed(data: Path, name: str, tool: str, flags: str) -> Path:
-    """Return the file that a tool makes of a file of rows."""
+def changed(data: Path, name: str, tool: str, flags: str, keep: bool = False) -> Path:
+    """Return the file that a tool makes of a file of rows; ``keep`` one that is there."""
     output = data.with_suffix(f".{name}.jsonl")
-    output.unlink(missing_ok=True)
-    run(f"-m tools.{tool}", "--train_data", data, "--output_file", output, *shlex.split(flags))
+    if not (keep and output.exists()):
+        output.unlink(missing_ok=True)
+        run(f"-m tools.{tool}", "--train_data", data, "--output_file", output, *shlex.split(flags))
     return output
 
 

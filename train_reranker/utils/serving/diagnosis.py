@@ -1,10 +1,12 @@
 """Why a server scores otherwise than the folder that it serves: what the folder would score under each usual fault."""
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
@@ -29,6 +31,7 @@ SAMPLE = 32  # differing pairs on which the faults are tried
 EXPLAINED = 0.9  # share of them that a fault must explain to be named
 PRECISE = 0.95  # correlation with the folder's scores from which on nothing but precision can be the cause
 UNRELATED, FLAT = 0.3, 0.2  # of a random head: correlation with the folder's scores, and share of their spread
+MARKS = re.compile("[\u0300-\u036f]")  # accents, decomposed
 COMMON_LENGTHS = (128, 256, 384, 512)
 # What the prompts of rerankers and encoders put around query and passage.
 TEMPLATES = (
@@ -133,7 +136,7 @@ def faults(reranker: Reranker) -> Iterator[Fault]:
     yield Fault(f"{hint}: cut them before they are sent, or train with a longer --query_max_len", server.score)
     yield Fault(SWAPPED, lambda pairs: server.score([(passage, query) for query, passage in pairs]))
     yield Fault(LOWERED, lambda pairs: server.score(_lower(pairs)))
-    yield Fault(NOT_LOWERED, reranker.score, _lower)
+    yield Fault(NOT_LOWERED, lambda pairs: reranker.score(_plain(pairs)), _plain)
     for query, passage in TEMPLATES:
         hint = f"a template is put around the texts ({query!r}, {passage!r}): remove it"
         yield Fault(hint, partial(_score_in_template, server, query, passage))
@@ -141,6 +144,12 @@ def faults(reranker: Reranker) -> Iterator[Fault]:
 
 def _lower(pairs: Sequence[Pair]) -> list[Pair]:
     return [(query.lower(), passage.lower()) for query, passage in pairs]
+
+
+def _plain(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return texts that a tokenizer which lowers them, and strips accents as it then does, leaves as they are."""
+    parts = ((normalize("NFD", query.lower()), normalize("NFD", passage.lower())) for query, passage in pairs)
+    return [(MARKS.sub("", query), MARKS.sub("", passage)) for query, passage in parts]
 
 
 def _score_in_template(server: Server, query: str, passage: str, pairs: Sequence[Pair]) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -150,10 +151,11 @@ def _export(model: Any, inputs: dict[str, torch.Tensor], graph: Path, large: boo
 
     dynamic = torch.export.Dim.DYNAMIC
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses packages that nothing here needs
-    torch.onnx.export(
-        model, kwargs=inputs, f=graph, input_names=list(inputs), output_names=["logits"], dynamo=True,
-        dynamic_shapes={name: {0: dynamic, 1: dynamic} for name in inputs}, external_data=large, verbose=False,
-    )  # fmt: skip
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # about its own calls
+        torch.onnx.export(
+            model, kwargs=inputs, f=graph, input_names=list(inputs), output_names=["logits"], dynamo=True,
+            dynamic_shapes={name: {0: dynamic, 1: dynamic} for name in inputs}, external_data=large, verbose=False,
+        )  # fmt: skip
 
 
 def _quantize(graph: Path, large: bool) -> None:
