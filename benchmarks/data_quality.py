@@ -27,7 +27,7 @@ from utils.data.first_stage import read_test_data
 from utils.data.judged import JudgedPool
 from utils.data.rows import read_examples
 from utils.evaluation.metrics import evaluate, pairs_of, pools_of
-from utils.evaluation.paired import correct, paired
+from utils.evaluation.paired import NO_DIFFERENCE, PairedDifference, correct, paired
 from utils.files import write_json, write_jsonl
 from utils.labelling.journal import read_journal
 from utils.report.text import table
@@ -106,7 +106,7 @@ def main() -> None:
             follows.setdefault(kind, []).append(tau)
             counts.setdefault(kind, []).append(rows)
         found.setdefault(BASE, []).append(tested(args, BASE, made, seed)[0])
-    print(table(*compared(found, counts, follows)))
+    print(tables(pooled(found), counts, follows))
     value = {"seeds": args.seeds, "values": found, "tau": follows, "negatives": counts}
     write_json(ROOT / "benchmarks" / "results" / "data_quality.json", value)
 
@@ -189,37 +189,43 @@ def taus(pools: Sequence[JudgedPool], ours: np.ndarray, theirs: np.ndarray) -> I
         yield float(kendalltau(one.scores, other.scores).statistic)
 
 
-def compared(
-    found: dict[str, list[dict[str, list[float]]]], counts: dict[str, list[float]], follows: dict[str, list[float]]
-) -> tuple[list[list[str]], list[str]]:
-    """Return rows and headers: each kind's figure and its difference from the first positive and negative, by set."""
-    sets = list(found[FIRST][0])
-    # Every seed has held-out sources of its own; people's queries are the same in all, and count once.
-    values = {
+def pooled(found: dict[str, list[dict[str, list[float]]]]) -> dict[str, dict[str, np.ndarray]]:
+    """Return each query's figure by kind and set, over the seeds.
+
+    Every seed has held-out sources of its own; people's queries are the same in all, and count once.
+    """
+    return {
         kind: {
             name: np.concatenate([one[name] for one in seeds])
             if name == HELD_OUT
             else np.mean([one[name] for one in seeds], axis=0)
-            for name in sets
+            for name in seeds[0]
         }
         for kind, seeds in found.items()
     }
-    others = [kind for kind in values if kind != FIRST]
-    differences = {
-        name: dict(
-            zip(others, correct([paired(values[kind][name], values[FIRST][name]) for kind in others]), strict=True)
-        )
-        for name in sets
-    }
-    rows = []
-    for kind in [BASE, *KINDS]:
-        cells = [f"{np.mean(counts[kind]):.1f}" if kind in counts else "–"]
-        cells.append(f"{np.mean(follows[kind]):.2f}" if kind in follows else "–")
-        for name in sets:
-            against = f" ({shown(differences[name][kind])})" if kind in others else ""
-            cells.append(f"{np.mean(values[kind][name]):.3f}{against}")
-        rows.append([kind, *cells])
-    return rows, ["trained on", "negatives a row", "tau with the base", *sets]
+
+
+def tables(
+    values: dict[str, dict[str, np.ndarray]], counts: dict[str, list[float]], follows: dict[str, list[float]]
+) -> str:
+    """Return the figures of all kinds, and their differences from the first positive and negative."""
+    others = [kind for kind in (BASE, *KINDS) if kind != FIRST]
+    differences: dict[tuple[str, str], PairedDifference] = {}
+    for name in values[FIRST]:
+        tests = correct([paired(values[kind][name], values[FIRST][name]) for kind in others])
+        differences |= {(kind, name): one for kind, one in zip(others, tests, strict=True)}
+    rows, against = [], []
+    for kind in (BASE, *KINDS):
+        facts = [f"{np.mean(counts[kind]):.1f}", f"{np.mean(follows[kind]):.2f}"] if kind in counts else ["–", "–"]
+        for name, one in values[kind].items():
+            difference = differences.get((kind, name))
+            star = "*" if difference and difference.outcome != NO_DIFFERENCE else ""
+            facts.append(f"{one.mean():.3f}{star}")
+        rows.append([kind, *facts])
+        if kind != FIRST:
+            against.append([kind, *(shown(differences[kind, name]) for name in values[kind])])
+    figures = table(rows, ["trained on", "negatives a row", "tau with the base", *values[FIRST]])
+    return f"{figures}\n* another than {FIRST}, p < 0.05\n\n{table(against, [f'less {FIRST}', *values[FIRST]])}"
 
 
 if __name__ == "__main__":
