@@ -112,6 +112,11 @@ def test_only_rows_that_lack_negatives_get_some(rows: list[ContrastiveExample], 
     assert [row.neg[:2] for row in found[:2]] == [own, own]
 
 
+def test_where_no_row_lacks_negatives_nothing_is_mined(rows: list[ContrastiveExample], retriever: Retriever) -> None:
+    full = [row._replace(neg=["one", "two"]) for row in rows]
+    assert mine(full, retriever, SCORER, Window(2, 0, 90)) == []
+
+
 def test_nothing_known_to_be_positive_is_taken(rows: list[ContrastiveExample], retriever: Retriever) -> None:
     (first,) = mine(rows[:1], retriever, SCORER, Window(1, 0, 20))
     elsewhere = ContrastiveExample(rows[0].query.upper(), [f" {first.document.text}\n"], ["x"])

@@ -126,7 +126,8 @@ class Encoder:
         import torch
 
         prefixed = [self._cased(self.prefixes[kind] + text) for text in texts]
-        ids = self.tokenizer(prefixed, truncation=True, max_length=self.max_length)["input_ids"]
+        # A tokenizer takes no empty list.
+        ids = self.tokenizer(prefixed, truncation=True, max_length=self.max_length)["input_ids"] if prefixed else []
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         with torch.inference_mode():
             for batch, pooled in self.batches.compute([len(i) for i in ids], partial(self._vectors, ids, kind)):
