@@ -16,7 +16,6 @@ CALLS_PER_ROW = 1.3
 LISTED = 10  # passages in one question
 ASKED_AT_ONCE = 32  # questions; which ones come next depends on the answers
 
-ERROR_RATE = 0.1  # of the teacher, per passage: with it, one answer is worth odds of 9 to 1
 PRIOR = np.array([-2.0, 1.0])  # log-odds of being relevant at the positive's score, and per standard deviation above it
 RELABELLED_FROM = 0.9  # probability of being relevant
 DROPPED_FROM = 0.1, 0.5  # as low in this range as LOST permits
@@ -81,12 +80,13 @@ def by_margin(suspects: Iterable[Suspect], margin: Margin, steps: Steps) -> list
 class Beliefs:
     """How probable it is that each suspect is relevant, by its score and by the answers about it.
 
-    Dawid and Skene's model (1979) of answers that err, with an error rate that is given; the prior is a logistic curve
+    Dawid and Skene's model (1979) of answers that err, with the teacher's error rate; the prior is a logistic curve
     over the reranker's scores, fitted by expectation maximisation to what the answers made of it.
     """
 
-    def __init__(self, excess: Sequence[float]) -> None:
+    def __init__(self, excess: Sequence[float], error_rate: float) -> None:
         """Start from ``excess``, (N,), which is brought to the same scale for all rerankers."""
+        self._weight = log(1 / error_rate - 1)
         scores = np.array(excess, dtype=float)
         self._features = np.column_stack([np.ones_like(scores), scores / (scores.std() or 1.0)])  # (N, 2)
         self._curve = PRIOR
@@ -96,8 +96,7 @@ class Beliefs:
     def hear(self, number: int, verdict: Verdict) -> None:
         """Count an answer about a suspect; an error says nothing."""
         if verdict.outcome is not Outcome.ERROR:
-            weight = log(1 / ERROR_RATE - 1)
-            self._votes[number] += weight if verdict.outcome is Outcome.USABLE else -weight
+            self._votes[number] += self._weight if verdict.outcome is Outcome.USABLE else -self._weight
             self._heard[number] = True
 
     @property
@@ -120,10 +119,10 @@ class Beliefs:
             gradient = features.T @ (posterior - prior) - (self._curve - PRIOR)
             self._curve = self._curve + np.linalg.solve(curvature, gradient)
 
-    @property
-    def distances(self) -> np.ndarray:
-        """How many log-odds each suspect is from another decision, (N,); those not asked about are kept so far."""
-        beyond = self.log_odds - log(self.limit / (1 - self.limit))
+    def distances(self, steps: Steps) -> np.ndarray:
+        """Return how many log-odds each suspect is from another decision, (N,); what is not asked about is kept."""
+        limit = self.limit if steps.drop else RELABELLED_FROM
+        beyond = self.log_odds - log(limit / (1 - limit))
         return np.where(self._heard, np.abs(beyond), np.maximum(-beyond, 0))
 
     @property
@@ -163,9 +162,9 @@ class Lists:
         self._flat = np.array([number for one in self.numbers for number in one], dtype=int)
         self._starts = np.cumsum([0, *map(len, self.numbers)])[:-1]
 
-    def undecided(self, beliefs: Beliefs, variants: int, most: int) -> list[int]:
+    def undecided(self, distances: np.ndarray, variants: int, most: int) -> list[int]:
         """Return the lists that are asked next: those with a suspect closest to the decision, in any form left."""
-        nearest = np.minimum.reduceat(beliefs.distances[self._flat], self._starts)
+        nearest = np.minimum.reduceat(distances[self._flat], self._starts)
         order = np.argsort(nearest, kind="stable")
         count = min(most, max(ASKED_AT_ONCE, len(order) // 50))
         return [int(one) for one in order if self.asked[one] < variants][:count]
@@ -183,9 +182,9 @@ async def by_teacher(
     """
     if not suspects:
         return [], 0
-    lists, beliefs = Lists(suspects), Beliefs([one.excess for one in suspects])
+    lists, beliefs = Lists(suspects), Beliefs([one.excess for one in suspects], teacher.error_rate)
     said: list[list[Verdict]] = [[] for _ in suspects]
-    while chosen := lists.undecided(beliefs, teacher.variants, int(calls) - int(lists.asked.sum())):
+    while chosen := lists.undecided(beliefs.distances(steps), teacher.variants, int(calls) - int(lists.asked.sum())):
         questions = ([suspects[i] for i in lists.numbers[one]] for one in chosen)
         forms = lists.asked[chosen].tolist()
         asked = (_ask(rows, *question, teacher) for question in zip(questions, forms, strict=True))

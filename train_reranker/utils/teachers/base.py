@@ -14,6 +14,7 @@ class Teacher(Protocol):
     """Finds a bridge entity and judges candidates; both may be called concurrently, from one event loop."""
 
     variants: int = 1  # forms of the question of :meth:`relevant`
+    error_rate: float = 0.1  # of its answers about a passage, 0 to 0.5: with this one, one is worth odds of 9 to 1
 
     @property
     def settings(self) -> dict[str, Any]:
