@@ -80,6 +80,9 @@ def test_command_runs(command: str, folder: Path, tiny_reranker: Path, monkeypat
     for flag in ("--output", "--output_file"):
         if flag in argv:
             Path(argv[argv.index(flag) + 1]).unlink(missing_ok=True)
+    if "--test_fraction" in argv:
+        for written in ("train_data", "test_data"):
+            Path(f"data/{written}.jsonl").unlink()
     with pytest.raises(SystemExit) as ended:
         cli.run(module.main, argv)
     assert ended.value.code == 0

@@ -79,7 +79,8 @@ def compare(args: argparse.Namespace, output: Path) -> int:
         write_trec(Path(args.trec_dir), test.pools, orders)
     print(reranker_test_text(result))
     print(f"results are in {output}, the report in {write_test_page(result, output)}")
-    print(f"next: python rerank_ablation_test.py --ft_model {args.model_path}")
+    if result.advice is None or result.advice.rerank:
+        print(f"next: python rerank_ablation_test.py --ft_model {args.model_path}")
     return exit_code(args, result)
 
 

@@ -53,5 +53,5 @@ def test_comparisons_say_their_outcome(shift: float, outcome: str) -> None:
     assert outcome in row
     assert ("No significant difference" if outcome == "no difference" else f"is {outcome} than") in result.summary
     assert "MAP, model" not in text  # the page has it
-    assert "0.0% of the relevant documents are in no pool" in text
+    assert "100.0% of the relevant documents are in them" in text
     assert "documents reranked" in text

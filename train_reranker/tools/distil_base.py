@@ -75,7 +75,7 @@ def distil(
     rows = target_rows(retriever, num_queries, bm25_weight, random.Random(seed))
     data = output.with_name(f"{output.name}-targets.jsonl")
     write_jsonl(data, (row.row() for row in rows))
-    unfinished = output.with_name(f".{output.name}.tmp")
+    unfinished = output.with_name(f".{output.name}.tmp") / output.name  # the model card has the last name
     # Longer pairs than the encoder was trained at are ranked worse: 128 tokens in all.
     settings = TrainingSettings(
         model_path=str(retriever.encoder.path), train_data=[str(data)], output_dir=str(unfinished), epochs=1,
@@ -85,6 +85,7 @@ def distil(
     )  # fmt: skip
     run(prepare(settings))
     unfinished.replace(output)
+    unfinished.parent.rmdir()
 
 
 def fragments(corpus: Corpus, count: int, rng: random.Random) -> list[str]:

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         if not base.exists() and not args.no_base:
             distil(retriever, base, config.seed)
     print(f"corpus: {corpus}\nencoder: {encoder}\nbase reranker: {base if base.exists() else 'not yet built'}")
-    print("next: python contrastive_data_generator.py --num_examples 100")
+    print("next: python contrastive_data_generator.py --num_examples 100 --test_fraction 0.2")
 
 
 def packaged(package: str, name: str) -> Path:

@@ -30,8 +30,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model_path", default="./output_new", help="folder of the trained reranker")
     served = parser.add_mutually_exclusive_group(required=True)
-    served.add_argument("--url", help="address of the /rerank endpoint that serves it (default: --folder)")
-    served.add_argument("--folder", help="folder, or graph, that serves it (default: --url)")
+    served.add_argument("--url", help="address of the /rerank endpoint that serves it (default: --folder does)")
+    served.add_argument("--folder", help="folder, or graph, that serves it (default: --url does)")
     add("--request_fields", type=fields, default={}, metavar="JSON", help='more fields of each request, such as '
         '{"model": "my-reranker"}, or {"truncate_prompt_tokens": 512} for vLLM (default: none)')  # fmt: skip
     add("--request_size", type=cli.positive, default=32, help="passages in a request, which servers limit")

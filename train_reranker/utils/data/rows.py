@@ -62,7 +62,7 @@ def read_examples(
     placed: list[tuple[Place, ContrastiveExample]] = []
     faults: list[InputError] = []
     for path in paths:
-        found = find_input(path, what, "name a file of query/pos/neg rows, or make one with `make data`")
+        found = find_input(path, what, "name query/pos/neg rows; the generator writes some with --test_fraction")
         for place, row in read_shaped(found, warn, faults.append):
             try:
                 placed.append((place, parse_example(row, place)))

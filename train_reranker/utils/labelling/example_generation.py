@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from utils.corpus.documents import Corpus
 from utils.data.rows import consistent
 from utils.data.split import Labelled, split_examples, split_files
-from utils.errors import RunError
+from utils.errors import InputError, RunError
 from utils.files import replacing, write_json, write_jsonl
 from utils.labelling.journal import Journal, open_journal
 from utils.labelling.judging import Goal, Stop, judge_sources
@@ -159,8 +159,10 @@ def summarize(rows: Sequence[JudgedSource], stop: Stop, seconds: float, ledger: 
 
 
 def plan(setup: Setup, target: Target) -> str:
-    """Return in one line how many calls to expect."""
+    """Return in one line how many calls to expect; InputError if there is no source."""
     config, corpus, sources = setup.config, setup.corpus, setup.available
+    if not sources:
+        raise InputError(f"{corpus.path}: no document has --min_length {setup.min_length} characters: lower it")
     windows = count_windows(corpus.longest, config.max_document_tokens, config.max_document_windows)
     calls = count_calls(target, setup.candidates, sources, windows, setup.ledger.max_calls)
     wanted = f"{target.examples} examples from up to {min(sources, target.max_attempts or sources)} sources"

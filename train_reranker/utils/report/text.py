@@ -160,7 +160,7 @@ def _metric_notes(result: RerankerTestResult) -> list[str]:
     if result.first_stage:  # which earlier versions lack
         chosen = "weight and depth of each fifth of the queries are chosen on the others"
         notes.append(f"first stage: {result.first_stage}; model + first stage: {chosen}")
-        lost = f"{percent(result.missed)} of the relevant documents are in no pool: no reranker can bring them back"
+        lost = f"{percent(1 - result.missed)} of the relevant documents are in them: no reranker brings back the others"
         notes.append(f"all orders are of the same pools: {percent(result.judged)} of the passages are judged; {lost}")
     return notes
 
@@ -190,7 +190,7 @@ def curve_tables(result: RerankerTestResult) -> list[Table]:
     alone, fused, by_weight = (
         [number(value, THREE) for value in values] for values in (curves.alone, curves.fused, curves.by_weight)
     )
-    by_depth = [["the model alone", *alone], [f"weight {curves.weight:g}", *fused]]
+    by_depth = [["nDCG@10, the model alone", *alone], [f"nDCG@10, weight {curves.weight:g}", *fused]]
     by_depth = by_depth[: 2 if curves.weight else 1]  # weight 0 is the first stage at any depth
     depths, weights = (list(map(str, values)) for values in (curves.depths, curves.weights))
     note = "the best of a curve flatters, because it was chosen to be; model + first stage, cross-fitted, does not"
@@ -200,7 +200,7 @@ def curve_tables(result: RerankerTestResult) -> list[Table]:
             "Weight",
             "nDCG@10 by the model's weight",
             ["weight", *weights],
-            [[f"of the first {curves.depth}", *by_weight]],
+            [[f"nDCG@10, first {curves.depth}", *by_weight]],
             [note],
         ),
     ]

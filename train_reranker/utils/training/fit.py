@@ -14,7 +14,7 @@ from utils.data.judged import pools_of_rows
 from utils.errors import InputError
 from utils.models.devices import CPU_BATCH_TOKENS
 from utils.models.loading import BASE, load_model
-from utils.progress import log, progress_bar
+from utils.progress import bars_are_shown, log, progress_bar
 from utils.scoring import Reranker, ScoringOptions
 from utils.training import launch
 from utils.training.groups import TrainingGroups, collate
@@ -96,7 +96,8 @@ class StepCallback(ProgressCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Show the loss in the bar; the Trainer's own callback writes to stdout."""
         if self.training_bar is not None and "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4f}")
+            # Refreshed where there is a terminal; elsewhere each refresh is a line.
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=bars_are_shown())
 
 
 def make_trainer(job: TrainingJob, arguments: Any, memory: MemoryBudget) -> RerankerTrainer:
