@@ -32,6 +32,7 @@ $(INSTALLED): requirements.txt requirements-demo.txt
 
 # The demo: corpus to examples, examples to a reranker, and whether it helped.
 demo: $(MODEL)/config.json
+	@echo "== 4 of 4: does it help? A test on held-out examples, and an ablation"
 	$(RUN) test_reranker.py --model_path output_new --baseline_model ../$(BASE) --test_data data/test_data.jsonl \
 	    --config ../config_lib/demo_config.yaml
 	$(RUN) rerank_ablation_test.py --num 100 --ft_model output_new --exclude_data data/demo_examples.provenance.jsonl \
@@ -44,13 +45,16 @@ data: $(DATA)/train_data.jsonl
 
 # After the examples, which need no reranker: they are seen within a minute or two.
 $(BASE)/config.json: | $(INSTALLED)
+	@echo "== 2 of 4: the base reranker, distilled without a label"
 	$(RUN) -m tools.prepare_demo
 
 $(DATA)/train_data.jsonl: | $(INSTALLED)
+	@echo "== 1 of 4: a corpus, and examples by the offline teacher"
 	$(RUN) -m tools.prepare_demo --no_base
 	$(RUN) contrastive_data_generator.py $(GENERATE) --output_dir data --output_file demo_examples.jsonl --overwrite
 
 $(MODEL)/config.json: | $(DATA)/train_data.jsonl $(BASE)/config.json
+	@echo "== 3 of 4: fine-tuning on the examples"
 	$(RUN) train_reranker.py --model_path ../$(BASE) --train_data data/train_data.jsonl --output_dir output_new \
 	    $(TRAIN) --overwrite_output_dir
 
