@@ -24,7 +24,7 @@ from utils.retrieval.retriever import Retriever
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
-os.environ["GRPC_VERBOSITY"] = "ERROR"  # threads of an earlier test's connection write to stderr during a later one
+os.environ["GRPC_VERBOSITY"] = "NONE"  # threads of an earlier test's connection write to stderr during a later one
 
 
 @pytest.fixture(scope="session")

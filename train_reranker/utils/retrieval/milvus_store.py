@@ -31,7 +31,7 @@ TIMEOUT, LONG_TIMEOUT = 60, 3600  # seconds for an answer, and for requests that
 def connect(uri: str, token: str | None = None) -> Any:
     """Return a client of the Milvus at ``uri``, creating the folder that a file is in; else ``InputError``."""
     os.environ.pop("MILVUS_URI", None)  # pymilvus reads it on import, and fails at a file's name
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its threads tell stderr of each idle connection that ends
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its threads tell stderr of each idle connection that ends
     try:
         from pymilvus import MilvusClient
         from pymilvus.exceptions import MilvusException
