@@ -126,3 +126,9 @@ def test_summary_names_an_order_without_a_model_that_is_better() -> None:
 
 def _with(result: RerankerTestResult, order: str, value: float) -> list:
     return [replace(row, values=dict.fromkeys(row.values, 0.5) | {order: value}) for row in result.metrics]
+
+
+def test_a_perfect_first_stage_shows_nothing() -> None:
+    result = reranker_test(queries=6)
+    assert "so they cannot show a gain" in summary(replace(result, metrics=_with(result, FIRST, 1.0)))
+    assert "so they cannot show a gain" not in summary(replace(result, metrics=_with(result, FIRST, 0.99)))

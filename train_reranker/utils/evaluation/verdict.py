@@ -53,6 +53,8 @@ def summary(result: RerankerTestResult) -> str:
 
 def _what_to_do(result: RerankerTestResult) -> str:
     advice, (alone, fused) = result.advice, compared_with_first(result)
+    if result.value(FIRST) == 1:
+        return "The first stage is right about all of these queries, so they cannot show a gain: test on harder ones."
     if advice is None or not advice.rerank:
         needed = _needed(fused) if (fused.difference or 0) > 0 else ""
         gain = f"{result.main_metric} {difference_text(fused)}, cross-fitted{needed}"

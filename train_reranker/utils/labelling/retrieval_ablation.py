@@ -125,7 +125,7 @@ async def compare_arms(
     count, met = len(compared(rows)), sum(row.passed_over for row in rows)
     if count < min(num, len(rows) - met):
         log.info("%d of %d sources have no entity", len(rows) - met - count, len(rows))
-    if excluded.queries and not met:
+    if rows and excluded.queries and not met:
         log.warning(
             "no source has a query of the data to exclude: was it made by this teacher and model? "
             "Exclude the generator's provenance file, which names its sources"
