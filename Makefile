@@ -4,7 +4,8 @@ PYTHON := $(ENV)/bin/python
 INSTALLED := $(ENV)/.reranker-installed
 RUN := cd train_reranker && $(PYTHON)
 # A process for each core, with one thread: on busy cores two threads of one matrix product wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n logical --maxprocesses 8 --dist worksteal
+PARALLEL := -n logical --maxprocesses 8 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(PARALLEL)
 
 # How the demo's examples are labelled and its reranker is trained; benchmarks/proof.py reads both, too.
 GENERATE := --num_examples 1600 --num_neg 5 --test_fraction 0.2
@@ -76,7 +77,7 @@ fuzz: $(INSTALLED)
 # How much of utils the tests run, in this process and in those that they start: at least 90%.
 coverage: $(INSTALLED)
 	$(PYTHON) -m coverage erase
-	OMP_NUM_THREADS=1 $(PYTHON) -m coverage run -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m coverage run -m pytest $(PARALLEL) $(TESTS)
 	$(PYTHON) -m coverage combine --quiet
 	$(PYTHON) -m coverage report
 
