@@ -115,10 +115,12 @@ def parse_args() -> argparse.Namespace:
 def make_rows(retriever: Retriever, count: int, negatives: int, rng: random.Random) -> list[ContrastiveExample]:
     """Return rows with two positives, the halves of an article without its start, which is the query."""
     rows: list[ContrastiveExample] = []
-    for document in retriever.corpus.sample(rng, 500):
+    for document in retriever.corpus.sample(rng, 300):
         parts = sentences(document.contents)
-        if len(parts) > 4 and len(rows) < count:
+        if len(parts) > 2 and len(rows) < count:
             rows.append(ContrastiveExample(" ".join(parts[0].split()[:12]), halves(document), [document.text]))
+    if len(rows) < count:
+        sys.exit(f"{retriever.corpus.path} has {len(rows)} articles that are long enough, not {count}: see --rows")
     near = nearest(rows, {}, retriever, negatives)
     return [row._replace(neg=[rng.choice(halves(one)) for one in found]) for row, found in zip(rows, near, strict=True)]
 

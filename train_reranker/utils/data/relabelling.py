@@ -19,7 +19,7 @@ ASKED_AT_ONCE = 32  # questions; which ones come next depends on the answers
 PRIOR = np.array([-2.0, 1.0])  # log-odds of being relevant at the positive's score, and per standard deviation above it
 RELABELLED_FROM = 0.9  # probability of being relevant
 DROPPED_FROM = 0.1, 0.5  # as low in this range as LOST permits
-LOST = 0.015  # share of the true negatives that may be expected to be dropped with the false ones
+LOST = 0.018  # share of the true negatives that may be expected to be dropped with the false ones
 
 # What becomes of a negative.
 KEPT, RELABELLED, DROPPED = "negative", "relabelled as positive", "dropped"
