@@ -65,7 +65,7 @@ def read_test_data(
     found = find(path)
     beir = found is not None and is_beir(found)
     for flag, value in (("--run", run), ("--depth", depth)):
-        if value and not beir:
+        if value and found and not beir:
             raise InputError(
                 f"{flag} {value} needs a BEIR folder as --test_data; rows are pools themselves: leave it out"
             )
@@ -91,7 +91,9 @@ def _of_beir(judged: JudgedSet, run: str | None, config: Config | None, depth: i
     if run:
         found, name = read_run(run, judged), Path(run).name
     else:
-        config = config or load_config()
+        unnamed, config = config is None, config or load_config()
+        if unnamed and find(config.model2path[config.retrieval_method]) is None:
+            raise InputError(f"{judged.folder} needs a first stage: name a TREC file with --run, or your --config")
         found, name = retrieve(judged, config, depth or DEPTH), config.retrieval_method
     pools = pools_of_run(judged, found, depth)
     first = [pool.first for pool in pools if pool.first is not None]
