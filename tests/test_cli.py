@@ -492,3 +492,12 @@ def test_control_characters_and_letters_unknown_to_the_terminal_are_escaped() ->
 def test_a_limit_that_is_never_reached_is_refused(limit: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("contrastive_data_generator", "--max_cost", limit) == 2
     assert "must be a number of at least 0" in capsys.readouterr().err
+
+
+def test_provenance_beside_a_new_output_is_not_replaced(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = Path("more.provenance.jsonl")
+    kept.write_text("paid for\n")
+    for tool in (["tools.mine_negatives", "--config", config_file], ["tools.examples_from_ablation", "one.json"]):
+        assert run(*tool, "--output_file", "more.jsonl") == 2
+        assert "more.provenance.jsonl already exists" in capsys.readouterr().err
+        assert kept.read_text() == "paid for\n"

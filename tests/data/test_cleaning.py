@@ -10,8 +10,9 @@ import pytest
 
 from auditing import clean_rows, write
 from utils.data.audit import Gathered
-from utils.data.cleaning import cleaned, without_places
+from utils.data.cleaning import cleaned
 from utils.data.findings import Analysis
+from utils.data.rows import without_places
 from utils.errors import InputError
 from utils.schema import ContrastiveExample
 

@@ -10,11 +10,12 @@ source or passage is used.
 """
 
 import argparse
+from pathlib import Path
 
 from utils import cli
 from utils.config import DEFAULT_CONFIG, load_config
 from utils.corpus.documents import Corpus
-from utils.errors import RunError
+from utils.errors import InputError, RunError
 from utils.evaluation.run_comparison import Run
 from utils.files import new_output, write_jsonl
 from utils.labelling.example_generation import labelled_examples
@@ -40,7 +41,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Write the rows, their provenance, and what to keep apart from now on."""
     args = parse_args(argv)
-    with new_output(args.output_file) as output:
+    output = Path(args.output_file)
+    provenance = Outputs.named(output.parent, output.name).provenance
+    if provenance.exists():  # the journal is locked when it is opened
+        raise InputError(f"{provenance} already exists: choose another --output_file")
+    with new_output(output):
         run, excluded = Run.read(args.results), Excluded.read(args.exclude_data)
         corpus = Corpus(load_config(args.config).corpus)
         usable = [row for row in run.result.sources if row.example(corpus)]
@@ -49,7 +54,6 @@ def main(argv: list[str] | None = None) -> None:
         if not examples:
             both = f"{len(usable)} of {len(run.result.sources)} sources have a usable and an unusable candidate"
             raise RunError(f"{run.path}: no example ({both}, {len(usable) - len(rows)} are excluded)")
-        provenance = Outputs.named(output.parent, output.name).provenance
         with open_journal(provenance, run.result.settings | {"ablation": run.path.name}, overwrite=True) as journal:
             for place, row in enumerate(rows):
                 journal.add(place, row)

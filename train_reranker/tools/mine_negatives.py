@@ -31,6 +31,7 @@ from utils.data.rows import read_examples
 from utils.data.scores import score_rows
 from utils.errors import BudgetSpent, InputError
 from utils.files import new_output, write_jsonl
+from utils.labelling.outputs import Outputs
 from utils.retrieval.mmr import Lambdas
 from utils.retrieval.retriever import open_retrieval
 from utils.schema import ContrastiveExample
@@ -68,12 +69,14 @@ def main(argv: list[str] | None = None) -> None:
     margin = Margin(args.absolute_margin, args.relative_margin, args.max_score)
     if args.judge == MARGIN and margin == Margin():
         raise InputError("--judge margin needs --absolute_margin, --relative_margin or --max_score")
-    with new_output(args.output_file) as output:
-        mine_rows(args, margin, output)
+    output = Path(args.output_file)
+    beside = Outputs.named(output.parent, output.name).provenance
+    with new_output(output), new_output(beside):
+        mine_rows(args, margin, output, beside)
     print(f"next: python train_reranker.py --train_data {output}")
 
 
-def mine_rows(args: argparse.Namespace, margin: Margin, output: Path) -> None:
+def mine_rows(args: argparse.Namespace, margin: Margin, output: Path, beside: Path) -> None:
     """Write the rows with mined negatives and without false ones, and beside them what was decided."""
     config = load_config(args.config)
     cli.use_gpus(config.gpu_id)
@@ -86,7 +89,6 @@ def mine_rows(args: argparse.Namespace, margin: Margin, output: Path) -> None:
     findings, asked = find(args, rows, margin, config, corpus)
     written = [row._replace(pos_scores=None, neg_scores=None) for row in corrected(rows, findings)]
     write_jsonl(output, (row.row() for row in written))
-    beside = output.with_name(f"{output.name.removesuffix('.jsonl')}.provenance.jsonl")
     write_jsonl(beside, provenance(rows, mined, findings), private=True)  # it holds replies
     counts = Counter(one.decision for one in findings).most_common()
     judged = ", ".join(f"{decision} {count}" for decision, count in counts)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.data.findings import Analysis
-from utils.data.rows import parse_example
+from utils.data.rows import parse_example, without_places
 from utils.data.shapes import read_shaped
 from utils.errors import InputError
-from utils.schema import ContrastiveExample
 
 UNUSABLE, UNWANTED, PASSAGES = LEFT_OUT = ("rows that cannot be used", "rows that repeat others or leak", "passages")
 
@@ -35,21 +34,3 @@ def cleaned(path: Path, analysis: Analysis, shape: str | None, changes: Counter[
             changes[PASSAGES] += sum(unwanted)
             yield without_places(example, unwanted).row()
         row += 1
-
-
-def without_places(example: ContrastiveExample, unwanted: list[bool]) -> ContrastiveExample:
-    """Return the example without those of its passages, and their scores and grades, that are marked."""
-    if not any(unwanted):
-        return example
-    of = {"pos": unwanted[: len(example.pos)], "neg": unwanted[len(example.pos) :]}
-    kept: dict[str, Any] = {}
-    for name, key in (
-        ("pos", "pos"),
-        ("pos_scores", "pos"),
-        ("pos_grades", "pos"),
-        ("neg", "neg"),
-        ("neg_scores", "neg"),
-    ):
-        values = getattr(example, name)
-        kept[name] = values and [value for value, leave in zip(values, of[key], strict=True) if not leave]
-    return example._replace(**kept)

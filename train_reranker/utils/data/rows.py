@@ -1,6 +1,5 @@
 """Rows of query, pos and neg: read, checked, and given the negatives that they lack."""
 
-import itertools
 import random
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -124,11 +123,8 @@ def consistent(examples: Sequence[ContrastiveExample]) -> list[ContrastiveExampl
     rows = []
     for example in examples:
         wrong = positives[canonical(example.query)]
-        good = [canonical(text) not in wrong for text in example.neg]
-        if not all(good):
-            scores = example.neg_scores and list(itertools.compress(example.neg_scores, good))
-            example = example._replace(neg=list(itertools.compress(example.neg, good)), neg_scores=scores)
-        rows.append(example)
+        unwanted = [False] * len(example.pos) + [canonical(text) in wrong for text in example.neg]
+        rows.append(without_places(example, unwanted))
     return rows
 
 
@@ -147,12 +143,19 @@ def canonical(text: str) -> str:
 
 def without(example: ContrastiveExample, unwanted: Callable[[str], bool]) -> ContrastiveExample:
     """Return the example without the unwanted passages, their scores and their grades."""
+    return without_places(example, [unwanted(passage) for passage in example.passages])
+
+
+def without_places(example: ContrastiveExample, unwanted: Sequence[bool]) -> ContrastiveExample:
+    """Return the example without those of its passages, and their scores and grades, that are marked."""
+    if not any(unwanted):
+        return example
     kept: dict[str, Any] = {}
-    for key, others in (("pos", ("pos_scores", "pos_grades")), ("neg", ("neg_scores",))):
-        good = [not unwanted(passage) for passage in getattr(example, key)]
-        for name in (key, *others):
-            values = getattr(example, name)
-            kept[name] = None if values is None else list(itertools.compress(values, good))
+    marks = unwanted[: len(example.pos)], unwanted[len(example.pos) :]
+    for marked, names in zip(marks, (("pos", "pos_scores", "pos_grades"), ("neg", "neg_scores")), strict=True):
+        for name in names:
+            if (values := getattr(example, name)) is not None:
+                kept[name] = [value for value, one in zip(values, marked, strict=True) if not one]
     return example._replace(**kept)
 
 
