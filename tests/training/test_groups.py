@@ -120,3 +120,30 @@ def test_plan_holds_the_budget_and_every_pair_once() -> None:
         width = -(-max(LENGTHS[i] for i in part) // 8) * 8
         assert len(part) == 1 or len(part) * width <= 130
     assert plan_micro_batches([5000], 130) == [[0]]
+
+
+def test_passes_of_recurring_shapes_where_each_costs_something() -> None:
+    rng = random.Random(1)
+    shapes = set()
+    for _ in range(200):
+        lengths = [rng.randint(20, 1024) for _ in range(64)]
+        plan = plan_micro_batches(lengths, 65536, 128, overhead=8192)
+        assert sorted(i for part in plan for i in part) == list(range(64))
+        widths = [groups.round_up(max(lengths[i] for i in part), 128) for part in plan]
+        assert widths == sorted(widths, reverse=True)
+        cost = sum(len(part) * width + 8192 for part, width in zip(plan, widths, strict=True))
+        assert cost <= 64 * widths[0] + 8192  # one pass is no cheaper
+        shapes |= {(len(part), width) for part, width in zip(plan, widths, strict=True)}
+    assert {rows % 8 for rows, _ in shapes} == {0}
+    assert len(shapes) < 40
+
+
+@pytest.mark.parametrize("pairs", [1, 3, 8, 63])
+@pytest.mark.parametrize("tokens", [1, 130, 4096])
+def test_costly_passes_hold_the_budget_too(pairs: int, tokens: int) -> None:
+    lengths = (LENGTHS * 8)[:pairs]
+    plan = plan_micro_batches(lengths, tokens, 8, overhead=100)
+    assert sorted(i for part in plan for i in part) == list(range(pairs))
+    for part in plan:
+        assert len(part) == 1 or len(part) * groups.round_up(max(lengths[i] for i in part), 8) <= tokens
+    assert plan_micro_batches([], tokens, 8, overhead=100) == []

@@ -69,6 +69,16 @@ def test_a_weight_of_nan_is_refused(tiny_reranker: Path, data: Path, tmp_path: P
         train_evaluated(broken, data, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("longest", "multiple", "expected"), [(8192, 8, 128), (1024, 8, 128), (512, 8, 64), (504, 8, 8), (160, 8, 16),
+                                          (32, 8, 8), (8192, 1, 1), (8192, 256, 256)],
+)  # fmt: skip
+def test_a_gpu_sees_few_widths(longest: int, multiple: int, expected: int) -> None:
+    from utils.training.fit import few_widths
+
+    assert few_widths(longest, multiple) == expected
+
+
 ROWS = [
     {"query": f"what of {n}?", "pos": [f"a river {n}"], "neg": [f"the market {n}", f"a lake {n}"],
      "pos_scores": [n / 5], "neg_scores": [2.0, -1.0]}

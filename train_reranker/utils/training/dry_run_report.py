@@ -15,7 +15,7 @@ from utils.models.folders import read_json, stored_tensors
 from utils.models.loading import load_tokenizer
 from utils.progress import log
 from utils.report.text import percent, table
-from utils.training.groups import draw_group, encode_pairs, plan_micro_batches, round_up
+from utils.training.groups import draw_group, encode_pairs, round_up
 from utils.training.job import precision
 from utils.training.settings import TrainingJob
 
@@ -38,8 +38,7 @@ def render(job: TrainingJob, argv: Sequence[str], processes: int) -> str:
     settings, facts, longest = job.settings, job.facts, job.lengths.pair
     memory, steps, whole = memory_budget(job), count_steps(job, processes), count_tokens(job)
     batches = [[min(length, longest) for length in batch] for batch in whole]
-    plans = [plan_micro_batches(batch, memory.max_tokens, memory.multiple) for batch in batches]
-    planned = [[batch[i] for i in part] for batch, plan in zip(batches, plans, strict=True) for part in plan]
+    planned = [[batch[i] for i in part] for batch in batches for part in memory.plan(batch)]
     at = np.percentile(np.concatenate(batches), [5, 25, 50, 75, 95, 100]).astype(int)
     most = max(map(sum, batches))
     live = min(most, max(memory.max_tokens, at[-1]))

@@ -11,6 +11,8 @@ from utils.models.devices import token_batches
 from utils.models.lengths import Lengths, cut_text
 from utils.schema import ContrastiveExample
 
+PARTS = 8  # what a batch is divided into where shapes are to recur
+
 
 class Group(NamedTuple):
     """The encoded pairs of one row: a positive, or graded ones, then negatives; and numbers for each pair."""
@@ -99,12 +101,29 @@ def collate(groups: Sequence[Group]) -> dict[str, Any]:
     return {"pair": flat, **dict(zip(Group._fields[1:], columns, strict=True))}
 
 
-def plan_micro_batches(lengths: Sequence[int], max_tokens: int, multiple: int = 1) -> list[list[int]]:
+def plan_micro_batches(
+    lengths: Sequence[int], max_tokens: int, multiple: int = 1, overhead: int = 0
+) -> list[list[int]]:
     """Return the positions of pairs of ``lengths`` tokens in length-bucketed micro-batches, longest first.
 
     With padding to a multiple of ``multiple``, each has at most ``max_tokens``; a longer pair is alone in its own.
+    Where a micro-batch costs as much as ``overhead`` tokens beside its own, the plan is the cheapest of those that are
+    made of eighths of the batch: their shapes recur, and a GPU's libraries work out how to compute each shape once.
     """
-    return list(token_batches([round_up(length, multiple) for length in lengths], max_tokens, len(lengths)))
+    widths = [round_up(length, multiple) for length in lengths]
+    if not overhead:
+        return list(token_batches(widths, max_tokens, len(lengths)))
+    order = sorted(range(len(widths)), key=lambda i: -widths[i])
+    size = max(1, min(len(order) // PARTS, max_tokens // max(widths, default=1)))
+    starts = range(0, len(order), size)
+    cheapest: dict[int, tuple[int, list[list[int]]]] = {len(order): (0, [])}  # from each start: its tokens and its plan
+    for start in reversed(starts):
+        ends = [min(end, len(order)) for end in range(start + size, len(order) + size, size)]
+        fitting = [end for end in ends if widths[order[start]] * (end - start) <= max_tokens] or ends[:1]
+        tokens = {end: widths[order[start]] * (end - start) + overhead + cheapest[end][0] for end in fitting}
+        end = min(fitting, key=tokens.__getitem__)
+        cheapest[start] = tokens[end], [order[start:end], *cheapest[end][1]]
+    return cheapest[0][1]
 
 
 def round_up(length: int, multiple: int) -> int:

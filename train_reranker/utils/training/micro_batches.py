@@ -31,7 +31,12 @@ class MemoryBudget:
     max_tokens: int  # of a micro-batch, with padding
     keep: bool = True  # graphs are kept for the backward pass
     multiple: int = 1  # what widths are rounded up to
+    overhead: int = 0  # what a micro-batch costs beside its own tokens, in tokens
     by_layer: bool = False  # activations are computed again layer by layer
+
+    def plan(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Return the micro-batches of pairs of ``lengths`` tokens, see :func:`plan_micro_batches`."""
+        return plan_micro_batches(lengths, self.max_tokens, self.multiple, self.overhead)
 
     def lower(self, pairs: int, tokens: int) -> bool:
         """Allow less than a micro-batch of ``pairs`` and padded ``tokens`` took; False where no less is possible."""
@@ -150,8 +155,7 @@ class MicroBatchScorer:
         return inputs if min(lengths) == width else inputs | {"attention_mask": mask.long()}
 
     def _plan(self, pairs: dict[str, Any], positions: Sequence[int]) -> list[list[int]]:
-        lengths = [pairs["lengths"][i] for i in positions]
-        plan = plan_micro_batches(lengths, self.memory.max_tokens, self.memory.multiple)
+        plan = self.memory.plan([pairs["lengths"][i] for i in positions])
         return [[positions[i] for i in part] for part in plan]
 
     def _lower(self, pairs: dict[str, Any], positions: Sequence[int]) -> None:

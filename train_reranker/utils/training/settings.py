@@ -53,7 +53,9 @@ class TrainingSettings:
     train_group_size: int = setting(4, "passages per query and step: one positive, the rest negatives")
     query_max_len: int = setting(512, "longest query in tokens")
     passage_max_len: int | None = setting(None, "longest passage in tokens (default: what the query leaves)")
-    pad_to_multiple_of: int = setting(8, "pad to a multiple of this many tokens; 0: to the longest pair only")
+    pad_to_multiple_of: int = setting(
+        8, "pad to a multiple of this many tokens, on a GPU of up to 128; 0: to the longest pair only"
+    )
     negative_fill: str = setting("other_rows", choices=NEGATIVE_FILLS,
         help="where a row has too few negatives, take passages of other rows, or repeat its own")  # fmt: skip
     # What is learnt, and what is kept.
@@ -76,7 +78,7 @@ class TrainingSettings:
     bf16: bool = setting(False, "mixed precision in bf16")
     no_mixed_precision: bool = setting(False, "fp32 (default: the half precision that the device is fast at, if any)")
     max_tokens_per_micro_batch: int | None = setting(None,
-        "tokens that go through the model at once (default: 16384 on a GPU, 4096 on a CPU)",
+        "tokens that go through the model at once (default: 65536 on a GPU, 4096 on a CPU)",
         "--max_tokens_per_chunk")  # fmt: skip
     gradient_checkpointing: bool | None = setting(None, "recompute activations to save memory (default: on a GPU only)")
     deterministic: bool = setting(False,
