@@ -22,7 +22,7 @@ def test_split_has_nothing_in_common() -> None:
         pos, *neg = rng.sample(texts, 3)
         entity = f"Entity {i // 3}" if i % 2 else f"entity {i // 3}"
         labelled.append(Labelled(texts[i], entity, ContrastiveExample(f"q{i}", [pos], neg)))
-    split = split_examples(labelled, 0.1, random.Random(1))
+    split = split_examples(labelled, 0.1, 1)
     by_query = {one.example.query: one for one in labelled}
     assert len(split.test) == 24
     assert len(split.train) + len(split.test) + split.dropped == len(labelled)
@@ -58,7 +58,7 @@ def test_planted_leaks_are_on_one_side(seed: int) -> None:
         leaks.append((other.pos[0], copy))
         labelled[i + 2] = labelled[i + 2]._replace(entity=f"Entity  {100 + i}")
         same.append((other.query, one[2].query))
-    split = split_examples(labelled, 0.2, random.Random(seed))
+    split = split_examples(labelled, 0.2, seed)
     assert len(split.test) >= 20
     sides = [{text for row in side for text in (row.query, *row.passages)} for side in (split.train, split.test)]
     for first, second in (*leaks, *same):
@@ -70,10 +70,20 @@ def test_questions_of_one_source_stay_together() -> None:
         Labelled(f"source {i // 2}", f"entity {i}", ContrastiveExample(f"q{i}", [f"p{i}"], [f"n{i}"]))
         for i in range(80)
     ]
-    split = split_examples(labelled, 0.25, random.Random(1))
+    split = split_examples(labelled, 0.25, 1)
     held_out, trained = ({int(row.query[1:]) // 2 for row in side} for side in (split.test, split.train))
     assert (len(split.test), len(split.train)) == (20, 60)
     assert not held_out & trained
+
+
+def test_other_rows_change_little_of_what_is_held_out() -> None:
+    data = [row for n in range(20) for row in _topic(n, 10)] + drawn(200, 300, 3)
+    tests = [
+        {row.query for row in held_out.hold_out(some, 0.1, seed=1).test}
+        for some in (data, data[:55] + data[60:], [*reversed(data), *apart(10)])
+    ]
+    assert len(tests[0]) == 40
+    assert all(len(tests[0] & other) >= 28 for other in tests)
 
 
 def test_nothing_is_split_from_nothing() -> None:

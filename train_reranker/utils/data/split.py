@@ -1,8 +1,8 @@
 """Splitting labelled examples so that the two sides share nothing and training loses little."""
 
+import hashlib
 import heapq
 import math
-import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
@@ -45,14 +45,15 @@ class Split(NamedTuple):
         }  # fmt: skip
 
 
-def split_examples(labelled: Sequence[Labelled], test_fraction: float, rng: random.Random) -> Split:
+def split_examples(labelled: Sequence[Labelled], test_fraction: float, seed: int) -> Split:
     """Split examples so that no query, entity or document, as source or passage, nor a near-duplicate is on both sides.
 
     Held out is ``test_fraction`` of them, each with a negative, preferring those with few links to others. A passage
     on both sides is removed from the training examples, or from the test pool where it is a training example's source
     or positive. At most ``MOST_LOST`` of all examples (of fewer than 20: two) are lost to both sides, and no more than
     are held out; where that is impossible, fewer are held out, or none. Texts are the same as
-    :func:`utils.data.near.text_groups` has them.
+    :func:`utils.data.near.text_groups` has them. Which of equally linked ones are held out depends on the seed and on
+    each one's source and entity alone, so that a few other examples make a few other choices.
     """
     needs = [(one.source, one.example.query, f"\0 {one.entity}") for one in labelled]
     texts = (text for need, one in zip(needs, labelled, strict=True) for text in (*need, *one.example.passages))
@@ -64,7 +65,8 @@ def split_examples(labelled: Sequence[Labelled], test_fraction: float, rng: rand
 
     rows = [links(need, one.example) for need, one in zip(needs, labelled, strict=True)]
     wanted, most_lost = math.ceil(test_fraction * len(rows)), max(2, int(MOST_LOST * len(rows)))
-    found = hold_out(rows, wanted, most_lost, rng)
+    turns = [turn(seed, one) for one in labelled]
+    found = hold_out(rows, wanted, most_lost, turns)
     tested = [number for number in sorted(found.pools) if found.pools[number]]
     trained = [number for number in range(len(rows)) if number not in found.pools and number not in found.lost]
     # A training row takes precedence over a pool's negative, a held-out row over another's passage.
@@ -84,6 +86,12 @@ def split_files(split: Split, sample: int = 10) -> dict[str, str]:
     parts = (split.train, split.test, split.test[:sample])
     texts = ("".join(f"{dumps(example.row())}\n" for example in part) for part in parts)
     return dict(zip(SPLIT_FILES, texts, strict=True))
+
+
+def turn(seed: int, one: Labelled) -> int:
+    """Return a random number, 64 bits, that a seed gives to an example's source and entity."""
+    text = "\0".join((str(seed), one.source, one.entity))
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
 
 
 class Links(NamedTuple):
@@ -174,22 +182,22 @@ class HeldOut:
                     self.ranking += self.pools[other] == 1
 
 
-def hold_out(rows: Sequence[Links], wanted: int, most_lost: int, rng: random.Random) -> HeldOut:
+def hold_out(rows: Sequence[Links], wanted: int, most_lost: int, turns: Sequence[int]) -> HeldOut:
     """Hold out about ``wanted`` rows with negatives, losing at most ``most_lost`` others and no more than are held out.
 
     First come whole connected components of rows that share anything, if they are no larger than ``wanted``; then
-    single rows of larger ones, the least linked first, given what is held out so far. ``rng`` breaks ties. Where that
+    single rows of larger ones, the least linked first, given what is held out so far. ``turns`` break ties. Where that
     falls short and the rows are few, it is retried from other first rows.
     """
     held_out = HeldOut(rows)
     if not wanted:
         return held_out
-    place = _places(rows, wanted, rng)
-    best = _grow(rows, place, wanted, most_lost, rng)
+    place = _places(rows, wanted, turns)
+    best = _grow(rows, place, wanted, most_lost, turns)
     if best[0][1] < wanted:
-        for first in rng.sample(range(len(rows)), min(len(rows), RETRIED // len(rows))):
+        for first in sorted(range(len(rows)), key=turns.__getitem__)[: RETRIED // len(rows)]:
             place[first] -= len(rows) + 1  # before all others
-            best = max(best, _grow(rows, place, wanted, most_lost, rng), key=itemgetter(0))
+            best = max(best, _grow(rows, place, wanted, most_lost, turns), key=itemgetter(0))
             place[first] += len(rows) + 1
     for row in best[1]:
         held_out.take(row)
@@ -197,14 +205,14 @@ def hold_out(rows: Sequence[Links], wanted: int, most_lost: int, rng: random.Ran
 
 
 def _grow(
-    rows: Sequence[Links], place: Sequence[int], wanted: int, most_lost: int, rng: random.Random
+    rows: Sequence[Links], place: Sequence[int], wanted: int, most_lost: int, turns: Sequence[int]
 ) -> tuple[tuple[int, int], list[int]]:
     """Hold rows out one by one; of the states that leave a row to train on, return the best one's value and its rows.
 
     The value is (ranking rows - lost rows, ranking rows); the rows are in the order in which they were held out.
     """
     found = HeldOut(rows)
-    heap = [(place[i], *found.cost(i), rng.random(), i) for i in range(len(rows)) if rows[i].negatives]
+    heap = [(place[i], *found.cost(i), turns[i], i) for i in range(len(rows)) if rows[i].negatives]
     heapq.heapify(heap)
     best, length = (0, 0), 0
     while heap and found.ranking < wanted and len(found.order) < wanted + most_lost:
@@ -215,7 +223,7 @@ def _grow(
             if rows[other].negatives:
                 # A lost row goes first, whatever its component.
                 at = -1 if other in found.lost else place[other]
-                heapq.heappush(heap, (at, *found.cost(other), rng.random(), other))
+                heapq.heappush(heap, (at, *found.cost(other), turns[other], other))
         wasted = len(found.lost) + len(found.order) - found.ranking  # rows that neither train nor rank anything
         value = (found.ranking - wasted, found.ranking)
         if wasted <= most_lost and value > best and len(found.order) + len(found.lost) < len(rows):
@@ -223,8 +231,8 @@ def _grow(
     return best, found.order[:length]
 
 
-def _places(rows: Sequence[Links], wanted: int, rng: random.Random) -> list[int]:
-    """Return each row's rank by component: those of up to ``wanted`` rows shuffled, then larger ones by size."""
+def _places(rows: Sequence[Links], wanted: int, turns: Sequence[int]) -> list[int]:
+    """Return each row's rank by component: those of up to ``wanted`` rows by turn, then larger ones by size."""
     import numpy as np
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -234,7 +242,9 @@ def _places(rows: Sequence[Links], wanted: int, rng: random.Random) -> list[int]
     numbers, keys = np.array(pairs).T
     _, component = connected_components(coo_matrix((np.ones(len(pairs)), (numbers, keys)), (size, size)), False)
     of_row = component[: len(rows)].tolist()
-    sizes = Counter(of_row)
-    order = sorted(sizes, key=lambda one: (max(sizes[one], wanted), rng.random()))
+    sizes, first = Counter(of_row), dict.fromkeys(of_row, 2**64)
+    for one, its_turn in zip(of_row, turns, strict=True):
+        first[one] = min(first[one], its_turn)
+    order = sorted(sizes, key=lambda one: (max(sizes[one], wanted), first[one]))
     place = {one: number for number, one in enumerate(order)}
     return [place[one] for one in of_row]

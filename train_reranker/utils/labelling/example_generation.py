@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import random
 import textwrap
 import time
 from collections import Counter
@@ -228,7 +227,7 @@ class GenerationRun:
         summary = summarize(journal.rows, stop, time.monotonic() - self._started, self.setup.ledger)
         own = self.outputs.split_hashes
         if self.test_fraction and stop.failure is None:
-            split = split_examples(labelled, self.test_fraction, random.Random(self.setup.config.seed))
+            split = split_examples(labelled, self.test_fraction, self.setup.config.seed)
             if len(split.test) < 0.9 * split.wanted:
                 log.warning(
                     "%d of %d test examples: more would cost too many training examples, which share sources, "

@@ -1,6 +1,5 @@
 """The rows that a training holds out to be evaluated on."""
 
-import random
 from collections.abc import Sequence
 
 from utils.data.split import Labelled, Split, split_examples
@@ -13,7 +12,7 @@ def hold_out(rows: Sequence[ContrastiveExample], fraction: float, seed: int) -> 
     """Hold out a share of the rows, at most about ``MOST_QUERIES``, or none where it is below ``FEWEST_QUERIES``."""
     fraction = min(fraction, MOST_QUERIES / max(1, len(rows)))
     labelled = [Labelled(row.query, row.query, row) for row in rows]
-    split = split_examples(labelled, fraction, random.Random(seed))
+    split = split_examples(labelled, fraction, seed)
     return split if len(split.test) >= FEWEST_QUERIES else Split(list(rows), [], 0, 0, 0, split.wanted)
 
 
