@@ -81,7 +81,9 @@ def generate(run: GenerationRun, args: argparse.Namespace) -> None:
 def report(summary: dict[str, Any], run: GenerationRun) -> None:
     """Print what came out, where it is, and what to run next."""
     for key, value in summary.items():
-        print(f"{key:>21}  {value}")
+        counts = ", ".join(f"{count:,} {name}" for name, count in value.items()) if isinstance(value, dict) else None
+        if value is not None:
+            print(f"{key:>21}  {counts or value}")
     examples, provenance, file = run.outputs
     print(f"examples are in {examples}, verdicts in {provenance}, the summary in {file}")
     if summary["finished"]:

@@ -28,10 +28,12 @@ from utils.evaluation.reranker_results import orders_of, reranker_test_result
 from utils.evaluation.results import RerankerTestResult
 from utils.evaluation.verdict import MODEL, difference_text, failures
 from utils.files import check_output, locked, write_json
+from utils.models.folders import find_model
 from utils.progress import log
 from utils.report.page import write_test_page
-from utils.report.text import p_value, reranker_test_text
+from utils.report.text import p_value, percent, reranker_test_text
 from utils.scoring import open_reranker
+from utils.training.job import trained_on
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -73,6 +75,7 @@ def compare(args: argparse.Namespace, output: Path) -> int:
     models = {MODEL: args.model_path} | name_baselines(args.baseline_model)
     orders, fusion = orders_of(test, {name: score(args, path, test.pools) for name, path in models.items()})
     warn_of_ties(models, orders)
+    warn_of_training_data(args, models, test.pools)
     result = reranker_test_result(test, orders, fusion, describe(args, models, test.pools))
     write_json(output, result.to_json())
     if args.trec_dir:
@@ -110,6 +113,14 @@ def warn_of_ties(models: Mapping[str, str], pools: Mapping[str, Sequence[Pool]])
         if tied:
             message = "%s scores all passages alike in %d of %d pools: their order there is random"
             log.warning(message, path, tied, len(ranked))
+
+
+def warn_of_training_data(args: argparse.Namespace, models: Mapping[str, str], pools: Sequence[JudgedPool]) -> None:
+    """Warn of each model that was trained or chosen on queries of the test data, which flatter it."""
+    for path in models.values():
+        if seen := trained_on(find_model(path), [pool.query for pool in pools]):
+            message = "%s was trained, or chosen, on %s of the queries of %s, which flatters it: test on others"
+            log.warning(message, path, percent(seen), args.test_data)
 
 
 def exit_code(args: argparse.Namespace, result: RerankerTestResult) -> int:

@@ -10,6 +10,7 @@ transformers, and carries the lengths that it was trained at. Progress goes to s
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -26,7 +27,7 @@ from utils.training.checkpoints import owned
 from utils.training.history import HELD_OUT, EvaluationHistory, verdict
 from utils.training.job import prepare
 from utils.training.run import run
-from utils.training.settings import UNMIXED, TrainingSettings
+from utils.training.settings import UNMIXED, TrainingJob, TrainingSettings
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     history = run(job)
     if not launch.is_main_process():
         return 0
-    report(job.output, history)
+    report(job, history)
     return exit_code(history.differences() if history else {}, options)
 
 
@@ -116,8 +117,9 @@ def parse_bool(text: str) -> bool:
 SWITCH: dict[str, Any] = {"nargs": "?", "const": True, "type": parse_bool, "metavar": "BOOL"}
 
 
-def report(folder: Path, history: EvaluationHistory | None) -> None:
+def report(job: TrainingJob, history: EvaluationHistory | None) -> None:
     """Print where the model is, whether it helped, and what to run next."""
+    folder = job.output
     print(f"model: {folder}")
     if kept := owned(folder):
         names = ", ".join(checkpoint.name for checkpoint in kept)
@@ -133,7 +135,10 @@ def report(folder: Path, history: EvaluationHistory | None) -> None:
     elif worse:
         remedies = "train with --mix_with_base auto, with --keep_close 1, or at a lower --learning_rate"
         log.warning("%s: IT HAS FORGOTTEN WHAT ITS BASE COULD DO: %s", verdict(differences).upper(), remedies)
-    print(f"next: python test_reranker.py --model_path {folder} --test_data ./data/test_data.jsonl")
+    beside = Path(job.settings.train_data[0]).with_name("test_data.jsonl")
+    test = str(beside) if beside.is_file() else "FILE_OR_FOLDER"  # nothing that it was trained on
+    command = ["--model_path", str(folder), "--baseline_model", str(job.model), "--test_data", test]
+    print(f"next: {shlex.join(['python', 'test_reranker.py', *command])}")
 
 
 if __name__ == "__main__":

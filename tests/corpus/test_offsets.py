@@ -88,7 +88,7 @@ def test_empty_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_documents_with_equal_hashes_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offsets, "id_hash", lambda text: len(text))
+    monkeypatch.setattr(offsets, "hash64", lambda text: len(text))
     corpus = Corpus(write(tmp_path / "c.jsonl", [{"id": i, "contents": f"text {i}"} for i in range(20)]))
     assert [corpus.row(str(i)) for i in range(20)] == list(range(20))
     with pytest.raises(InputError, match='no document with id "20"'):

@@ -164,7 +164,7 @@ ODD = [
 
 
 def test_odd_texts_are_trained_on_and_tested(
-    tiny_reranker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_reranker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     data = tmp_path / "rows.jsonl"
     rows = [
@@ -179,6 +179,7 @@ def test_odd_texts_are_trained_on_and_tested(
     flags = ["--test_data", str(data), "--output_file", str(output), "--trec_dir", str(trec)]
     assert script.main(["--model_path", str(folder), *flags]) == 0
     assert json.loads(output.read_text(encoding="utf-8"))["queries"] == len(ODD)
+    assert "was trained, or chosen, on 100.0% of the queries of" in caplog.text
     assert "half an emoji \ufffd 0" in {one["query"] for _, one in read_jsonl(data)}
     assert "test_reranker.py" in capsys.readouterr().out
     assert len((trec / "model.run").read_text().splitlines()) == 2 * len(ODD)
@@ -199,6 +200,7 @@ def test_scores_that_are_all_alike_are_told(
     flags = ["--test_data", str(data), "--output_file", str(tmp_path / "results.json")]
     assert script.main(["--model_path", str(tiny_reranker), *flags]) == 0
     assert "scores all passages alike in 2 of 3 pools" in caplog.text
+    assert "flatters" not in caplog.text
 
 
 # --- starts that fail

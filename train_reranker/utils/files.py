@@ -4,6 +4,7 @@ import codecs
 import csv
 import errno
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -112,6 +113,11 @@ def _depth(value: Any) -> int:
         inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
         level, depth = [item for items in inner for item in items], depth + 1
     return depth
+
+
+def hash64(text: str) -> int:
+    """Return a 64-bit hash of a text, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def dumps(value: Any) -> str:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from utils.corpus.offsets import CACHE, id_hash
+from utils.corpus.offsets import CACHE
 from utils.errors import InputError
-from utils.files import dumps, replacing
+from utils.files import dumps, hash64, replacing
 from utils.formats import data_files, is_plain, read_rows
 from utils.progress import log, progress_bar
 from utils.schema import parse_document
@@ -22,7 +22,7 @@ def as_jsonl(path: Path) -> Path:
     if is_plain(path):
         return path
     name, changed = f"{path.name}.converted.jsonl", _changed(path)
-    places = (path.with_name(name), CACHE / f"{id_hash(str(path.resolve())):016x}.{name}")
+    places = (path.with_name(name), CACHE / f"{hash64(str(path.resolve())):016x}.{name}")
     for place in places:
         if place.is_file() and place.stat().st_mtime_ns == changed:
             return place

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.errors import InputError
-from utils.files import file_state, loads, parse_line, replacing
+from utils.files import file_state, hash64, loads, parse_line, replacing
 from utils.progress import log, progress_bar
 from utils.schema import Document, parse_document
 
@@ -46,14 +46,9 @@ class Offsets(NamedTuple):
 
     def rows(self, document_id: str) -> list[int]:
         """Return the rows whose id has the hash of ``document_id``: nearly always one; the caller compares the ids."""
-        wanted = np.uint64(id_hash(document_id))
+        wanted = np.uint64(hash64(document_id))
         start, end = (np.searchsorted(self.columns.hash, wanted, side) for side in ("left", "right"))
         return [int(row) for row in self.columns.row[start:end]]
-
-
-def id_hash(text: str) -> int:
-    """Return a 64-bit hash of a text, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def open_offsets(path: Path) -> Offsets:
@@ -92,9 +87,9 @@ def build(path: Path) -> Offsets:
         document = parse_document(parse_line(line, path, number), f"{path}, line {number}")
         offsets.append(start)
         lengths.append(len(document.contents))
-        ids.append(id_hash(document.id))
-        articles.append(id_hash(document.article))
-        texts.append(id_hash(" ".join(document.text.split())))
+        ids.append(hash64(document.id))
+        articles.append(hash64(document.article))
+        texts.append(hash64(" ".join(document.text.split())))
     if not offsets:
         raise InputError(f"{path} holds no document; each line is a JSON object with id, title and contents")
     offset, length, hashes = (np.frombuffer(values, np.uint64) for values in (offsets, lengths, ids))
@@ -160,7 +155,7 @@ def _stamp(path: Path) -> list[int]:
 def _places(path: Path) -> tuple[Path, Path]:
     """Return where the table may be: beside the corpus, and in the cache."""
     name = f"{path.name}.offsets"
-    return path.with_name(name), CACHE / f"{id_hash(str(path.resolve())):016x}.{name}"
+    return path.with_name(name), CACHE / f"{hash64(str(path.resolve())):016x}.{name}"
 
 
 def _read_header(table: Path) -> dict[str, Any] | None:

@@ -12,12 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from utils.corpus.offsets import id_hash
 from utils.data.near import sketch
 from utils.data.rows import DAMAGED, canonical, parse_example
 from utils.data.shapes import read_shaped
 from utils.errors import InputError
-from utils.files import read_jsonl
+from utils.files import hash64, read_jsonl
 from utils.formats import Place, Warn
 from utils.progress import progress_bar
 from utils.schema import ContrastiveExample
@@ -104,7 +103,7 @@ class Gathered:
 
     def _add_text(self, role: int, text: str) -> None:
         form = canonical(text)
-        key = id_hash(form)
+        key = hash64(form)
         self.text.append(key)
         self.role.append(role)
         self.length.append(len(text))
@@ -123,7 +122,7 @@ def read_origins(folder: Path) -> dict[int, tuple[int, int]]:
             entity = line.get("entity")
             if isinstance(entity, dict) and all(isinstance(one, str) for one in _named(line, entity)):
                 query, source, name = map(canonical, _named(line, entity))
-                found[id_hash(query)] = (id_hash(source), id_hash(name))
+                found[hash64(query)] = (hash64(source), hash64(name))
     return found
 
 

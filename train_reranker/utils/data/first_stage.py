@@ -14,7 +14,7 @@ import numpy as np
 
 from utils.config import Config, load_config
 from utils.corpus.documents import Corpus
-from utils.corpus.offsets import CACHE, id_hash
+from utils.corpus.offsets import CACHE
 from utils.data.judged import (
     JudgedPool,
     JudgedSet,
@@ -28,7 +28,7 @@ from utils.data.judged import (
 )
 from utils.data.rows import read_examples
 from utils.errors import InputError
-from utils.files import find
+from utils.files import find, hash64
 from utils.retrieval.bm25 import BM25
 from utils.retrieval.encoder import PASSAGE, QUERY, open_encoder
 from utils.retrieval.fusion import reciprocal_rank_fusion
@@ -116,7 +116,7 @@ def retrieve(judged: JudgedSet, config: Config, depth: int) -> Run:
     )  # fmt: skip
     corpus, encoder = Corpus(config.corpus), open_encoder(config)
     if not os.access(folder, os.W_OK):
-        cached = CACHE / f"{id_hash(str(folder.resolve())):016x}.{index_file(config, corpus).name}"
+        cached = CACHE / f"{hash64(str(folder.resolve())):016x}.{index_file(config, corpus).name}"
         config = replace(config, method2index=MappingProxyType({config.retrieval_method: str(cached)}))
     vectors = encoder.encode(list(judged.queries.values()), QUERY)
     scores, rows = open_store(config, corpus, encoder).search(vectors, depth + 1)

@@ -11,6 +11,7 @@ from utils.data.judged import read_grades, read_texts
 from utils.errors import InputError
 from utils.files import Broken
 from utils.formats import Place, Warn, delimiter_of, read_rows
+from utils.progress import log
 
 ROWS, TRIPLETS, BEIR = SHAPES = "rows", "triplets", "beir"
 # sentence-transformers' names for a triplet's columns; what it calls negatives starts with the last.
@@ -70,13 +71,18 @@ def _of_triplets(rows: Rows, always: bool) -> Rows:
             return None, place, [], place, row
         return (*_triplet(place, row), place, row)
 
+    triplets = merged = 0
     for (query, positive), group in groupby(map(parts, rows), key=lambda one: one[:2]):
         members = list(group)
         *_, place, row = members[0]
         if query is None:
             yield place, _cells(place, row)
         else:
+            triplets, merged = triplets + len(members), merged + 1
             yield place, {"query": query, "pos": positive, "neg": [text for one in members for text in one[2]]}
+    if triplets > merged:
+        message = "%d triplets make %d rows: those with the same query and positive, one after another, are one"
+        log.info(message, triplets, merged)
 
 
 def _named(row: dict[str, Any], names: Iterable[str]) -> str | None:

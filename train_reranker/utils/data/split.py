@@ -1,6 +1,5 @@
 """Splitting labelled examples so that the two sides share nothing and training loses little."""
 
-import hashlib
 import heapq
 import math
 from collections import Counter
@@ -10,7 +9,7 @@ from typing import NamedTuple
 
 from utils.data.near import text_groups
 from utils.data.rows import without
-from utils.files import dumps
+from utils.files import dumps, hash64
 from utils.schema import ContrastiveExample
 
 MOST_LOST = 0.1  # largest share of rows that may be lost to both sides
@@ -65,7 +64,7 @@ def split_examples(labelled: Sequence[Labelled], test_fraction: float, seed: int
 
     rows = [links(need, one.example) for need, one in zip(needs, labelled, strict=True)]
     wanted, most_lost = math.ceil(test_fraction * len(rows)), max(2, int(MOST_LOST * len(rows)))
-    turns = [turn(seed, one) for one in labelled]
+    turns = [hash64(f"{seed}\0{one.source}\0{one.entity}") for one in labelled]
     found = hold_out(rows, wanted, most_lost, turns)
     tested = [number for number in sorted(found.pools) if found.pools[number]]
     trained = [number for number in range(len(rows)) if number not in found.pools and number not in found.lost]
@@ -86,12 +85,6 @@ def split_files(split: Split, sample: int = 10) -> dict[str, str]:
     parts = (split.train, split.test, split.test[:sample])
     texts = ("".join(f"{dumps(example.row())}\n" for example in part) for part in parts)
     return dict(zip(SPLIT_FILES, texts, strict=True))
-
-
-def turn(seed: int, one: Labelled) -> int:
-    """Return a random number, 64 bits, that a seed gives to an example's source and entity."""
-    text = "\0".join((str(seed), one.source, one.entity))
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
 
 
 class Links(NamedTuple):

@@ -28,7 +28,7 @@ from utils.progress import log
 from utils.teachers.context_window import count_windows
 from utils.teachers.language_model import MAX_ATTEMPTS
 from utils.teachers.ledger import Ledger
-from utils.teachers.registry import OFFLINE
+from utils.teachers.registry import OFFLINE, configured_endpoints
 
 # Share of sources that give an example, and candidates judged per source: the offline teacher's on the demo corpus.
 ACCEPTED, JUDGED = 0.5, 3
@@ -158,10 +158,15 @@ def summarize(rows: Sequence[JudgedSource], stop: Stop, seconds: float, ledger: 
 
 
 def plan(setup: Setup, target: Target) -> str:
-    """Return in one line how many calls to expect; InputError if there is no source."""
+    """Return in one line how many calls to expect; InputError if there is no source, a warning without a key."""
     config, corpus, sources = setup.config, setup.corpus, setup.available
     if not sources:
         raise InputError(f"{corpus.path}: no document has --min_length {setup.min_length} characters: lower it")
+    if config.generator_model != OFFLINE:
+        try:
+            configured_endpoints(config)
+        except InputError as error:
+            log.warning("without --dry_run, this would stop here: %s", error)
     windows = count_windows(corpus.longest, config.max_document_tokens, config.max_document_windows)
     calls = count_calls(target, setup.candidates, sources, windows, setup.ledger.max_calls)
     wanted = f"{target.examples} examples from up to {min(sources, target.max_attempts or sources)} sources"

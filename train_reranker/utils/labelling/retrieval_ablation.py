@@ -113,8 +113,14 @@ async def compare_arms(
     RunError as :func:`judge_sources` raises it.
     """
 
+    left_out: set[str] = set()
+
     def sources() -> Iterable[Document]:
-        return (one for one in pipeline.sources() if one.id not in excluded.ids and one.text not in excluded.texts)
+        for one in pipeline.sources():
+            if one.id in excluded.ids or one.text in excluded.texts:
+                left_out.add(one.id)
+            else:
+                yield one
 
     def keep(entity: BridgeEntity) -> bool:
         return entity.query not in excluded.queries
@@ -123,6 +129,8 @@ async def compare_arms(
     await judge_sources(scheduler, Goal("source", num, lambda row: bool(compared([row])), explain_none), journal)
     rows = journal.sources
     count, met = len(compared(rows)), sum(row.passed_over for row in rows)
+    if excluded.files:
+        log.info("%d sources were left out, because the data to exclude has them", len(left_out) + met)
     if count < min(num, len(rows) - met):
         log.info("%d of %d sources have no entity", len(rows) - met - count, len(rows))
     if rows and excluded.queries and not met:

@@ -37,8 +37,8 @@ def find_model(path: str | Path) -> Path:
         repository = str(path) if named else BASE_MODEL
         folder = ROOT / "models" / repository.partition("/")[2]
         raise InputError(
-            f"model {path} not found: fine-tune one with train_reranker.py, or download {repository} "
-            f"(hf download {repository} --local-dir {folder}) and name its folder"
+            f"model {path} not found: download {repository} (hf download {repository} --local-dir {folder}), or name "
+            "the folder of a reranker or encoder that you have"
         )
     check_files(found)
     architecture = str((read_json(found / "config.json").get("architectures") or [""])[0])

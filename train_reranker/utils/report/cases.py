@@ -60,12 +60,17 @@ def source_cases(result: AblationResult, choices: Sequence[tuple[str, str | None
 
 
 def query_choices(result: RerankerTestResult) -> list[tuple[str, str]]:
-    """Return the comparisons that the queries can be shown for, that which the advice goes by first."""
+    """Return the comparisons that the queries can be shown for: those with a difference, and what is advised, first."""
     orders = set(result.examples[0].values) if result.examples else set()
     pairs = [(one.order, one.baseline) for one in result.comparisons if one.metric == result.main_metric]
     shown = [pair for pair in pairs if orders.issuperset(pair)]
     alone = result.advice is not None and result.advice.weight == 1
-    return sorted(shown, key=lambda pair: (pair[1] != FIRST, (pair[0] == MODEL) != alone))
+
+    def place(pair: tuple[str, str]) -> tuple[bool, bool, bool]:
+        same = all(query.values[pair[0]] == query.values[pair[1]] for query in result.examples)
+        return same, pair[1] != FIRST, (pair[0] == MODEL) != alone
+
+    return sorted(shown, key=place)
 
 
 def query_cases(result: RerankerTestResult, choices: Sequence[tuple[str, str]]) -> list[Case]:

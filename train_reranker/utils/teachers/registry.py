@@ -46,8 +46,7 @@ def open_language_model(config: Config, corpus: Corpus, reply_cache: Path, ledge
     """Return the models of the two roles behind their endpoints; InputError for unknown ``evidence``."""
     if config.evidence not in LEVELS:
         raise InputError(f"{config.path}: evidence must be one of {', '.join(LEVELS)}, not {config.evidence!r}")
-    extractor = configured_endpoint(config, "entity_extractor_model")
-    judge = configured_endpoint(config, "question_generator_model")
+    extractor, judge = configured_endpoints(config)
     lengths = config.min_segment_words, config.max_document_tokens, config.max_document_windows
     limits = PromptLimits(*lengths, corpus.longest, seed, config.evidence)
     return LLMTeacher(extractor, judge, reply_cache, ledger, limits)
@@ -63,6 +62,13 @@ def open_teacher(config: Config, corpus: Corpus, reply_cache: Path, ledger: Ledg
     """
     opener = TEACHERS.get(config.generator_model, TEACHERS[LANGUAGE_MODEL])
     return opener(config, corpus, reply_cache, ledger, seed)
+
+
+def configured_endpoints(config: Config) -> tuple[EndpointSettings, EndpointSettings]:
+    """Return the endpoints of the two roles' models, as :func:`configured_endpoint` does."""
+    roles = "entity_extractor_model", "question_generator_model"
+    extractor, judge = (configured_endpoint(config, role) for role in roles)
+    return extractor, judge
 
 
 def configured_endpoint(config: Config, role: str) -> EndpointSettings:

@@ -14,6 +14,7 @@ from typing import Any
 from utils.data.judged import JudgedPool, pools_of_rows
 from utils.data.near import text_groups
 from utils.data.rows import fill_negatives, read_examples
+from utils.data.seen import note_queries, share_seen
 from utils.data.split import Split
 from utils.errors import InputError
 from utils.files import dumps, find_input, write_json
@@ -28,6 +29,7 @@ from utils.training.guard import as_json, read_guard
 from utils.training.settings import AUTO, UNMIXED, DataStats, TrainingJob, TrainingSettings, check_settings
 
 SETTINGS_FILE = "training.json"
+QUERIES = "queries with the hashes"  # among these settings, though they may change
 CARD_FILE = "README.md"  # the model card, written last
 # What a run leaves before it has a model or a checkpoint; "runs" are TensorBoard's logs.
 FIRST_FILES = (SETTINGS_FILE, history.FILE, history.CURVE, "runs")
@@ -80,8 +82,9 @@ def _read_rows(
     guard = read_guard(settings.guard_data, settings.seed, notes.append)
     _note_overlap(rows, guard, "--guard_data", notes)
     digests = [_digest(row.row() for row in part) for part in (rows, split.test)]
+    queries = note_queries(row.query for row in (*rows, *split.test))
     stats = len(rows), short, split.dropped, split.pruned, split.thinned
-    facts = DataStats(digests[0], digests[1], _digest(map(as_json, guard)), *stats, notes)
+    facts = DataStats(digests[0], digests[1], _digest(map(as_json, guard)), queries, *stats, notes)
     return trained, split.test, guard, facts
 
 
@@ -210,6 +213,14 @@ def _fixed_settings(job: TrainingJob) -> dict[str, Any]:
     }
 
 
+def trained_on(folder: Path, queries: Iterable[str]) -> float:
+    """Return the share of the queries, 0 to 1, that a model's folder says it was trained or chosen on; 0 if unknown."""
+    try:
+        return share_seen(_read_object(folder / SETTINGS_FILE).get(QUERIES, ()), queries)
+    except InputError:  # not trained by this project
+        return 0.0
+
+
 def precision(settings: TrainingSettings) -> dict[str, bool]:
     """Return the Trainer's precision flags: as asked, else the half precision that the device is fast at.
 
@@ -245,6 +256,6 @@ def open_output(job: TrainingJob) -> None:
             for name in (history.FILE, history.CURVE):
                 (job.output / name).unlink(missing_ok=True)
         with checkpoints.adding(job.output) as staged:
-            write_json(staged / SETTINGS_FILE, _fixed_settings(job))
+            write_json(staged / SETTINGS_FILE, _fixed_settings(job) | {QUERIES: job.facts.queries})
     except OSError as error:
         raise InputError(f"output folder {job.output} cannot be written: {error.strerror}") from None

@@ -78,7 +78,10 @@ def _log_start(job: TrainingJob, arguments: Any) -> None:
         log.log(level, "lengths cut to what the model takes: query_max_len %d, passage_max_len %d", *lengths)
     if facts.short:
         remedy = "they are repeated" if settings.negative_fill == "repeat" else "passages of other rows are added"
-        log.info("%d of %d rows have too few negatives: %s", facts.short, len(job.examples), remedy)
+        log.info(
+            "%d of %d rows have fewer than the %d negatives that --train_group_size %d asks for: %s", facts.short,
+            len(job.examples), settings.train_group_size - 1, settings.train_group_size, remedy,
+        )  # fmt: skip
     if job.held_out and not settings.eval_data:
         log.info(
             "%d rows are held out for evaluation; for that, %d others are left out, and %d passages of others and %d "
