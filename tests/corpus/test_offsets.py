@@ -53,8 +53,8 @@ def test_unusable_corpus_is_refused_with_file_and_line(tmp_path: Path, lines: li
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("c.jsonl.gz", gzip.compress(b"{}"), 'line 1: "id" is missing'),
-        ("c.jsonl", gzip.compress(b"{}"), 'line 1: "id" is missing'),
+        ("c.jsonl.gz", gzip.compress(b"{}", mtime=0), 'line 1: "id" is missing'),
+        ("c.jsonl", gzip.compress(b"{}", mtime=0), 'line 1: "id" is missing'),
         ("c.jsonl.bz2", bz2.compress(b"{}"), "bunzip2"),
         ("c.jsonl.xz", lzma.compress(b"{}"), "unxz"),
         ("c.zip", b"PK\x03\x04 and so on", "unzip"),
