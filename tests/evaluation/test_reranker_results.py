@@ -64,14 +64,14 @@ def test_pools_without_anything_relevant_have_no_slices_and_no_separation() -> N
     assert result.advice == Advice(False, 0.0, 2)
 
 
-def test_curves_go_through_the_advice() -> None:
+def test_curves_go_through_the_chosen_weight_and_depth() -> None:
     result = reranker_test(3.0)
-    curves, advice = result.curves, result.advice
-    assert advice.rerank
-    assert (curves.weight, curves.depth) == (advice.weight, advice.depth)
-    at = curves.depths.index(advice.depth), curves.weights.index(advice.weight)
+    curves = result.curves
+    at = curves.depths.index(curves.depth), curves.weights.index(curves.weight)
     assert curves.fused[at[0]] == curves.by_weight[at[1]]
     assert curves.by_weight[-1] == curves.alone[at[0]]
+    # Here the first stage knows nothing, so the model gains no less by itself.
+    assert result.advice == Advice(True, 1.0, curves.depths[-1])
 
 
 def test_slices_cover_all_queries_once_for_each_kind() -> None:

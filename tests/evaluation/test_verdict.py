@@ -57,6 +57,7 @@ def found(difference: float, p: float = 0.001) -> PairedDifference:
         (found(-0.1), found(0.1), 0.4, Advice(True, 0.4, 10)),
         (found(0.1), found(0.2), 1.0, Advice(True, 1.0, 10)),
         (found(0.1), found(0.1, 0.3), 0.4, Advice(True, 1.0, 50)),  # the model alone is the safer choice
+        (found(0.2), found(0.1), 0.4, Advice(True, 1.0, 50)),  # and where it gains more
         (found(-0.1), found(0.0, 1.0), 0.0, Advice(False, 0.0, 10)),
         (found(0.0, 1.0), found(0.1), 0.0, Advice(True, 0.1, 10)),  # only some of the folds would rerank, and gain
     ],

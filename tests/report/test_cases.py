@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from trials import reranker_test, result_of, sources
 from utils.data.first_stage import FIRST
 from utils.evaluation.verdict import FUSED, MODEL
@@ -27,10 +29,12 @@ def test_cases_stand_wins_first_then_losses_then_the_rest() -> None:
 def test_queries_stand_by_their_gain_for_what_the_advice_goes_by() -> None:
     result = reranker_test(3.0)
     choices = query_choices(result)
-    assert choices == [(FUSED, FIRST), (MODEL, FIRST), (MODEL, "baseline")]
+    assert choices == [(MODEL, FIRST), (FUSED, FIRST), (MODEL, "baseline")]
+    same = [replace(one, values=dict.fromkeys(one.values, 0.5) | {"baseline": 0.0}) for one in result.examples]
+    assert query_choices(replace(result, examples=same))[0] == (MODEL, "baseline")  # where there is something to read
     listed = query_cases(result, choices)
     assert len(listed) == len(result.examples) > 5
-    gains = [case.source.values[FUSED] - case.source.values[FIRST] for case in listed]
+    gains = [case.source.values[MODEL] - case.source.values[FIRST] for case in listed]
     won, lost = [gain for gain in gains if gain > 0], [gain for gain in gains if gain < 0]
     assert gains == [*sorted(won, reverse=True), *sorted(lost), *[0.0] * (len(gains) - len(won) - len(lost))]
     assert (listed[0].states[0].kind, listed[0].states[0].text) == ("win", f"{gains[0]:+.2f}")

@@ -22,11 +22,22 @@ def compared_with_first(result: RerankerTestResult) -> tuple[ModelComparison, Mo
 
 def advise(alone: PairedDifference, fused: PairedDifference, fusion: Fusion) -> Advice:
     """Return whether and how to rerank, by the differences of the model and of the fusion from the first stage."""
-    if alone.outcome == BETTER and fused.outcome != BETTER:
+    if _model_suffices(alone, fused):
         return Advice(True, 1.0, fusion.depths[-1])
     # Where the folds gain by weights that all queries together do not choose, the smallest one is nearest to both.
     weight = fusion.weight or WEIGHTS[1] if fused.outcome == BETTER else fusion.weight
     return Advice(fused.outcome == BETTER, weight, fusion.depth)
+
+
+def _model_suffices(alone: PairedDifference, fused: PairedDifference) -> bool:
+    gains = alone.difference or 0.0, fused.difference or 0.0
+    return alone.outcome == BETTER and (fused.outcome != BETTER or gains[0] >= gains[1])
+
+
+def advised_order(result: RerankerTestResult) -> str:
+    """Return the order that the advice goes by: the model's where it gains alone, and no less than fused."""
+    alone, fused = (result.difference(order, FIRST) for order in (MODEL, FUSED))
+    return MODEL if alone and fused and _model_suffices(alone, fused) else FUSED
 
 
 def summary(result: RerankerTestResult) -> str:
@@ -59,7 +70,7 @@ def _what_to_do(result: RerankerTestResult) -> str:
         needed = _needed(fused) if (fused.difference or 0) > 0 else ""
         gain = f"{result.main_metric} {difference_text(fused)}, cross-fitted{needed}"
         return f"Do not rerank with this model: even fused, no significant gain over the first stage ({gain})."
-    if fused.outcome != BETTER:
+    if advised_order(result) == MODEL:
         return f"Rerank all {advice.depth} with the model alone: {result.main_metric} {difference_text(alone)}."
     how = f"Rerank the first {advice.depth} with weight {advice.weight:g}"
     return f"{how}: {result.main_metric} {difference_text(fused)} over the first stage (cross-fitted)."

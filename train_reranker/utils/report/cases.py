@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from utils.data.first_stage import FIRST
 from utils.evaluation.results import AblationResult, RerankerTestResult
-from utils.evaluation.verdict import MODEL
+from utils.evaluation.verdict import advised_order
 from utils.evaluation.wins_and_losses import RankedQuery
 from utils.labelling.record import JudgedSource, Trial
 from utils.schema import Outcome, Verdict
@@ -64,11 +64,11 @@ def query_choices(result: RerankerTestResult) -> list[tuple[str, str]]:
     orders = set(result.examples[0].values) if result.examples else set()
     pairs = [(one.order, one.baseline) for one in result.comparisons if one.metric == result.main_metric]
     shown = [pair for pair in pairs if orders.issuperset(pair)]
-    alone = result.advice is not None and result.advice.weight == 1
+    advised = advised_order(result)
 
     def place(pair: tuple[str, str]) -> tuple[bool, bool, bool]:
         same = all(query.values[pair[0]] == query.values[pair[1]] for query in result.examples)
-        return same, pair[1] != FIRST, (pair[0] == MODEL) != alone
+        return same, pair[1] != FIRST, pair[0] != advised
 
     return sorted(shown, key=place)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from utils.data.first_stage import FIRST
 from utils.evaluation.paired import BETTER, WORSE
 from utils.evaluation.results import AblationResult, ArmComparison, RerankerTestResult, Result
-from utils.evaluation.verdict import FUSED, MODEL
+from utils.evaluation.verdict import FUSED, MODEL, advised_order
 
 # Metrics that a test goes by, in a word.
 BEST = {
@@ -49,7 +49,7 @@ def reranker_test_lead(result: RerankerTestResult) -> Lead:
     steps: list[Step] = []
     by_itself, gain = result.difference(MODEL, FIRST), result.difference(FUSED, FIRST)
     if advice.rerank:
-        reached = fused if gain and gain.outcome == BETTER else alone
+        reached = alone if advised_order(result) == MODEL else fused
         answer = f"This reranker helps: {metric} {first:.3f} without it, {reached:.3f} with it"
         steps.append(Step(_how_to_rerank(advice.depth, advice.weight)))
     else:

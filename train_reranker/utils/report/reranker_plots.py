@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from utils.data.first_stage import FIRST
 from utils.evaluation.results import Curves, MetricFigures, ModelComparison, RerankerTestResult, Separation
-from utils.evaluation.verdict import FUSED
+from utils.evaluation.verdict import advised_order
 from utils.report.plots import DASHES, INK, MARKERS, SERIES, STYLE, Difference, Plot, forest, new_figure
 
 
@@ -12,8 +13,9 @@ def reranker_test_plots(result: RerankerTestResult) -> list[Plot]:
     """Return the plots of a test of rerankers; those that would be empty are left out."""
     from matplotlib import rc_context
 
+    compared = [one for one in result.comparisons if one.metric == result.main_metric]
     parts: list[tuple[Callable[[Any], Plot], Any]] = [
-        (order_differences, [one for one in result.comparisons if one.metric == result.main_metric]),
+        (order_differences, sorted(compared, key=lambda one: (one.order, one.baseline) != (advised_order(result), FIRST))),
         (curves, result.curves), (metrics, result.metrics), (scores, result.separation),
     ]  # fmt: skip
     with rc_context(STYLE):
@@ -21,10 +23,10 @@ def reranker_test_plots(result: RerankerTestResult) -> list[Plot]:
 
 
 def order_differences(comparisons: Sequence[ModelComparison]) -> Plot:
-    """Plot each comparison's difference, all of one metric."""
+    """Plot each comparison's difference, all of one metric, the first at the top."""
     values = {
         f"{one.order} vs {one.baseline}": Difference(one.difference or 0.0, one.interval, one.outcome)
-        for one in sorted(comparisons, key=lambda one: one.order != FUSED)  # what the advice goes by is first
+        for one in comparisons
     }
     return forest(values, f"difference in {comparisons[0].metric}")
 
