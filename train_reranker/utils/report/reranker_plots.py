@@ -14,8 +14,9 @@ def reranker_test_plots(result: RerankerTestResult) -> list[Plot]:
     from matplotlib import rc_context
 
     compared = [one for one in result.comparisons if one.metric == result.main_metric]
+    advised = advised_order(result), FIRST
     parts: list[tuple[Callable[[Any], Plot], Any]] = [
-        (order_differences, sorted(compared, key=lambda one: (one.order, one.baseline) != (advised_order(result), FIRST))),
+        (order_differences, sorted(compared, key=lambda one: (one.order, one.baseline) != advised)),
         (curves, result.curves), (metrics, result.metrics), (scores, result.separation),
     ]  # fmt: skip
     with rc_context(STYLE):
