@@ -19,7 +19,8 @@ def share_seen(noted: Sequence[int], queries: Iterable[str]) -> float:
 
     This is the bottom-k sketch of Broder (1997): below the highest hash that was kept, membership is known.
     """
-    known = [hash64(canonical(query)) for query in queries]
-    if len(noted) >= KEPT:
-        known = [one for one in known if one <= max(noted)]
-    return sum(one in set(noted) for one in known) / max(1, len(known))
+    known, hashes = set(noted), [hash64(canonical(query)) for query in queries]
+    if len(known) >= KEPT:
+        highest = max(known)
+        hashes = [one for one in hashes if one <= highest]
+    return sum(one in known for one in hashes) / max(1, len(hashes))
