@@ -216,7 +216,7 @@ def _fixed_settings(job: TrainingJob) -> dict[str, Any]:
 def trained_on(folder: Path, queries: Iterable[str]) -> float:
     """Return the share of the queries, 0 to 1, that a model's folder says it was trained or chosen on; 0 if unknown."""
     try:
-        return share_seen(_read_object(folder / SETTINGS_FILE).get(QUERIES, ()), queries)
+        return share_seen(_read_object(folder / SETTINGS_FILE).get(QUERIES, ""), queries)
     except InputError:  # not trained by this project
         return 0.0
 

@@ -118,7 +118,7 @@ class DataStats(NamedTuple):
     digest: str  # of all rows, SHA-256
     held_out_digest: str
     guard_digest: str
-    queries: list[int]  # a sample of all rows' queries, see :mod:`utils.data.seen`
+    queries: str  # a sample of all rows' queries, see :mod:`utils.data.seen`
     rows: int
     short: int  # rows that had too few negatives of their own
     dropped: int  # rows lost to both sides, so that others can be held out
