@@ -18,6 +18,7 @@ from utils.labelling.example_generation import GenerationRun, Target, plan
 from utils.labelling.judging import report_errors, run_to_stop
 from utils.labelling.outputs import Outputs
 from utils.labelling.setup import Setup
+from utils.report.text import listed
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -81,9 +82,8 @@ def generate(run: GenerationRun, args: argparse.Namespace) -> None:
 def report(summary: dict[str, Any], run: GenerationRun) -> None:
     """Print what came out, where it is, and what to run next."""
     for key, value in summary.items():
-        counts = ", ".join(f"{count:,} {name}" for name, count in value.items()) if isinstance(value, dict) else None
         if value is not None:
-            print(f"{key:>21}  {counts or value}")
+            print(f"{key:>21}  {listed(value)}")
     examples, provenance, file = run.outputs
     print(f"examples are in {examples}, verdicts in {provenance}, the summary in {file}")
     if summary["finished"]:

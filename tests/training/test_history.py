@@ -8,6 +8,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from utils.training.history import (
     EvaluationHistory,
     draw_curve,
 )
+from utils.training.settings import TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -142,7 +144,7 @@ def test_better_at_home_and_worse_abroad_is_a_verdict(tmp_path: Path, caplog: py
     assert history.sets[GUARD].best is not None
     assert history.sets[GUARD].best.step == 10
     assert str(history.summary()).endswith(": worse\nverdict: better at home, worse abroad")
-    train_reranker.report(tmp_path, history)
+    train_reranker.report(SimpleNamespace(output=tmp_path, model=tmp_path, settings=TrainingSettings()), history)
     assert "BETTER AT HOME, WORSE ABROAD" in caplog.text
     assert "--mix_with_base auto" in caplog.text
     history.write(tmp_path)

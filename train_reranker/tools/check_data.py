@@ -18,7 +18,7 @@ from typing import Any
 from utils import cli
 from utils.data.audit import Gathered
 from utils.data.cleaning import LEFT_OUT, cleaned
-from utils.data.figures import PERCENTILES, figures, token_figures
+from utils.data.figures import figures, token_figures
 from utils.data.findings import Analysis, Finding
 from utils.data.shapes import SHAPES
 from utils.errors import EXIT_UNUSABLE_INPUT
@@ -26,6 +26,7 @@ from utils.files import check_output, find_input, new_output, write_json, write_
 from utils.models.folders import find_model
 from utils.models.lengths import QUERY_LENGTH
 from utils.progress import log
+from utils.report.text import listed
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -83,14 +84,9 @@ def report(findings: list[Finding], known: dict[str, Any]) -> None:
 
 def shown(value: Any) -> str:
     """Return a figure as text; percentiles are those of 5, 25, 50, 75, 95 and 100%."""
-    if isinstance(value, dict) and len(value) == len(PERCENTILES) and "100" in value:
-        return " ".join(map(shown, value.values()))
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {shown(one)}" if not isinstance(one, dict) else f"{name} ({shown(one)})"
-                         for name, one in value.items())  # fmt: skip
     if isinstance(value, list):
         return "; ".join(f"{one['place']} ({one['characters']:,} characters)" for one in value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return listed(value)
 
 
 def fix(path: Path, output: Path, analysis: Analysis, shape: str | None) -> None:

@@ -37,6 +37,17 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
     return tabulate(cells, headers=headers, missingval=DASH, tablefmt="simple", disable_numparse=True)
 
 
+def listed(value: Any) -> str:
+    """Return a figure, or figures by name at any depth, as text; of figures by percentile, these alone."""
+    if isinstance(value, dict) and all(name.isdigit() for name in value):
+        return " ".join(map(listed, value.values()))
+    if isinstance(value, dict):
+        return ", ".join(f"{k} ({listed(v)})" if isinstance(v, dict) else f"{k} {listed(v)}" for k, v in value.items())
+    if isinstance(value, bool | str) or value is None:
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
 def percent(share: float | None) -> str | None:
     """Return a share of 0 to 1 in percent, None as it is."""
     return None if share is None else format(share, PERCENT)
