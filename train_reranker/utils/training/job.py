@@ -216,9 +216,10 @@ def _fixed_settings(job: TrainingJob) -> dict[str, Any]:
 def trained_on(folder: Path, queries: Iterable[str]) -> float:
     """Return the share of the queries, 0 to 1, that a model's folder says it was trained or chosen on; 0 if unknown."""
     try:
-        return share_seen(_read_object(folder / SETTINGS_FILE).get(QUERIES, ""), queries)
+        noted = _read_object(folder / SETTINGS_FILE).get(QUERIES)
     except InputError:  # not trained by this project
         return 0.0
+    return share_seen(noted, queries) if isinstance(noted, str) else 0.0
 
 
 def precision(settings: TrainingSettings) -> dict[str, bool]:
