@@ -89,7 +89,8 @@ def report(summary: dict[str, Any], run: GenerationRun) -> None:
     if summary["finished"]:
         data = examples.with_name("train_data.jsonl") if "train" in summary else examples
         base = run.setup.config.reranker_path
-        command = ["--model_path", base, "--train_data", str(data), "--output_dir", "./output_new"]
+        output = "./output_new" if not Path("output_new").exists() else f"./output_{examples.parent.resolve().name}"
+        command = ["--model_path", base, "--train_data", str(data), "--output_dir", output]
         print(f"next: {shlex.join(['python', 'train_reranker.py', *command])}")
 
 

@@ -29,6 +29,7 @@ from utils.evaluation.results import RerankerTestResult
 from utils.evaluation.verdict import MODEL, difference_text, failures
 from utils.files import check_output, locked, write_json
 from utils.models.folders import find_model
+from utils.models.lengths import Lengths
 from utils.progress import log
 from utils.report.page import write_test_page
 from utils.report.text import p_value, percent, reranker_test_text
@@ -73,7 +74,9 @@ def compare(args: argparse.Namespace, output: Path) -> int:
     cli.use_gpus(config.gpu_id if config else None)
     test = read_test_data(args.test_data, args.run, config, args.depth)
     models = {MODEL: args.model_path} | name_baselines(args.baseline_model)
-    orders, fusion = orders_of(test, {name: score(args, path, test.pools) for name, path in models.items()})
+    scored = {name: score(args, path, test.pools) for name, path in models.items()}
+    orders, fusion = orders_of(test, {name: scores for name, (scores, _) in scored.items()})
+    warn_of_lengths({path: scored[name][1] for name, path in models.items()})
     warn_of_ties(models, orders)
     warn_of_training_data(args, models, test.pools)
     result = reranker_test_result(test, orders, fusion, describe(args, models, test.pools))
@@ -83,7 +86,7 @@ def compare(args: argparse.Namespace, output: Path) -> int:
     print(reranker_test_text(result))
     print(f"results are in {output}, the report in {write_test_page(result, output)}")
     if result.advice is None or result.advice.rerank:
-        print(f"next: python rerank_ablation_test.py --ft_model {args.model_path}")
+        print(f"next: python rerank_ablation_test.py --ft_model {args.model_path} --exclude_data TRAINING_DATA")
     return exit_code(args, result)
 
 
@@ -99,10 +102,18 @@ def describe(args: argparse.Namespace, models: Mapping[str, str], pools: Sequenc
     return settings | {key: value for key, value in first.items() if value is not None}
 
 
-def score(args: argparse.Namespace, path: str, pools: Sequence[JudgedPool]) -> np.ndarray:
-    """Return the scores of one model for all pairs."""
+def score(args: argparse.Namespace, path: str, pools: Sequence[JudgedPool]) -> tuple[np.ndarray, Lengths]:
+    """Return the scores of one model for all pairs, and the lengths that it read them at."""
     reranker = open_reranker(path, max_length=args.max_length, batch_size=args.batch_size)
-    return reranker.score(pairs_of(pools), desc=f"scoring with {Path(path).name}")
+    return reranker.score(pairs_of(pools), desc=f"scoring with {Path(path).name}"), reranker.lengths
+
+
+def warn_of_lengths(lengths: Mapping[str, Lengths]) -> None:
+    """Warn where models read texts of different lengths, so that not only their weights are compared."""
+    if len({one.pair for one in lengths.values()}) > 1:
+        read = ", ".join(f"{path} {one.pair}" for path, one in lengths.items())
+        message = "the models read pairs of different lengths (%s tokens), each as it was trained: compare at the same "
+        log.warning(message + "with --max_length, too, or train at the base's", read)
 
 
 def warn_of_ties(models: Mapping[str, str], pools: Mapping[str, Sequence[Pool]]) -> None:

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from utils.data.judged import pools_of_rows
 from utils.data.rows import fill_negatives, parse_example, read_examples, without
 from utils.errors import InputError, RunError
 from utils.files import read_jsonl
+from utils.models.lengths import Lengths
 from utils.schema import ContrastiveExample
-from utils.training.job import prepare
+from utils.training.job import prepare, trained_on
 from utils.training.settings import REPORTERS, TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -180,9 +182,28 @@ def test_odd_texts_are_trained_on_and_tested(
     assert script.main(["--model_path", str(folder), *flags]) == 0
     assert json.loads(output.read_text(encoding="utf-8"))["queries"] == len(ODD)
     assert "was trained, or chosen, on 100.0% of the queries of" in caplog.text
+    assert trained_on(folder / "unmixed", [one["query"] for _, one in read_jsonl(data)]) == 1.0
     assert "half an emoji \ufffd 0" in {one["query"] for _, one in read_jsonl(data)}
     assert "test_reranker.py" in capsys.readouterr().out
     assert len((trec / "model.run").read_text().splitlines()) == 2 * len(ODD)
+
+
+def test_models_that_read_texts_of_other_lengths_are_told(
+    tiny_reranker: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, short = tmp_path / "rows.jsonl", Path(shutil.copytree(tiny_reranker, tmp_path / "short"))
+    data.write_bytes(lines(*map(row, "abc")))
+    flags = ["--model_path", str(tiny_reranker), "--baseline_model", str(short), "--test_data", str(data)]
+    flags += ["--output_file", str(tmp_path / "results.json")]
+    assert script.main(flags) == 0
+    assert "pairs of different lengths" not in caplog.text
+    settings = json.loads((short / "tokenizer_config.json").read_text()) | Lengths(8, 16).tokenizer_settings()
+    (short / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert script.main(flags) == 0
+    assert f"pairs of different lengths ({tiny_reranker} 512, {short} 24 tokens)" in caplog.text
+    caplog.clear()
+    assert script.main([*flags, "--max_length", "24"]) == 0
+    assert "pairs of different lengths" not in caplog.text
 
 
 def test_scores_that_are_all_alike_are_told(
@@ -191,6 +212,8 @@ def test_scores_that_are_all_alike_are_told(
     import numpy as np
 
     class Flat:
+        lengths = Lengths(8, 8)
+
         def score(self, pairs: list[tuple[str, str]], desc: str) -> Any:
             return np.array([float(query == "a" and "not" in passage) for query, passage in pairs])
 

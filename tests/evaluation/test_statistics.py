@@ -130,6 +130,7 @@ def test_what_cannot_be_computed_is_none() -> None:
     assert bootstrap_mean([3.0, 3.0, 3.0]) is None
     assert tango([], []) is None
     assert mcnemar(discordant([], [])) == paired_permutation([], []) == paired_permutation([1, 2], [1, 2]) == 1
+    assert pairs_for_mean([0.1, 0.2, -0.3]) is None  # whose sum is not 0, but rounding
     assert pairs_for_mean([1.0, -1.0]) is pairs_for_mean([]) is pairs_for_proportions(Discordant(0, 0), 9) is None
     assert area_under_curve([1.0], []) is None
     assert holm([]) == []

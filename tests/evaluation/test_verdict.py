@@ -116,6 +116,8 @@ def test_summary_says_what_to_do() -> None:
     text = summary(replace(alone, advice=Advice(False, 0.0, 5)))
     assert "Do not rerank with this model: even fused, no significant gain" in text
     assert "takes about 50 queries" in text
+    # The interval is of one comparison, the outcome of all.
+    assert "(MRR +0.100 [+0.090, +0.110], corrected p 0.500, cross-fitted" in text
 
 
 def test_summary_names_an_order_without_a_model_that_is_better() -> None:

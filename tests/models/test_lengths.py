@@ -59,7 +59,14 @@ def test_limits_are_the_smaller_of_two(architecture: Callable[[str], Path], name
     ],
 )
 def test_lengths_fit_the_model(query: int, passage: int | None, limit: int | None, expected: tuple[int, int]) -> None:
-    assert training_lengths(query, passage, limit, 8) == expected
+    assert training_lengths(query, passage, None, limit, 8) == expected
+
+
+def test_lengths_not_asked_for_are_those_of_the_base() -> None:
+    assert training_lengths(None, None, Lengths(32, 96), 512, 8) == (32, 96)
+    assert training_lengths(64, None, Lengths(32, 96), 512, 8) == (64, 96)
+    assert training_lengths(None, 200, Lengths(32, 96), 512, 8) == (32, 200)
+    assert training_lengths(None, None, None, 8192, 8) == (512, 7680)
 
 
 @pytest.mark.parametrize(

@@ -31,5 +31,16 @@ def test_checkpoint_of_another_folder_is_resumed(
     assert weights_of(tmp_path / "another") == weights_of(tmp_path / "other")
 
 
+def test_a_base_that_is_right_already_is_told_before_the_training(
+    data: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert train_evaluated(trained, data, tmp_path / "again") == 0
+    assert evaluations(tmp_path / "again")["points"][0]["MRR"] == 1
+    told = [record.message for record in caplog.records]
+    assert next(i for i, one in enumerate(told) if "cannot show a gain" in one) < told.index(
+        next(one for one in told if one.startswith("step 4"))
+    )
+
+
 def weights_of(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()

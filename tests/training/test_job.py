@@ -54,6 +54,7 @@ def test_one_negative_is_enough_to_be_repeated(tiny_reranker: Path, tmp_path: Pa
         ({"model_max_length": 64}, None, (32, 32)),
         (Lengths(16, 24).tokenizer_settings(), 128, (32, 128)),  # trained at 40 tokens, which limits nothing
         (Lengths(16, 24).tokenizer_settings(), 9999, (32, 480)),
+        (Lengths(16, 24).tokenizer_settings(), None, (32, 24)),
     ],
 )
 def test_lengths_obey_the_limits_of_the_base(

@@ -24,7 +24,6 @@ from utils.data.shapes import SHAPES
 from utils.errors import EXIT_UNUSABLE_INPUT
 from utils.files import check_output, find_input, new_output, write_json, write_jsonl
 from utils.models.folders import find_model
-from utils.models.lengths import QUERY_LENGTH
 from utils.progress import log
 from utils.report.text import listed
 
@@ -39,8 +38,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--num_negatives", type=cli.positive, default=3, help="negatives that a row should have: a group's")
     add("--exact", action="store_true", help="do not look for near-duplicates, which takes most of the time")
     add("--model_path", help="model whose tokens are counted (default: characters are)")
-    add("--query_max_len", type=cli.positive, default=QUERY_LENGTH, help="longest query in tokens, as in training")
-    longest = "longest passage in tokens, as in training (default: what the query leaves)"
+    longest = "longest query in tokens, as in training (default: as the model was trained, else 512)"
+    add("--query_max_len", type=cli.positive, help=longest)
+    longest = "longest passage in tokens, as in training (default: as the model was trained, else what is left)"
     add("--passage_max_len", type=cli.positive, help=longest)
     add("--output_file", help="JSON file of all findings with all lines; replaced if it exists (default: none)")
     add("--fix", metavar="OUT", help="new file for the first data set without what can be left out (default: none)")
@@ -83,7 +83,7 @@ def report(findings: list[Finding], known: dict[str, Any]) -> None:
 
 
 def shown(value: Any) -> str:
-    """Return a figure as text; percentiles are those of 5, 25, 50, 75, 95 and 100%."""
+    """Return a figure as text, or rows by their place and length."""
     if isinstance(value, list):
         return "; ".join(f"{one['place']} ({one['characters']:,} characters)" for one in value)
     return listed(value)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.data.audit import NEGATIVE, POSITIVE, QUERY, Gathered
-from utils.models.lengths import Lengths, length_limit, training_lengths
+from utils.models.lengths import Lengths, length_limit, trained_lengths, training_lengths
 from utils.models.loading import load_tokenizer
 from utils.schema import ContrastiveExample
 
@@ -52,12 +52,14 @@ def shares(counts: dict[str, int]) -> dict[str, float]:
     return {name: round(count / total, 4) for name, count in sorted(counts.items(), key=lambda item: -item[1])}
 
 
-def token_figures(rows: Sequence[ContrastiveExample], model: Path, query: int, passage: int | None) -> dict[str, Any]:
+def token_figures(
+    rows: Sequence[ContrastiveExample], model: Path, query: int | None, passage: int | None
+) -> dict[str, Any]:
     """Return how many tokens rows have, and the share that is cut when the model is trained at these lengths."""
     import numpy as np
 
     tokenizer, config = load_tokenizer(model)
-    lengths = training_lengths(query, passage, length_limit(config, tokenizer), 8)
+    lengths = training_lengths(query, passage, trained_lengths(tokenizer), length_limit(config, tokenizer), 8)
     queries, passages = [row.query for row in rows], [text for row in rows for text in row.passages]
     of_query, of_passage = (np.array([len(ids) for ids in _ids(tokenizer, texts)]) for texts in (queries, passages))
     special = tokenizer.num_special_tokens_to_add(pair=True)

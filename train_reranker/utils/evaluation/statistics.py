@@ -130,7 +130,7 @@ def pairs_for_mean(differences: ArrayLike, alpha: float = 1 - CONFIDENCE) -> int
     By the normal approximation, n = ((z₁₋α/₂ + z_power) · sd / mean)². None without a difference, or without spread.
     """
     sample = np.asarray(differences, dtype=float)
-    if len(sample) < 2 or sample.mean() == 0 or sample.std() == 0:
+    if len(sample) < 2 or abs(sample.mean()) < 1e-12 or sample.std() == 0:  # a sum of 0, rounded
         return None
     z = float(scipy.stats.norm.isf([alpha / 2, 1 - POWER]).sum())
     return math.ceil((z * float(sample.std(ddof=1) / sample.mean())) ** 2)

@@ -56,7 +56,7 @@ def summary(result: RerankerTestResult) -> str:
         said.append(f"{WITHOUT_MODEL[name]}, which needs no reranker, reaches {others[name]:.3f}.")
     for one in against_baselines(result):
         if one.outcome == NO_DIFFERENCE:
-            said.append(f"No significant difference from {one.baseline}: {difference_text(one)}{_needed(one)}.")
+            said.append(f"No significant difference from {one.baseline}: {_insignificant(one)}{_needed(one)}.")
         else:
             said.append(f"The model is {one.outcome} than {one.baseline}: {difference_text(one)}.")
     return " ".join(said)
@@ -68,7 +68,7 @@ def _what_to_do(result: RerankerTestResult) -> str:
         return "The first stage is right about all of these queries, so they cannot show a gain: test on harder ones."
     if advice is None or not advice.rerank:
         needed = _needed(fused) if (fused.difference or 0) > 0 else ""
-        gain = f"{result.main_metric} {difference_text(fused)}, cross-fitted{needed}"
+        gain = f"{result.main_metric} {_insignificant(fused)}, cross-fitted{needed}"
         return f"Do not rerank with this model: even fused, no significant gain over the first stage ({gain})."
     if advised_order(result) == MODEL:
         return f"Rerank all {advice.depth} with the model alone: {result.main_metric} {difference_text(alone)}."
@@ -80,6 +80,12 @@ def difference_text(one: PairedDifference) -> str:
     """Return a difference and its interval, as in "+0.031 [+0.010, +0.052]"."""
     ends = f" [{one.interval.low:+.3f}, {one.interval.high:+.3f}]" if one.interval else ""
     return f"{one.difference or 0.0:+.3f}{ends}"
+
+
+def _insignificant(one: PairedDifference) -> str:
+    """Return a difference; with its corrected p where the interval, which is of one comparison alone, is without 0."""
+    alone = one.interval is not None and not one.interval.low <= 0 <= one.interval.high
+    return difference_text(one) + (f", corrected p {one.p_corrected:.3f}" if alone else "")
 
 
 def _needed(one: PairedDifference) -> str:

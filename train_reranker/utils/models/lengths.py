@@ -58,12 +58,16 @@ def position_limit(config: Mapping[str, Any]) -> int | None:
     return positions - 1 - (1 if padding is None else padding) if kind in POSITIONS_AFTER_PADDING else positions
 
 
-def training_lengths(query: int, passage: int | None, limit: int | None, multiple: int = 1) -> Lengths:
+def training_lengths(
+    query: int | None, passage: int | None, trained: Lengths | None, limit: int | None, multiple: int = 1
+) -> Lengths:
     """Cut lengths, in tokens, to a model's limit: the query keeps at most half of it, the passage gets the rest.
 
-    A ``passage`` of None takes all that the query leaves, or 512. ``limit`` is a pair's, None where there is none; it
-    is lowered to a multiple of ``multiple``, to which batches are padded.
+    A length of None is the one that the base was ``trained`` at, so that the two can be compared; where it was at none,
+    the query's is ``QUERY_LENGTH``, and the passage takes all that the query leaves, or 512. ``limit`` is a pair's,
+    None where there is none; it is lowered to a multiple of ``multiple``, to which batches are padded.
     """
+    query, passage = query or (trained.query if trained else QUERY_LENGTH), passage or (trained and trained.passage)
     if limit is None:
         return Lengths(query, 512 if passage is None else passage)
     limit -= limit % max(1, multiple)

@@ -39,6 +39,8 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
 
 def listed(value: Any) -> str:
     """Return a figure, or figures by name at any depth, as text; of figures by percentile, these alone."""
+    if value == {}:
+        return "none"
     if isinstance(value, dict) and all(name.isdigit() for name in value):
         return " ".join(map(listed, value.values()))
     if isinstance(value, dict):

@@ -20,7 +20,7 @@ from utils.errors import InputError
 from utils.files import dumps, find_input, write_json
 from utils.models.devices import half_precision, visible_devices
 from utils.models.folders import find_model, weights_fingerprint
-from utils.models.lengths import length_limit, training_lengths
+from utils.models.lengths import length_limit, trained_lengths, training_lengths
 from utils.models.loading import load_tokenizer
 from utils.progress import log
 from utils.schema import ContrastiveExample
@@ -46,7 +46,8 @@ def prepare(settings: TrainingSettings) -> TrainingJob:
     output = Path(settings.output_dir).resolve()
     tokenizer, config = load_tokenizer(model)
     limit = length_limit(config, tokenizer)
-    lengths = training_lengths(settings.query_max_len, settings.passage_max_len, limit, settings.pad_to_multiple_of)
+    asked = settings.query_max_len, settings.passage_max_len
+    lengths = training_lengths(*asked, trained_lengths(tokenizer), limit, settings.pad_to_multiple_of)
     job = TrainingJob(settings, model, output, rows, test, lengths, facts, guard, ds_config, _find_teacher(settings))
     if settings.mix_with_base == AUTO and not job.evaluates:
         raise InputError("--mix_with_base auto needs queries to choose by: give --eval_data, --guard_data or a share")
@@ -215,8 +216,9 @@ def _fixed_settings(job: TrainingJob) -> dict[str, Any]:
 
 def trained_on(folder: Path, queries: Iterable[str]) -> float:
     """Return the share of the queries, 0 to 1, that a model's folder says it was trained or chosen on; 0 if unknown."""
+    place = folder if (folder / SETTINGS_FILE).is_file() else folder.parent  # as of a checkpoint, or what was not mixed
     try:
-        noted = _read_object(folder / SETTINGS_FILE).get(QUERIES)
+        noted = _read_object(place / SETTINGS_FILE).get(QUERIES)
     except InputError:  # not trained by this project
         return 0.0
     return share_seen(noted, queries) if isinstance(noted, str) else 0.0

@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import logging
 import pickle
 from typing import Any
 
@@ -13,7 +12,7 @@ from utils.progress import log
 from utils.training import dry_run_report, launch, model_card
 from utils.training.history import EvaluationHistory
 from utils.training.job import open_output
-from utils.training.settings import TrainingJob, TrainingSettings
+from utils.training.settings import TrainingJob
 
 
 def run(job: TrainingJob) -> EvaluationHistory | None:
@@ -72,10 +71,8 @@ def _fit(job: TrainingJob) -> EvaluationHistory | None:
 def _log_start(job: TrainingJob, arguments: Any) -> None:
     """Log what is about to be trained on what."""
     settings, lengths, facts = job.settings, job.lengths, job.facts
-    if (settings.query_max_len, settings.passage_max_len or lengths.passage) != lengths:
-        asked = settings.passage_max_len or settings.query_max_len != TrainingSettings.query_max_len
-        level = logging.WARNING if asked else logging.INFO
-        log.log(level, "lengths cut to what the model takes: query_max_len %d, passage_max_len %d", *lengths)
+    if (settings.query_max_len or lengths.query, settings.passage_max_len or lengths.passage) != lengths:
+        log.warning("lengths cut to what the model takes: query_max_len %d, passage_max_len %d", *lengths)
     if facts.short:
         remedy = "they are repeated" if settings.negative_fill == "repeat" else "passages of other rows are added"
         log.info(

@@ -51,8 +51,9 @@ class TrainingSettings:
     seed: int = setting(42, "seed of the order, the draws and the dropout")
     # Rows to groups of pairs, pairs to tokens.
     train_group_size: int = setting(4, "passages per query and step: one positive, the rest negatives")
-    query_max_len: int = setting(512, "longest query in tokens")
-    passage_max_len: int | None = setting(None, "longest passage in tokens (default: what the query leaves)")
+    query_max_len: int | None = setting(None, "longest query in tokens (default: as the base was trained, else 512)")
+    passage_max_len: int | None = setting(None,
+        "longest passage in tokens (default: as the base was trained, else what the query leaves)")  # fmt: skip
     pad_to_multiple_of: int = setting(
         8, "pad to a multiple of this many tokens, on a GPU of up to 128; 0: to the longest pair only"
     )

@@ -34,6 +34,10 @@ from utils.training.settings import TrainingJob, TrainingSettings
 
 # A model has collapsed if all scores of a batch differ by less, in so many consecutive batches.
 SAME_SCORES, PATIENCE_WITH_SAME_SCORES = 1e-6, 20
+CEILING = (
+    "the base ranks all held-out queries right already, so they cannot show a gain: their negatives are too easy; mine "
+    "harder ones (python -m tools.mine_negatives), or name --eval_data"
+)
 
 
 class GroupedCrossEncoder(CrossEncoderModel):
@@ -126,6 +130,8 @@ class RerankerTrainer(EncoderOnlyRerankerTrainer):
         if step and self.history.best == step:
             self.keep_model(self.job.best)
         self.write_history()
+        if not step and self.args.should_save and (home := new.get(history.HELD_OUT)) and home.MRR == 1:
+            log.warning(CEILING)
         for name, one in new.items() if self.args.should_save else ():
             log.info("step %d: MRR %.3f, nDCG@10 %.3f on %s queries", step, one.MRR, one.nDCG_10, name)
         prefixes = {name: "eval_" if name == history.HELD_OUT else f"eval_{name}_" for name in new}
