@@ -44,6 +44,11 @@ class Split(NamedTuple):
         }  # fmt: skip
 
 
+def labelled_by_query(rows: Iterable[ContrastiveExample]) -> list[Labelled]:
+    """Return rows whose source documents nobody knows, so that their queries stand for them."""
+    return [Labelled(row.query, row.query, row) for row in rows]
+
+
 def split_examples(labelled: Sequence[Labelled], test_fraction: float, seed: int) -> Split:
     """Split examples so that no query, entity or document, as source or passage, nor a near-duplicate is on both sides.
 

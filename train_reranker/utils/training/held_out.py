@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from utils.data.split import Labelled, Split, split_examples
+from utils.data.split import Split, labelled_by_query, split_examples
 from utils.schema import ContrastiveExample
 
 FEWEST_QUERIES, MOST_QUERIES = 20, 500
@@ -11,8 +11,7 @@ FEWEST_QUERIES, MOST_QUERIES = 20, 500
 def hold_out(rows: Sequence[ContrastiveExample], fraction: float, seed: int) -> Split:
     """Hold out a share of the rows, at most about ``MOST_QUERIES``, or none where it is below ``FEWEST_QUERIES``."""
     fraction = min(fraction, MOST_QUERIES / max(1, len(rows)))
-    labelled = [Labelled(row.query, row.query, row) for row in rows]
-    split = split_examples(labelled, fraction, seed)
+    split = split_examples(labelled_by_query(rows), fraction, seed)
     return split if len(split.test) >= FEWEST_QUERIES else Split(list(rows), [], 0, 0, 0, split.wanted)
 
 

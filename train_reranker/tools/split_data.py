@@ -1,0 +1,63 @@
+"""Split rows of query, pos and neg into training and test data that share no query and no passage.
+
+    python -m tools.split_data ./rows.jsonl --test_fraction 0.2 --output_dir ./my_data
+    python -m tools.split_data ./triplets.parquet ./more.csv --output_dir ./my_data
+
+It reads what the training reads, splits as the generator does with --test_fraction, and writes train_data.jsonl,
+test_data.jsonl and the first ten rows of the latter. A passage of both sides stays on one; the test's queries are
+those with few links to others.
+"""
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+
+from utils import cli
+from utils.data.rows import read_examples
+from utils.data.split import SPLIT_FILES, Split, labelled_by_query, split_examples, split_files
+from utils.errors import InputError
+from utils.files import new_output, replacing
+from utils.report.text import listed
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = cli.Parser(__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("data", nargs="+", metavar="PATH", help="files of rows in any format, or folders")
+    add("--test_fraction", type=cli.fraction, default=0.2, help="share of the rows held out in test_data.jsonl")
+    add("--output_dir", required=True, help="folder of the files to write")
+    add("--seed", type=int, default=42, help="seed of which rows are held out")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read the rows, split them, and say what that cost."""
+    args = parse_args(argv)
+    folder = Path(args.output_dir)
+    with ExitStack() as held:
+        paths = [held.enter_context(new_output(folder / name, "--output_dir")) for name in SPLIT_FILES]
+        split = split_examples(labelled_by_query(read_examples(args.data, drop=False)), args.test_fraction, args.seed)
+        if not split.test:
+            raise InputError(f"{', '.join(args.data)}: nothing can be held out: {explain(split)}")
+        for path, text in zip(paths, split_files(split).values(), strict=True):
+            with replacing(path) as out:
+                out.write(text)
+    print(listed(split.counts))
+    if len(split.test) < 0.9 * split.wanted:
+        print(f"{len(split.test)} rows are held out, not {split.wanted}: {explain(split)}")
+    print(f"training data are in {paths[0]}, test data in {paths[1]}")
+    print(f"next: python train_reranker.py --train_data {paths[0]}")
+
+
+def explain(split: Split) -> str:
+    """Return why fewer rows are held out than were asked for, and what helps."""
+    if not split.wanted:
+        return "--test_fraction is 0"
+    if sum(bool(row.neg) for row in (*split.train, *split.test)) < max(1, split.wanted):
+        return "too few rows have a negative to rank against; `python -m tools.mine_negatives` finds some"
+    return "more would cost too many of the others, which share queries or passages with them; give more rows"
+
+
+if __name__ == "__main__":
+    cli.run(main)
