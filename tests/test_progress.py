@@ -50,6 +50,16 @@ def test_a_pipe_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert "\r" not in err
 
 
+def test_tqdm_refreshes_no_bar_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to_stderr():
+        bar = progress_bar(total=20, desc="long")
+        bar.update()
+        bar.last_print_t -= 60
+        bar.update(10)
+        assert bar.miniters == 1  # its thread leaves such bars alone; another would get each line twice
+        bar.close()
+
+
 def test_less_is_shown_on_request_and_the_file_has_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with logging_to_stderr():
         report_less()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import cli
-from utils.labelling.example_generation import GenerationRun, Target, plan
+from utils.labelling.example_generation import GenerationRun, Target, plan, reporting_only
 from utils.labelling.judging import report_errors, run_to_stop
 from utils.labelling.outputs import Outputs
 from utils.labelling.setup import Setup
@@ -59,10 +59,14 @@ def main(argv: list[str] | None = None) -> None:
     setup = Setup.from_flags(args, args.max_doc_candidates, folder)
     cli.use_gpus(setup.config.gpu_id)
     target = Target(args.num_examples, args.num_pos, args.num_neg, args.max_attempts, args.max_judged)
+    split, retry = args.test_fraction > 0, args.retry_errors
     if args.dry_run:
         print(plan(setup, target))
+        with reporting_only():
+            if not args.overwrite:
+                named = Outputs.named(folder, args.output_file or "new.jsonl", args.output)
+                named.refuse_others(split, args.output is not None, retry)
         return
-    split, retry = args.test_fraction > 0, args.retry_errors
     with Outputs.choose(folder, args.output_file, args.output, split, args.overwrite, retry) as outputs:
         generate(GenerationRun(setup, target, outputs, args.test_fraction), args)
 

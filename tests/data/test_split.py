@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
-from auditing import changed, passage
-from utils.data.rows import canonical
-from utils.data.split import Labelled, split_examples
+from auditing import changed, clean_rows, passage, write
+from tools import split_data
+from utils.data.rows import canonical, read_examples
+from utils.data.split import SPLIT_FILES, Labelled, split_examples
+from utils.errors import InputError
 from utils.schema import ContrastiveExample
 from utils.training import held_out
 
@@ -219,3 +222,41 @@ def test_rows_that_rank_nothing_are_not_held_out() -> None:
     assert len(split.test) >= 40
     assert all(row.neg for row in split.test)
     assert len(split.train) + len(split.test) + split.dropped == 600
+
+
+def test_own_rows_are_split_into_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = str(write(tmp_path / "rows.jsonl", clean_rows(random.Random(0), 60)))
+    split_data.main([data, "--output_dir", "mine", "--test_fraction", "0.25"])
+    train, test, sample = (read_examples([Path("mine") / name]) for name in SPLIT_FILES)
+    assert (len(train), len(test), len(sample)) == (45, 15, 10)
+    assert {row.query for row in train + test} == {row.query for row in read_examples([data])}
+    assert not texts(train) & texts(test)
+    assert "next: python train_reranker.py --train_data mine/train_data.jsonl" in capsys.readouterr().out
+    before = {path.name: path.read_bytes() for path in Path("mine").iterdir()}
+    with pytest.raises(InputError, match="already exists: choose another --output_dir"):
+        split_data.main([data, "--output_dir", "mine"])
+    assert before == {path.name: path.read_bytes() for path in Path("mine").iterdir()}
+
+
+def test_what_cannot_be_held_out_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = clean_rows(random.Random(0), 60)
+
+    def split(negatives: int, fraction: str) -> None:
+        some = [row if number < negatives else row | {"neg": []} for number, row in enumerate(rows)]
+        split_data.main(
+            [str(write(tmp_path / "rows.jsonl", some)), "--output_dir", "mine", "--test_fraction", fraction]
+        )
+
+    with pytest.raises(InputError, match="nothing can be held out: too few rows have a negative"):
+        split(0, "0.2")
+    with pytest.raises(InputError, match="nothing can be held out: --test_fraction is 0"):
+        split(60, "0")
+    assert not [*tmp_path.glob("mine/*.jsonl")]
+    split(3, "0.5")
+    assert "3 rows are held out, not 30: too few rows have a negative" in capsys.readouterr().out

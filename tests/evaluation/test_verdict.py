@@ -113,7 +113,9 @@ def test_summary_says_what_to_do() -> None:
     text = summary(replace(alone, advice=Advice(True, 1.0, 50)))
     assert "Rerank all 50 with the model alone: MRR +0.200" in text
     assert "No significant difference from baseline" in text
-    text = summary(replace(alone, advice=Advice(False, 0.0, 5)))
+    unhelpful = replace(alone, advice=Advice(False, 0.0, 5))
+    assert "Too few queries to tell whether reranking helps: no significant gain, even fused" in summary(unhelpful)
+    text = summary(replace(unhelpful, queries=50))
     assert "Do not rerank with this model: even fused, no significant gain" in text
     assert "takes about 50 queries" in text
     # The interval is of one comparison, the outcome of all.

@@ -112,5 +112,5 @@ def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> Any:
 
     if bars_are_shown():
         return tqdm(items, file=sys.stderr, dynamic_ncols=True, delay=2, **options)
-    options |= {"mininterval": SECONDS_APART, "maxinterval": SECONDS_APART}
+    options |= {"mininterval": SECONDS_APART, "miniters": 1}  # else a thread of tqdm adds lines of its own
     return tqdm(items, file=_Lines(), bar_format=LINE, delay=2, **options)

@@ -95,11 +95,12 @@ class Reranker:
     def score(self, pairs: Sequence[tuple[str, str]], desc: str | None = None) -> np.ndarray:
         """Return one score for each (query, passage), float32 of shape (pairs,); logits, or 0 to 1 if normalized.
 
-        ``desc`` names a progress bar. An InputError says that the model's scores are not finite.
+        ``desc`` names a progress bar, and lets the log say what share of the pairs is cut. An InputError says that the
+        model's scores are not finite.
         """
         import torch
 
-        scores = np.empty(len(pairs), dtype=np.float32)
+        scores, full = np.empty(len(pairs), dtype=np.float32), 0
         if not pairs:
             return scores
         # Characters predict tokens: sorted by them, a window holds pairs of similar length.
@@ -111,11 +112,15 @@ class Reranker:
             texts = [[pairs[i] for i in window] for window in windows]
             for window, features in zip(windows, self._tokenize_ahead(texts), strict=True):
                 lengths = [len(ids) for ids in features["input_ids"]]
+                full += sum(length >= self.lengths.pair for length in lengths)
                 for batch, logits in self.batches.compute(lengths, partial(self._logits, features)):
                     scores[[window[i] for i in batch]] = logits.float().cpu().numpy()
                     bar.update(len(batch))
         if not np.isfinite(scores).all():
             raise InputError(f"reranker {self.path} gives scores that are not finite: train or download it again")
+        if desc and full:
+            message = "%s: %.0f%% of the pairs fill the %d tokens that it reads; what is beyond is not scored"
+            log.info(message, self.path, 100 * full / len(pairs), self.lengths.pair)
         return 1 / (1 + np.exp(-scores)) if self.normalize else scores
 
     def _logits(self, features: Mapping[str, list[list[int]]], batch: Sequence[int]) -> torch.Tensor:

@@ -31,7 +31,7 @@ def as_jsonl(path: Path) -> Path:
             with replacing(place) as out:
                 for number, row in enumerate(_documents(path)):
                     if not number:
-                        log.info("converting %s, once, to %s: documents cannot be looked up in the former", path, place)
+                        log.info("converting %s to JSON Lines, once, for looking documents up: %s", path, place)
                     out.write(dumps(row) + "\n")
             os.utime(place, ns=(changed, changed))
             return place

@@ -193,9 +193,13 @@ def compare(models: Mapping[str, Sequence[Pool]]) -> list[MetricFigures]:
 def figures(values: Mapping[str, Mapping[str, Sequence[float]]], pools: Sequence[Pool]) -> list[MetricFigures]:
     """Return each metric's figures by each pool's values, by model and metric."""
     rows = []
-    for metric, (_, expected) in METRICS.items():
+    for metric in METRICS:
         means = {name: fmean(found[metric]) for name, found in values.items()}
         intervals = {name: bootstrap_mean(found[metric]) for name, found in values.items()}
-        random = fmean(expected(pool) if pool.size else 0.0 for pool in pools)
-        rows.append(MetricFigures(metric, means, intervals, random))
+        rows.append(MetricFigures(metric, means, intervals, fmean(at_random(metric, pools))))
     return rows
+
+
+def at_random(metric: str, pools: Sequence[Pool]) -> list[float]:
+    """Return a metric's expected value for each pool in random order, 0 for an empty one."""
+    return [METRICS[metric].expected(pool) if pool.size else 0.0 for pool in pools]

@@ -11,7 +11,7 @@ import scipy
 from utils.data.first_stage import FIRST, HYBRID, LEXICAL, RankedPools
 from utils.data.judged import JudgedPool, judged_share, missed, rankable
 from utils.evaluation.fusion import WEIGHTS, Fusion, cross_fit
-from utils.evaluation.metrics import METRICS, Pool, evaluate, figures, pools_of, random_reciprocal_rank
+from utils.evaluation.metrics import METRICS, Pool, at_random, evaluate, figures, pools_of
 from utils.evaluation.paired import correct, paired
 from utils.evaluation.results import Curves, Histogram, ModelComparison, RerankerTestResult, Separation, Slice
 from utils.evaluation.statistics import area_under_curve, bootstrap_mean
@@ -43,14 +43,14 @@ def reranker_test_result(
     values = {name: evaluate(pools) for name, pools in ranked.items()}
     models = [name for name in orders if name not in (*test.orders, FUSED)]
     kept = rankable(test.pools)
-    mrr = {name: values[name]["MRR"] for name in (*models, FIRST)}
     main = "nDCG@10" if test.graded else "MRR"
+    by_main = {name: values[name][main] for name in (*models, FIRST)}
     read = [(FUSED, FIRST), (MODEL, FIRST), *((MODEL, name) for name in models if name != MODEL)]
     result = RerankerTestResult(
         settings=settings, summary="", queries=len(kept),
         metrics=figures(values, ranked[FIRST]),
         comparisons=compare_orders(values, models),
-        slices=slices(kept, mrr),
+        slices=slices(kept, by_main, at_random(main, ranked[FIRST])),
         separation={name: found for name in models if (found := separation(ranked[name]))},
         main_metric=main,
         first_stage=test.first_stage, judged=judged_share(test.pools), missed=missed(test.pools), curves=curves(fusion),
@@ -94,10 +94,13 @@ def curves(fusion: Fusion) -> Curves:
     return Curves(fusion.depths, alone, fused, weight, list(WEIGHTS), by_weight, depth)
 
 
-def slices(pools: Sequence[JudgedPool], values: Mapping[str, Sequence[float]]) -> list[Slice]:
-    """Return the orders' MRR over queries with pools of similar size, and with positives of similar length.
+def slices(
+    pools: Sequence[JudgedPool], values: Mapping[str, Sequence[float]], expected: Sequence[float]
+) -> list[Slice]:
+    """Return the orders' means over queries with pools of similar size, and with positives of similar length.
 
-    ``values`` are each query's reciprocal ranks, by order. Queries without a positive in their pool are left out.
+    ``values`` are each query's, by order, ``expected`` a random order's. Queries without a positive in their pool are
+    left out.
     """
     found = []
     places = [i for i, pool in enumerate(pools) if (pool.grades > 0).any()]
@@ -106,13 +109,13 @@ def slices(pools: Sequence[JudgedPool], values: Mapping[str, Sequence[float]]) -
     lengths = [
         round(fmean(len(pools[i].passages[p].split()) for p in of)) for i, of in zip(places, positives, strict=True)
     ]
-    expected = [random_reciprocal_rank(len(of), size) for of, size in zip(positives, sizes, strict=True)]
     for kind, measured in (("passages in the pool", sizes), ("words of the positive", lengths)):
         for low, high in ranges(measured) if measured else ():
             chosen = [i for i, value in enumerate(measured) if low <= value <= high]
-            mrr = {name: [ranks[places[i]] for i in chosen] for name, ranks in values.items()}
-            means, random = {name: fmean(ranks) for name, ranks in mrr.items()}, fmean(expected[i] for i in chosen)
-            intervals = {name: bootstrap_mean(ranks) for name, ranks in mrr.items()}
+            these = {name: [found[places[i]] for i in chosen] for name, found in values.items()}
+            means = {name: fmean(found) for name, found in these.items()}
+            random = fmean(expected[places[i]] for i in chosen)
+            intervals = {name: bootstrap_mean(found) for name, found in these.items()}
             found.append(Slice(kind, low, high, len(chosen), means, intervals, random))
     return found
 

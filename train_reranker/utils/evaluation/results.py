@@ -200,7 +200,7 @@ class ModelComparison(PairedDifference):
 
 @dataclass(frozen=True)
 class Slice:
-    """The models' MRR over the queries whose ``kind`` is from ``low`` to ``high``."""
+    """The models' main metric over the queries whose ``kind`` is from ``low`` to ``high``."""
 
     kind: str
     low: int

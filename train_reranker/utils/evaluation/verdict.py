@@ -8,6 +8,7 @@ from utils.evaluation.paired import BETTER, NO_DIFFERENCE, WORSE, PairedDifferen
 from utils.evaluation.results import Advice, ModelComparison, RerankerTestResult
 
 MODEL, FUSED = "model", "model + first stage"
+FEW = 50  # queries, below which only large gains are seen (Buckley and Voorhees, SIGIR 2000, ask for as many)
 # Orders that need no reranker, as a sentence names them.
 WITHOUT_MODEL = {LEXICAL: "BM25 alone", HYBRID: "BM25 fused with the first stage"}
 
@@ -69,6 +70,8 @@ def _what_to_do(result: RerankerTestResult) -> str:
     if advice is None or not advice.rerank:
         needed = _needed(fused) if (fused.difference or 0) > 0 else ""
         gain = f"{result.main_metric} {_insignificant(fused)}, cross-fitted{needed}"
+        if result.queries < FEW and WORSE not in (alone.outcome, fused.outcome):
+            return f"Too few queries to tell whether reranking helps: no significant gain, even fused ({gain})."
         return f"Do not rerank with this model: even fused, no significant gain over the first stage ({gain})."
     if advised_order(result) == MODEL:
         return f"Rerank all {advice.depth} with the model alone: {result.main_metric} {difference_text(alone)}."

@@ -157,16 +157,24 @@ def summarize(rows: Sequence[JudgedSource], stop: Stop, seconds: float, ledger: 
     }
 
 
+@contextmanager
+def reporting_only() -> Iterator[None]:
+    """Log an InputError that would stop a run, in place of raising it."""
+    try:
+        yield
+    except InputError as error:
+        log.warning("without --dry_run, this would stop here: %s", error)
+
+
 def plan(setup: Setup, target: Target) -> str:
-    """Return in one line how many calls to expect; InputError if there is no source, a warning without a key."""
+    """Return in one line how many calls to expect; InputError if there is no source, a warning without key or price."""
     config, corpus, sources = setup.config, setup.corpus, setup.available
     if not sources:
         raise InputError(f"{corpus.path}: no document has --min_length {setup.min_length} characters: lower it")
     if config.generator_model != OFFLINE:
-        try:
-            configured_endpoints(config)
-        except InputError as error:
-            log.warning("without --dry_run, this would stop here: %s", error)
+        with reporting_only():
+            for endpoint in configured_endpoints(config):
+                setup.ledger.check_price(endpoint.model, endpoint.price)
     windows = count_windows(corpus.longest, config.max_document_tokens, config.max_document_windows)
     calls = count_calls(target, setup.candidates, sources, windows, setup.ledger.max_calls)
     wanted = f"{target.examples} examples from up to {min(sources, target.max_attempts or sources)} sources"

@@ -11,7 +11,8 @@ TERMS = {
     "they stand and the better their grade. 1 is the best order possible.",
     "MAP": "Mean average precision: the share of relevant passages down to each relevant one, averaged. 1 is best.",
     "P@k": "Precision: the share of relevant ones among the first k passages.",
-    "pairwise accuracy": "The share of pairs of a relevant and another passage in the right order; 0.5 is chance.",
+    "pairwise accuracy": "The share of pairs of a relevant and another passage in the right order; one that nobody "
+    "judged counts as not relevant. 0.5 is chance.",
     "first stage": "The search before reranking, whose best passages a reranker sorts anew.",
     "first stage + BM25": "Reciprocal-rank fusion of the first stage and BM25; needs no reranker.",
     "model + first stage": "Both scores fused: the weighted sum of the reranker's and the first stage's, normalised.",

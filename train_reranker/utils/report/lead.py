@@ -122,5 +122,9 @@ def _more_steps(result: AblationResult) -> list[Step]:
     read = [Step("Read the sources that the arms won and lost", section="cases")] if result.sources else []
     return [
         *read,
-        Step("“Usable” is the teacher's judgement. For relevance that people judged:", BY_PEOPLE.format("MODEL")),
+        Step(
+            "“Usable” is the teacher's judgement, and candidates to label are not search results. Whether a reranker "
+            "improves a search, by people's judgement, is another test:",
+            BY_PEOPLE.format("MODEL"),
+        ),
     ]

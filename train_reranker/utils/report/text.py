@@ -220,14 +220,14 @@ def curve_tables(result: RerankerTestResult) -> list[Table]:
 
 
 def slice_table(result: RerankerTestResult) -> Table:
-    """Return every model's MRR over similar queries."""
+    """Return every model's main metric over similar queries."""
     rows: list[list[Any]] = []
     for row in result.slices:
         between = f"{row.low}–{row.high}" if row.low < row.high else f"{row.low}"
         rows.append([f"{between} {row.kind}", row.queries, *_by_model(row)])
     names = result.slices[0].values if result.slices else ()
-    headers = ["MRR over", "queries", *names, "random order"]
-    return Table("Slices", "MRR over similar queries", headers, rows)
+    headers = [f"{result.main_metric} over", "queries", *names, "random order"]
+    return Table("Slices", f"{result.main_metric} over similar queries", headers, rows)
 
 
 def separation_table(result: RerankerTestResult) -> Table:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from utils.errors import InputError, RunError
+from utils.errors import RunError
 from utils.progress import log
 from utils.redaction import redact_values
 from utils.schema import BridgeEntity, Document, Outcome, Verdict
@@ -67,8 +67,7 @@ class LLMTeacher(Teacher):
     ) -> None:
         """Open the cache; raise InputError if it is unusable, or if the cost of a model without a price is limited."""
         for role in (extractor, judge):
-            if ledger.max_cost is not None and role.price is None:
-                raise InputError(f"a cost limit needs the price of {role.model}: add it to price_per_million_tokens")
+            ledger.check_price(role.model, role.price)
         self.ledger = ledger
         self.cache = ReplyCache(cache_path)
         self._extractor, self._judge, self._retry = extractor, judge, retry

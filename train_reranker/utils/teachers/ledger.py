@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NamedTuple
 
-from utils.errors import BudgetSpent
+from utils.errors import BudgetSpent, InputError
 
 
 class Price(NamedTuple):
@@ -59,6 +59,11 @@ class Ledger:
         """The cost of all replies; None if a model that replied has no price."""
         costs = [spent.cost for spent in self.by_model.values()]
         return None if None in costs else sum(cost for cost in costs if cost is not None)
+
+    def check_price(self, model: str, price: Price | None) -> None:
+        """Raise InputError if a model without a price would be asked under a limit on cost, which it never reached."""
+        if self.max_cost is not None and price is None:
+            raise InputError(f"--max_cost needs the price of {model}: add it to price_per_million_tokens")
 
     def expected_cost(self, model: str, price: Price | None, prompt_chars: int, max_tokens: Any = None) -> float:
         """Estimate the cost of a call: four characters per token, and a reply like the model's longest so far."""

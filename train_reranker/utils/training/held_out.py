@@ -28,5 +28,5 @@ def shortfall(split: Split) -> str | None:
         reason = f"holding out {split.wanted} would lose too many others, which share queries, positives or negatives"
     if split.test:
         return f"only {len(split.test)} rows are held out: {reason}; name --eval_data to test on more"
-    remedy = "name --eval_data, raise --eval_fraction, or give more rows"
-    return f"no evaluation, so whether this training helps stays unknown: {reason}; {remedy}"
+    remedy = "test it on other rows afterwards, name --eval_data, raise --eval_fraction, or give more rows"
+    return f"no evaluation, so this training does not tell whether it helps: {reason}; {remedy}"
