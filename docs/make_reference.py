@@ -16,6 +16,7 @@ sys.path.insert(0, str(SCRIPTS))
 from utils import cli
 from utils.config import Config
 from utils.models.lengths import Lengths
+from utils.teachers.registry import PROVIDERS
 from utils.training.using import using
 
 PAGE, USING = ROOT / "docs" / "reference.md", ROOT / "docs" / "using.md"
@@ -76,6 +77,8 @@ def key_rows() -> Iterator[list[str]]:
         if one.name not in ("path", "settings"):
             default = one.default if one.default is not MISSING else one.default_factory()  # type: ignore[misc]
             yield [f"`{one.name}`", _shown(default), said[one.name]]
+    sections = ", ".join(f"`{provider}_setting`" for provider in PROVIDERS)
+    yield [sections, "", said["openai_setting"]]
 
 
 def _shown(value: object) -> str:

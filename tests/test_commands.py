@@ -47,10 +47,10 @@ def folder(
     for place in ("../models/demo-reranker", "../models/bge-reranker-v2-m3", "models/bge-reranker-v2-m3"):
         shutil.copytree(tiny_reranker, place)
     rows = [json.loads(line) for line in examples_file.read_text().splitlines()]
-    for name in ("train_data", "test_data", "mined", "scored"):
+    for name in ("data/train_data", "data/test_data", "data/mined", "data/scored", "rows"):
         scored = [row | {"pos_scores": [1.0], "neg_scores": [0.5, 0.0, -1.0]} for row in rows]
-        lines = map(json.dumps, scored if name == "scored" else rows)
-        Path(f"data/{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        lines = map(json.dumps, scored if name == "data/scored" else rows)
+        Path(f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     for name in ("before", "after"):
         write_json(Path(f"ablation_results/{name}.json"), result_of(sources(base=[1, 2, 3]), ["base"]).to_json())
     judged = Trial(["2", "3"], [Verdict(Outcome.UNUSABLE, "no"), Verdict(Outcome.USABLE, "yes")])

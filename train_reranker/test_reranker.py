@@ -19,7 +19,7 @@ import numpy as np
 
 from utils import cli
 from utils.config import load_config
-from utils.data.first_stage import read_test_data
+from utils.data.first_stage import LEXICAL, read_test_data
 from utils.data.judged import JudgedPool, rankable
 from utils.errors import EXIT_REGRESSION
 from utils.evaluation.metrics import Pool, pairs_of, write_trec
@@ -76,6 +76,8 @@ def compare(args: argparse.Namespace, output: Path) -> int:
     models = {MODEL: args.model_path} | name_baselines(args.baseline_model)
     scored = {name: score(args, path, test.pools) for name, path in models.items()}
     orders, fusion = orders_of(test, {name: scores for name, (scores, _) in scored.items()})
+    if test.first_stage == LEXICAL:
+        log.info("the order before reranking is BM25's: name your retriever's configuration with --config for its own")
     warn_of_lengths({path: scored[name][1] for name, path in models.items()})
     warn_of_ties(models, orders)
     warn_of_training_data(args, models, test.pools)

@@ -124,7 +124,7 @@ def test_history_keeps_the_best_and_is_resumed(tmp_path: Path) -> None:
     assert [one.MRR for one in history.sets[HELD_OUT].points] == pytest.approx([1 / 3, 1, 1 / 3])
     assert history.since_best == 1
     assert history.summary() == (
-        "MRR of 30 held-out queries: base 0.333, best 1.000 (step 10), difference +0.667, corrected p <0.001: better"
+        "MRR of 30 held-out queries: base 0.333, final 1.000 (step 10), difference +0.667, corrected p <0.001: better"
     )
     history.write(tmp_path)
     again = EvaluationHistory(pools(30))
@@ -182,7 +182,7 @@ def test_the_share_of_the_base_is_chosen_by_both_sets() -> None:
     home, abroad = history.differences().values()
     assert home.p_corrected == pytest.approx(min(1, 4 * home.p))  # one step and three more shares
     assert abroad.p_corrected == pytest.approx(min(1, 4 * abroad.p))
-    assert "best 1.000 (step 10, 0.75 of the base)" in str(history.summary())
+    assert "final 1.000 (step 10, mixed with 0.75 of the base)" in str(history.summary())
 
 
 @pytest.mark.parametrize(("sign", "least", "most"), [(1, 0, 1), (-1, 19, 20)])

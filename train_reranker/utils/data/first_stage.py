@@ -29,7 +29,6 @@ from utils.data.judged import (
 from utils.data.rows import read_examples
 from utils.errors import InputError
 from utils.files import find, hash64
-from utils.progress import log
 from utils.retrieval.bm25 import BM25
 from utils.retrieval.encoder import PASSAGE, QUERY, open_encoder
 from utils.retrieval.fusion import reciprocal_rank_fusion
@@ -84,7 +83,6 @@ def _of_rows(path: str, config: Config | None, rng: random.Random) -> RankedPool
     texts = list(dict.fromkeys(passage for pool in pools for passage in pool.passages))
     lexical = _bm25(pools, dict(zip(texts, texts, strict=True)), [pool.passages for pool in pools])
     if config is None:
-        log.info("the order before reranking is BM25's: name your retriever's configuration with --config for its own")
         return RankedPools(pools, LEXICAL, graded, {FIRST: list(map(without_ties, lexical))})
     return RankedPools(pools, config.retrieval_method, graded, _with_bm25(_similarities(pools, texts, config), lexical))
 

@@ -198,9 +198,9 @@ class EvaluationHistory:
         one = self.sets[name]
         assert one.final is not None
         ends = f" [{found.interval.low:+.3f}, {found.interval.high:+.3f}]" if found.interval else ""
-        share = f", {self.mix.share:g} of the base" if self.mix else ""
+        share = f", mixed with {self.mix.share:g} of the base" if self.mix else ""
         return (
-            f"{one.metric} of {len(one.pools)} {name} queries: base {fmean(one.points[0].values):.3f}, best "
+            f"{one.metric} of {len(one.pools)} {name} queries: base {fmean(one.points[0].values):.3f}, final "
             f"{fmean(one.final.values):.3f} (step {self.best}{share}), difference {found.difference:+.3f}{ends}, "
             f"corrected p {p_value(found.p_corrected)}: {found.outcome}"
         )
