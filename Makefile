@@ -35,7 +35,7 @@ $(INSTALLED): requirements.txt requirements-demo.txt
 demo: $(MODEL)/config.json
 	@echo "== 4 of 4: does it help? A test on held-out examples, and an ablation"
 	$(RUN) test_reranker.py --model_path output_new --baseline_model ../$(BASE) --test_data data/test_data.jsonl \
-	    --config ../config_lib/demo_config.yaml
+	    --config ../config_lib/demo_config.yaml --output_file finetune_results.json
 	$(RUN) rerank_ablation_test.py --num 100 --ft_model output_new --exclude_data data/demo_examples.provenance.jsonl \
 	    --output_file ablation_results/demo.json
 	@$(if $(PROOF_DATA),$(PYTHON) benchmarks/proof.py --data $(PROOF_DATA) --depth $(DEPTH) --model $(MODEL) --base $(BASE),\

@@ -26,9 +26,9 @@ sys.path.insert(0, str(ROOT / "train_reranker"))
 
 from utils.config import load_config
 from utils.corpus.documents import Corpus
-from utils.data.judged import pools_of_rows
 from utils.data.mining import nearest
 from utils.data.relabelling import CALLS_PER_ROW, KEPT, RELABELLED, Steps, by_teacher, corrected, suspects_of
+from utils.data.rows import pools_of_rows
 from utils.data.scores import score_rows
 from utils.evaluation.metrics import evaluate, pairs_of, pools_of
 from utils.files import write_json, write_jsonl

@@ -20,8 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "train_reranker"))
 
 
-from utils.data.judged import pools_of_rows
-from utils.data.rows import read_examples
+from utils.data.rows import pools_of_rows, read_examples
 from utils.evaluation.metrics import evaluate, pairs_of, pools_of
 from utils.evaluation.paired import paired
 from utils.files import write_json

@@ -25,8 +25,7 @@ from scipy.special import expit
 
 import shapes
 from shapes import BGE_M3, SMALL
-from utils.data.judged import pools_of_rows
-from utils.data.rows import parse_example, read_examples
+from utils.data.rows import parse_example, pools_of_rows, read_examples
 from utils.evaluation.metrics import pairs_of, pools_of
 from utils.report.text import percent, table
 from utils.schema import ContrastiveExample

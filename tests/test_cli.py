@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from miniature import save_tiny_bert, write_beir, write_run
+from trainings import write_rows
 from utils import __version__, cli
 from utils.corpus.documents import Corpus
 from utils.evaluation.results import RerankerTestResult
@@ -243,16 +244,9 @@ def test_run_without_an_answer_leaves_its_report_and_fails(
 
 def test_several_baselines_and_trec_files(examples_file: Path, tiny_reranker: Path, tmp_path: Path) -> None:
     other = shutil.copytree(tiny_reranker, tmp_path / "other")
-    test = [
-        "--model_path",
-        tiny_reranker,
-        "--test_data",
-        examples_file,
-        "--trec_dir",
-        "trec",
-        "--output_file",
-        "r.json",
-    ]
+    rows = [json.loads(line) for line in examples_file.read_text().splitlines()]
+    data = write_rows(tmp_path / "rows.jsonl", [row | {"query": f"{i} {row['query']}"} for i, row in enumerate(rows)])
+    test = ["--model_path", tiny_reranker, "--test_data", data, "--trec_dir", "trec", "--output_file", "r.json"]
     baselines = ["--baseline_model", other, "--baseline_model", tiny_reranker]
     assert run("test_reranker", *test, *baselines, "--fail_on_regression") == 3  # BM25 ranks all of them right
     result = json.loads(Path("r.json").read_text())
@@ -268,6 +262,24 @@ def test_several_baselines_and_trec_files(examples_file: Path, tiny_reranker: Pa
     runs = ["baseline.run", "baseline_2.run", "first-stage.run", "model-first-stage.run", "model.run"]
     assert files == [*runs, "qrels.txt"]
     assert "MRR" in Path("r.html").read_text()
+
+
+def test_another_test_is_not_replaced_unless_named(
+    examples_file: Path, tiny_reranker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copytree(tiny_reranker, tmp_path / "other")
+    test = ["--test_data", examples_file, "--model_path"]
+    assert run("test_reranker", *test, tiny_reranker) == 0
+    written = Path("finetune_results.json").read_bytes()
+    assert run("test_reranker", *test, other) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: finetune_results.json holds the test of {tiny_reranker} on {examples_file}: name another "
+        "--output_file, or this one to replace it"
+    )
+    assert Path("finetune_results.json").read_bytes() == written
+    assert run("test_reranker", *test, f"{tiny_reranker}/.") == 0
+    assert run("test_reranker", *test, other, "--output_file", "finetune_results.json") == 0
+    assert json.loads(Path("finetune_results.json").read_text())["settings"]["model"] == str(other)
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["run", "retriever"])
@@ -306,7 +318,7 @@ def test_served_folder_is_the_trained_one_or_not(
     assert run("tools.verify_served", *verify, "--folder", other, "--output_file", "served.json") == 3
     assert "It is not served faithfully. Probable cause: " in capsys.readouterr().out
     result = json.loads(Path("served.json").read_text())
-    assert (result["faithful"], result["queries"], result["pairs"]) == (False, 24, 96)
+    assert (result["faithful"], result["queries"], result["pairs"]) == (False, 8, 96)
     assert run("tools.verify_served", *verify, "--url", "http://127.0.0.1:9") == 1
     assert run("tools.verify_served", *verify) == run("tools.verify_served", *verify, "--folder", "none") == 2
     assert run("tools.verify_served", *verify, "--url", "http://127.0.0.1:9", "--request_fields", "[]") == 2

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from utils.data.first_stage import FIRST, HYBRID, LEXICAL, RankedPools
-from utils.data.judged import pools_of_rows
+from utils.data.rows import pools_of_rows
 from utils.evaluation.ablation_results import RunContext, ablation_result
 from utils.evaluation.metrics import Pool
 from utils.evaluation.reranker_results import orders_of, reranker_test_result
@@ -51,7 +51,9 @@ def result_of(results: list[JudgedSource], arms: list[str], **context: Any) -> A
 def reranker_test(shift: float = 1.0, queries: int = 30) -> RerankerTestResult:
     """A model whose positives score higher by ``shift`` than a baseline's and the first stage's, on drawn scores."""
     rng = np.random.default_rng(0)
-    rows = [ContrastiveExample(f"q{i}", ["p " * (1 + i % 7)], ["n"] * (2 + i % 3)) for i in range(queries)]
+    rows = [
+        ContrastiveExample(f"q{i}", ["p " * (1 + i % 7)], [f"n{k}" for k in range(2 + i % 3)]) for i in range(queries)
+    ]
     pools = pools_of_rows(rows)
     noise = [rng.normal(size=len(pool.passages)) for pool in pools]
     scores = {MODEL: np.concatenate([scores + shift * (np.arange(len(scores)) == 0) for scores in noise])}

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     target = Target(args.num_examples, args.num_pos, args.num_neg, args.max_attempts, args.max_judged)
     split, retry = args.test_fraction > 0, args.retry_errors
     if args.dry_run:
-        print(plan(setup, target))
+        print(plan(setup, target, args.test_fraction))
         with reporting_only():
             if not args.overwrite:
                 named = Outputs.named(folder, args.output_file or "new.jsonl", args.output)

@@ -11,8 +11,10 @@ other tools can check the figures.
 """
 
 import argparse
+import json
+import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,12 @@ from utils import cli
 from utils.config import load_config
 from utils.data.first_stage import LEXICAL, read_test_data
 from utils.data.judged import JudgedPool, rankable
-from utils.errors import EXIT_REGRESSION
+from utils.errors import EXIT_REGRESSION, InputError
 from utils.evaluation.metrics import Pool, pairs_of, write_trec
-from utils.evaluation.paired import WORSE
+from utils.evaluation.paired import WORSE, difference_text
 from utils.evaluation.reranker_results import orders_of, reranker_test_result
 from utils.evaluation.results import RerankerTestResult
-from utils.evaluation.verdict import MODEL, difference_text, failures
+from utils.evaluation.verdict import MODEL, failures
 from utils.files import check_output, locked, write_json
 from utils.models.folders import find_model
 from utils.models.lengths import Lengths
@@ -36,13 +38,16 @@ from utils.report.text import p_value, percent, reranker_test_text
 from utils.scoring import open_reranker
 from utils.training.job import trained_on
 
+DEFAULT_OUTPUT = "./finetune_results.json"
+
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = cli.Parser(__doc__.splitlines()[0], parents=(cli.test_flags(),))
     add = parser.add_argument
     add("--model_path", default="./output_new", help="folder of the reranker")
-    add("--output_file", default="./finetune_results.json", help="JSON file of the results; replaced if it exists")
+    add("--output_file", help=f"JSON file of the results; replaced if it exists (default: {DEFAULT_OUTPUT}, unless "
+        "that is of another model or other data)")  # fmt: skip
     baselines = "other rerankers to compare with; may be given more than once (default: none)"
     add("--baseline_model", nargs="+", action="extend", default=[], metavar="FOLDER", help=baselines)
     add(
@@ -61,11 +66,22 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Keep other runs off what this one writes, and compare the orders."""
     args = parse_args(argv)
-    output = check_output(args.output_file)
+    output = check_output(args.output_file or unclaimed(args.model_path, args.test_data))
     with ExitStack() as held:
         for path in filter(None, (output, args.trec_dir)):
             held.enter_context(locked(Path(path)))
         return compare(args, output)
+
+
+def unclaimed(model: str, data: str) -> Path:
+    """Return the default output; InputError if it holds the test of another model or other data."""
+    output = Path(DEFAULT_OUTPUT)
+    with suppress(OSError, ValueError, KeyError, TypeError):  # nothing is there, or no result
+        earlier = json.loads(output.read_bytes())["settings"]
+        if [*map(os.path.normpath, (earlier[MODEL], earlier["test_data"]))] != [*map(os.path.normpath, (model, data))]:
+            found = f"{output} holds the test of {earlier[MODEL]} on {earlier['test_data']}"
+            raise InputError(f"{found}: name another --output_file, or this one to replace it")
+    return output
 
 
 def compare(args: argparse.Namespace, output: Path) -> int:

@@ -15,8 +15,7 @@ import pytest
 import test_reranker as script
 import train_reranker
 from miniature import lines, queries, row
-from utils.data.judged import pools_of_rows
-from utils.data.rows import fill_negatives, parse_example, read_examples, without
+from utils.data.rows import fill_negatives, parse_example, pools_of_rows, read_examples, without
 from utils.errors import InputError, RunError
 from utils.files import read_jsonl
 from utils.models.lengths import Lengths
@@ -310,10 +309,20 @@ def test_negatives_are_optional() -> None:
 def test_grades_are_read_follow_their_positives_and_make_pools() -> None:
     example = parse_example(row("a", pos=["one", "two", "three"], pos_grades=[3, 1, 2]), "")
     assert without(example, "one".__eq__).pos_grades == [1, 2]
-    assert [pool.grades.tolist() for pool in pools_of_rows([example, example._replace(pos_grades=None)])] == [
-        [3, 1, 2, 0], [1, 1, 1, 0],
-    ]  # fmt: skip
+    pools = pools_of_rows([example, example._replace(query="b", pos_grades=None)])
+    assert [pool.grades.tolist() for pool in pools] == [[3, 1, 2, 0], [1, 1, 1, 0]]
     assert example.row()["pos_grades"] == [3, 1, 2]
+
+
+def test_rows_of_a_query_are_one_pool() -> None:
+    rows = [
+        ContrastiveExample("Who?", ["a"], ["n", "m"]),
+        ContrastiveExample("what?", ["x"], ["n"]),
+        ContrastiveExample("who? ", ["b", "A"], ["N", "o"], pos_grades=[2, 3]),
+    ]
+    both, other = pools_of_rows(rows)
+    assert (both.query, both.passages, both.grades.tolist()) == ("Who?", ["a", "b", "n", "m", "o"], [3, 2, 0, 0, 0])
+    assert (other.query, other.passages, other.grades.tolist()) == ("what?", ["x", "n"], [1, 0])
 
 
 def test_row_has_exactly_three_keys_without_scores() -> None:

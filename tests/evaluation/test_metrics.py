@@ -13,7 +13,8 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 
-from utils.data.judged import JudgedPool, pools_of_rows
+from utils.data.judged import JudgedPool
+from utils.data.rows import pools_of_rows
 from utils.evaluation.metrics import (
     METRICS,
     Pool,
@@ -84,7 +85,7 @@ def test_one_score_for_all_is_no_better_than_random() -> None:
 
 
 def test_pools_follow_the_pairs_and_empty_negatives_rank_nothing() -> None:
-    examples = [ContrastiveExample("a", ["p"], ["n", "n"]), ContrastiveExample("b", ["p", "p"], [])]
+    examples = [ContrastiveExample("a", ["p"], ["n", "m"]), ContrastiveExample("b", ["p", "q"], [])]
     pools = pools_of(pools_of_rows(examples), np.arange(5.0))
     assert [pool.scores.tolist() for pool in pools] == [[0, 1, 2], [3, 4]]
     assert compare({"model": pools})[0].values["model"] == pytest.approx(1 / 3)  # of the first pool alone

@@ -9,7 +9,8 @@ import pytest
 
 from trials import reranker_test, result_from
 from utils.data.first_stage import FIRST, HYBRID, LEXICAL, RankedPools
-from utils.data.judged import JudgedPool, pools_of_rows
+from utils.data.judged import JudgedPool
+from utils.data.rows import pools_of_rows
 from utils.evaluation.metrics import Pool
 from utils.evaluation.reranker_results import calibration_error, histogram, ranges, separation
 from utils.evaluation.results import Advice
@@ -27,7 +28,7 @@ def drawn(rows: list[ContrastiveExample], models: tuple[str, ...], first: tuple[
 
 
 def test_comparisons_are_corrected_over_all_pairs_of_a_metric() -> None:
-    rows = [ContrastiveExample(f"q{i}", ["p"], ["n"] * 4) for i in range(40)]
+    rows = [ContrastiveExample(f"q{i}", ["p"], [*"nmkl"]) for i in range(40)]
     result = result_from(*drawn(rows, ("model", "a", "b"), (FIRST, LEXICAL, HYBRID)))
     assert list(result.metrics[0].values) == ["model", "a", "b", FUSED, FIRST, LEXICAL, HYBRID]
     for metric in ("MRR", "MAP"):
@@ -43,7 +44,7 @@ def test_comparisons_are_corrected_over_all_pairs_of_a_metric() -> None:
 
 
 def test_graded_sets_go_by_ndcg_and_tell_what_is_judged_and_missed() -> None:
-    test, scores = drawn([ContrastiveExample(f"q{i}", ["p"], ["n"] * 4) for i in range(4)], ("model",))
+    test, scores = drawn([ContrastiveExample(f"q{i}", ["p"], [*"nmkl"]) for i in range(4)], ("model",))
     pools = [test.pools[0]._replace(missed=(1, 2, 1), unjudged=2), *test.pools[1:]]
     empty = JudgedPool("q", [], np.zeros(0, dtype=int), (1,))
     stages = {FIRST: [*test.orders[FIRST], np.zeros(0)]}

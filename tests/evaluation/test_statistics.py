@@ -103,7 +103,7 @@ def test_sample_sizes_are_statsmodels() -> None:
     differences = np.random.default_rng(0).normal(0.2, 1, 100)
     effect = differences.mean() / differences.std(ddof=1)
     expected = power.NormalIndPower(ddof=0).solve_power(effect, alpha=0.05, power=0.8, ratio=0)
-    assert pairs_for_mean(differences) == np.ceil(expected)
+    assert pairs_for_mean(differences) == float(f"{np.ceil(expected):.2g}")
 
 
 def test_sample_size_of_proportions_gives_its_power() -> None:

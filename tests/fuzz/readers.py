@@ -18,8 +18,8 @@ from miniature import CORPUS, lines, row
 from trials import result_of, sources
 from utils.config import load_config
 from utils.corpus.documents import Corpus
-from utils.data.judged import pools_of_rows, rankable
-from utils.data.rows import fill_negatives, read_examples
+from utils.data.judged import rankable
+from utils.data.rows import fill_negatives, pools_of_rows, read_examples
 from utils.errors import InputError
 from utils.evaluation.run_comparison import Run, compare_runs
 from utils.files import ROOT, dumps

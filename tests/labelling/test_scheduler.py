@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import aclosing
 from pathlib import Path
 
 from labelling_support import SlowTeacher, pipeline_of, run
-from utils.labelling.scheduler import PrioritySemaphore, enough_of_each, first_usable, judge_lists
+from utils.labelling.record import ARM, JudgedSource
+from utils.labelling.scheduler import PrioritySemaphore, Scheduler, enough_of_each, first_usable, judge_lists
 from utils.retrieval.retriever import Retriever
 from utils.schema import BridgeEntity, Candidate, Document, Outcome, Verdict
 from utils.teachers.offline import OfflineTeacher
@@ -25,6 +27,26 @@ def test_rows_are_the_same_at_any_concurrency(retriever: Retriever, tmp_path: Pa
         assert teacher.most_in_flight <= concurrency
         assert concurrency == 1 or teacher.most_in_flight > 1
     assert len(written) == 1
+
+
+def test_what_may_not_be_needed_is_begun_last(retriever: Retriever) -> None:
+    teacher = SlowTeacher(retriever.corpus)
+
+    async def rows(settled: dict[int, JudgedSource], most: int | None = None) -> list[JudgedSource]:
+        pipeline, made = pipeline_of(retriever, teacher, concurrency=40), list[JudgedSource]()
+        async with aclosing(Scheduler(pipeline, [ARM], first_usable).rows(pipeline.asked(), settled)) as found:
+            while len(made) != most and (row := await anext(found, None)):
+                made.append(row)
+        return made
+
+    every = asyncio.run(rows({}))
+    assert len(every) > 16
+    teacher.judged.clear()
+    failed = next(place for place, row in enumerate(every[:16]) if row.trials)
+    left = {place: row for place, row in enumerate(every[:16]) if place != failed}
+    assert asyncio.run(rows(left, 16)) == every[:16]
+    assert {query for query, _ in teacher.judged} == {every[failed].entity.query}
+    assert asyncio.run(rows(left)) == every
 
 
 def test_sources_with_further_entities_follow_after_all_were_asked(retriever: Retriever, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from miniature import FACTS, TOWNS, save_tiny_bert
-from utils.data.judged import JudgedPool, pools_of_rows
+from utils.data.judged import JudgedPool
+from utils.data.rows import pools_of_rows
 from utils.schema import ContrastiveExample
 from utils.scoring import Reranker, open_reranker
 

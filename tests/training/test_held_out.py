@@ -13,8 +13,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_folder_holds_the_best_model(trained: Path, data: Path) -> None:
-    from utils.data.judged import pools_of_rows
-    from utils.data.rows import read_examples
+    from utils.data.rows import pools_of_rows, read_examples
     from utils.evaluation import metrics
     from utils.scoring import open_reranker
 

@@ -15,7 +15,8 @@ import pytest
 
 import train_reranker
 from trainings import evaluations, train_evaluated, write_rows
-from utils.data.judged import JudgedPool, pools_of_rows
+from utils.data.judged import JudgedPool
+from utils.data.rows import pools_of_rows
 from utils.errors import EXIT_REGRESSION, InputError
 from utils.evaluation.paired import BETTER, NO_DIFFERENCE, WORSE, PairedDifference
 from utils.schema import ContrastiveExample

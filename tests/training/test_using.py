@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from utils.files import ROOT
 from utils.models.lengths import Lengths
+from utils.retrieval.fusion import fuse
 from utils.training.using import EXAMPLES, examples, using
 
 # What must be there beside the toolkit's own requirements.
@@ -33,6 +36,16 @@ def test_names_and_lengths_are_filled_in() -> None:
     text = using("./mine", Lengths(16, 24))
     assert 'FlagReranker("./mine", max_length=40, query_max_length=16)' in text
     assert not re.search(r"\b(?:MODEL|PAIR|QUERY)\b", text)
+
+
+def test_fusion_is_the_one_that_is_tested() -> None:
+    page = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
+    found: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].partition("```")[0], found)
+    first, reranked = np.array([0.1, 0.5, 0.2]), np.array([-3.0, 1.0, 2.0])
+    for weight in (0.0, 0.6, 1.0):
+        np.testing.assert_allclose(found["fused"](first, reranked, weight), fuse(first, reranked, weight), atol=1e-9)
+    assert not found["fused"](np.ones(3), np.zeros(3), 0.5).any()
 
 
 def test_page_has_all_examples() -> None:

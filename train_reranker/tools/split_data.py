@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     if len(split.test) < 0.9 * split.wanted:
         print(f"{len(split.test)} rows are held out, not {split.wanted}: {explain(split)}")
     print(f"training data are in {paths[0]}, test data in {paths[1]}")
-    print(f"next: python train_reranker.py --train_data {paths[0]}")
+    print(f"next: python train_reranker.py --train_data {paths[0]} --output_dir ./output_{folder.resolve().name}")
 
 
 def explain(split: Split) -> str:

@@ -119,7 +119,7 @@ class Reranker:
         if not np.isfinite(scores).all():
             raise InputError(f"reranker {self.path} gives scores that are not finite: train or download it again")
         if desc and full:
-            message = "%s: %.0f%% of the pairs fill the %d tokens that it reads; what is beyond is not scored"
+            message = "%s: %.0f%% of the pairs fill the %d tokens that it reads (--max_length), or are cut there"
             log.info(message, self.path, 100 * full / len(pairs), self.lengths.pair)
         return 1 / (1 + np.exp(-scores)) if self.normalize else scores
 

@@ -20,13 +20,12 @@ from utils.data.judged import (
     JudgedSet,
     Run,
     is_beir,
-    pools_of_rows,
     pools_of_run,
     rankable,
     read_beir,
     read_run,
 )
-from utils.data.rows import read_examples
+from utils.data.rows import pools_of_rows, read_examples
 from utils.errors import InputError
 from utils.files import find, hash64
 from utils.retrieval.bm25 import BM25
@@ -91,7 +90,9 @@ def _of_beir(judged: JudgedSet, run: str | None, config: Config | None, depth: i
     if run:
         found, name = read_run(run, judged), Path(run).name
     else:
-        unnamed, config = config is None, config or load_config()
+        # The demo's configuration cuts at what suits its own short texts.
+        unnamed = config is None
+        config = config or replace(load_config(), retrieval_query_max_length=Config.retrieval_query_max_length)
         if unnamed and find(config.model2path[config.retrieval_method]) is None:
             raise InputError(f"{judged.folder} needs a first stage: name a TREC file with --run, or your --config")
         found, name = retrieve(judged, config, depth or DEPTH), config.retrieval_method

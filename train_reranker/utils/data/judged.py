@@ -12,7 +12,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import find_input, read_jsonl
 from utils.progress import log
-from utils.schema import ContrastiveExample, Document
+from utils.schema import Document
 
 SPLITS = ("test", "dev", "validation", "train")  # which qrels of a folder are read, first match
 
@@ -170,14 +170,6 @@ class JudgedPool(NamedTuple):
     unjudged: int = 0  # passages without a grade
     query_id: str = ""  # the set's own names, for runs; rows have none
     ids: Sequence[str] = ()
-
-
-def pools_of_rows(rows: Iterable[ContrastiveExample]) -> list[JudgedPool]:
-    """Return each row's pool: its positives with their grades, 1 where there are none, then its negatives with 0."""
-    return [
-        JudgedPool(row.query, row.passages, np.array((row.pos_grades or [1] * len(row.pos)) + [0] * len(row.neg)))
-        for row in rows
-    ]
 
 
 def pools_of_run(judged: JudgedSet, run: Run, depth: int | None = None) -> list[JudgedPool]:

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from utils.data.judged import JudgedPool
 from utils.data.shapes import read_shaped
 from utils.errors import InputError
 from utils.files import find_input
@@ -115,6 +118,26 @@ def _without_contradictions(
     )  # fmt: skip
     warn(f"{named}: {found} (first: {first}): {rest}")
     return [row for row, empty in zip(rows, emptied, strict=True) if not (drop and empty)]
+
+
+def pools_of_rows(rows: Iterable[ContrastiveExample]) -> list[JudgedPool]:
+    """Return each query's pool: its positives with their grades, 1 where there are none, then its negatives with 0.
+
+    Rows of one query, as triplets are, are no independent observations: they are one pool, with each passage once, at
+    its best grade.
+    """
+    pools: dict[str, tuple[str, dict[str, tuple[str, int]]]] = {}
+    for row in rows:
+        query, graded = pools.setdefault(canonical(row.query), (row.query, {}))
+        grades = [*(row.pos_grades or [1] * len(row.pos)), *[0] * len(row.neg)]
+        for passage, grade in zip(row.passages, grades, strict=True):
+            known, best = graded.get(canonical(passage), (passage, grade))
+            graded[canonical(passage)] = known, max(best, grade)
+    made = []
+    for query, graded in pools.values():
+        ordered = sorted(graded.values(), key=lambda one: one[1] == 0)
+        made.append(JudgedPool(query, [text for text, _ in ordered], np.array([grade for _, grade in ordered])))
+    return made
 
 
 def consistent(examples: Sequence[ContrastiveExample]) -> list[ContrastiveExample]:

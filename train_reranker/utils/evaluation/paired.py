@@ -35,6 +35,12 @@ class PairedDifference:
         object.__setattr__(self, "outcome", outcome)
 
 
+def difference_text(one: PairedDifference) -> str:
+    """Return a difference and its interval, as in "+0.031 [+0.010, +0.052]"."""
+    ends = f" [{one.interval.low:+z.3f}, {one.interval.high:+z.3f}]" if one.interval else ""
+    return f"{one.difference or 0.0:+z.3f}{ends}"
+
+
 def paired(
     ours: ArrayLike, theirs: ArrayLike, *, tests: int = 1, lower_is_better: bool = False, confidence: float = CONFIDENCE
 ) -> PairedDifference:

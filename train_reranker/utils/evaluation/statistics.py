@@ -127,28 +127,32 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def pairs_for_mean(differences: ArrayLike, alpha: float = 1 - CONFIDENCE) -> int | None:
     """Return how many pairs a two-sided test needs to detect a mean difference as large as the observed one.
 
-    By the normal approximation, n = ((z₁₋α/₂ + z_power) · sd / mean)². None without a difference, or without spread.
+    By the normal approximation, n = ((z₁₋α/₂ + z_power) · sd / mean)², to two digits, as it is no more exact than what
+    was observed. None without a difference, or without spread.
     """
     sample = np.asarray(differences, dtype=float)
     if len(sample) < 2 or abs(sample.mean()) < 1e-12 or sample.std() == 0:  # a sum of 0, rounded
         return None
     z = float(scipy.stats.norm.isf([alpha / 2, 1 - POWER]).sum())
-    return math.ceil((z * float(sample.std(ddof=1) / sample.mean())) ** 2)
+    return _two_digits((z * float(sample.std(ddof=1) / sample.mean())) ** 2)
 
 
 def pairs_for_proportions(pairs: Discordant, trials: int, alpha: float = 1 - CONFIDENCE) -> int | None:
     """Return how many pairs McNemar's test needs to detect a difference as large as the observed one.
 
-    By Connor (1987, Biometrics 43, 207-211), from the shares of discordant ones among ``trials`` observed pairs. None
-    without a difference.
+    By Connor (1987, Biometrics 43, 207-211), from the shares of discordant ones among ``trials`` observed pairs, to two
+    digits. None without a difference.
     """
     if not trials or pairs.first == pairs.second:
         return None
     differing, difference = sum(pairs) / trials, abs(pairs.first - pairs.second) / trials
     level, strength = map(float, scipy.stats.norm.isf([alpha / 2, 1 - POWER]))
-    return math.ceil(
-        ((level * math.sqrt(differing) + strength * math.sqrt(differing - difference**2)) / difference) ** 2
-    )
+    spread = level * math.sqrt(differing) + strength * math.sqrt(differing - difference**2)
+    return _two_digits((spread / difference) ** 2)
+
+
+def _two_digits(count: float) -> int:
+    return round(float(f"{math.ceil(count):.2g}"))
 
 
 def area_under_curve(positives: ArrayLike, negatives: ArrayLike) -> float | None:

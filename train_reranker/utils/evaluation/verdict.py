@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from utils.data.first_stage import FIRST, HYBRID, LEXICAL
+from utils.data.split import FEW
 from utils.evaluation.fusion import WEIGHTS, Fusion
-from utils.evaluation.paired import BETTER, NO_DIFFERENCE, WORSE, PairedDifference
+from utils.evaluation.paired import BETTER, NO_DIFFERENCE, WORSE, PairedDifference, difference_text
 from utils.evaluation.results import Advice, ModelComparison, RerankerTestResult
 
 MODEL, FUSED = "model", "model + first stage"
-FEW = 50  # queries, below which only large gains are seen (Buckley and Voorhees, SIGIR 2000, ask for as many)
 # Orders that need no reranker, as a sentence names them.
 WITHOUT_MODEL = {LEXICAL: "BM25 alone", HYBRID: "BM25 fused with the first stage"}
 
@@ -77,12 +77,6 @@ def _what_to_do(result: RerankerTestResult) -> str:
         return f"Rerank all {advice.depth} with the model alone: {result.main_metric} {difference_text(alone)}."
     how = f"Rerank the first {advice.depth} with weight {advice.weight:g}"
     return f"{how}: {result.main_metric} {difference_text(fused)} over the first stage (cross-fitted)."
-
-
-def difference_text(one: PairedDifference) -> str:
-    """Return a difference and its interval, as in "+0.031 [+0.010, +0.052]"."""
-    ends = f" [{one.interval.low:+.3f}, {one.interval.high:+.3f}]" if one.interval else ""
-    return f"{one.difference or 0.0:+.3f}{ends}"
 
 
 def _insignificant(one: PairedDifference) -> str:

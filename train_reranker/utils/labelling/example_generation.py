@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from utils.corpus.documents import Corpus
 from utils.data.rows import consistent
-from utils.data.split import Labelled, split_examples, split_files
+from utils.data.split import FEW, Labelled, split_examples, split_files
 from utils.errors import InputError, RunError
 from utils.files import replacing, write_json, write_jsonl
 from utils.labelling.journal import Journal, open_journal
@@ -25,9 +27,10 @@ from utils.labelling.record import ARM, JudgedSource
 from utils.labelling.scheduler import Pipeline, Scheduler, StoppingRule, enough_of_each
 from utils.labelling.setup import Setup
 from utils.progress import log
+from utils.teachers.base import Teacher
 from utils.teachers.context_window import count_windows
 from utils.teachers.language_model import MAX_ATTEMPTS
-from utils.teachers.ledger import Ledger
+from utils.teachers.ledger import Ledger, summed
 from utils.teachers.registry import OFFLINE, configured_endpoints
 
 # Share of sources that give an example, and candidates judged per source: the offline teacher's on the demo corpus.
@@ -44,6 +47,8 @@ REMEDIES = {
 }
 
 SHOWN, SHOWN_LETTERS = 3, 110  # examples that are shown as they come, and letters of each passage
+FORECAST_AFTER = 10  # examples
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class Target(NamedTuple):
@@ -68,7 +73,7 @@ async def generate(pipeline: Pipeline, target: Target, journal: Journal) -> str:
     """
     most, is_example = target.max_attempts, lambda row: row.outcome == "example"
     scheduler = Scheduler(pipeline._replace(again=True), [ARM], target.rule)
-    show = showing(pipeline.retriever.corpus)
+    show = showing(pipeline.retriever.corpus, target.examples, pipeline.teacher)
     await judge_sources(scheduler, Goal("example", target.examples, is_example, explain_none, most, show), journal)
     if journal.held:
         complaint = journal.held[-1].complaint
@@ -78,12 +83,18 @@ async def generate(pipeline: Pipeline, target: Target, journal: Journal) -> str:
     return "no source is left" if most is None or len(journal.rows) < most else f"{most} sources were tried"
 
 
-def showing(corpus: Corpus, most: int = SHOWN) -> Callable[[JudgedSource], None]:
-    """Return what logs the first examples in short, as they come: bad ones are seen before many are paid for."""
+def showing(corpus: Corpus, wanted: int, teacher: Teacher) -> Callable[[JudgedSource], None]:
+    """Return what logs the first examples in short, as they come: bad ones are seen before many are paid for.
+
+    After ``FORECAST_AFTER`` examples it tells how many calls all of those that are ``wanted`` would take.
+    """
     shown = itertools.count(1)
 
     def show(row: JudgedSource) -> None:
-        if (number := next(shown)) <= most and (one := row.example(corpus)):
+        number = next(shown)
+        if number == FORECAST_AFTER < wanted and (calls := teacher.doing.get("calls")):
+            log.info("%d examples took %d calls: %d may take about %d", number, calls, wanted, calls * wanted // number)
+        if number <= SHOWN and (one := row.example(corpus)):
             pos, neg = (textwrap.shorten(texts[0], SHOWN_LETTERS, placeholder=" …") for texts in (one.pos, one.neg))
             log.info("example %d: %s\n  pos: %s\n  neg: %s", number, one.query, pos, neg)
 
@@ -138,11 +149,17 @@ def explain_none(rows: Sequence[JudgedSource]) -> str:
     return f"no example was made of {len(rows)} sources ({counts}){said}{helps}"
 
 
-def summarize(rows: Sequence[JudgedSource], stop: Stop, seconds: float, ledger: Ledger) -> dict[str, Any]:
-    """Return the run's figures: why it stopped, sources and verdicts by outcome, time, and what the teacher took."""
+def summarize(
+    rows: Sequence[JudgedSource], stop: Stop, seconds: float, ledger: Ledger, earlier: Mapping[str, Any] = EMPTY
+) -> dict[str, Any]:
+    """Return the run's figures: why it stopped, sources and verdicts by outcome, time, and what the teacher took.
+
+    ``earlier`` is the summary before the run was resumed: what the teacher took counts on from there.
+    """
     sources = Counter(row.outcome for row in rows)
     verdicts = Counter(verdict.outcome.value for row in rows for verdict in row.all_verdicts)
-    spent = ledger.summary() if ledger.calls or ledger.cache_hits else {}
+    spent = ledger.summary() if ledger.calls or ledger.cache_hits or "calls" in earlier else {}
+    spent = summed({name: value for name, value in earlier.items() if name in spent}, spent)
     if spent and spent["cost"] is not None and sources["example"]:
         spent["cost_per_example"] = spent["cost"] / sources["example"]
     return {
@@ -166,8 +183,11 @@ def reporting_only() -> Iterator[None]:
         log.warning("without --dry_run, this would stop here: %s", error)
 
 
-def plan(setup: Setup, target: Target) -> str:
-    """Return in one line how many calls to expect; InputError if there is no source, a warning without key or price."""
+def plan(setup: Setup, target: Target, test_fraction: float = 0.0) -> str:
+    """Return in one line how many calls to expect; InputError if there is no source.
+
+    The log warns of a missing key or price, and of a test that could show little.
+    """
     config, corpus, sources = setup.config, setup.corpus, setup.available
     if not sources:
         raise InputError(f"{corpus.path}: no document has --min_length {setup.min_length} characters: lower it")
@@ -175,10 +195,13 @@ def plan(setup: Setup, target: Target) -> str:
         with reporting_only():
             for endpoint in configured_endpoints(config):
                 setup.ledger.check_price(endpoint.model, endpoint.price)
+    if 0 < (held_out := math.ceil(target.examples * test_fraction)) < FEW:
+        log.warning("a test on %d examples can show only large gains: hold out %d or more", held_out, FEW)
     windows = count_windows(corpus.longest, config.max_document_tokens, config.max_document_windows)
     calls = count_calls(target, setup.candidates, sources, windows, setup.ledger.max_calls)
     wanted = f"{target.examples} examples from up to {min(sources, target.max_attempts or sources)} sources"
-    return f"{wanted}: about {calls[0]} calls expected, {calls[1]} at most"
+    rate = "expected at the rate of the demo's offline teacher: others may need several times as many"
+    return f"{wanted}: about {calls[0]} calls expected, {calls[1]} at most ({rate})"
 
 
 @dataclass(frozen=True)
@@ -219,7 +242,7 @@ class GenerationRun:
                 for path in (self.outputs.summary, *(self.outputs.split if self.test_fraction else ())):
                     path.unlink(missing_ok=True)
             if self.setup.config.generator_model != OFFLINE:
-                log.info("%s", plan(self.setup, self.target))
+                log.info("%s", plan(self.setup, self.target, self.test_fraction))
             yield journal
 
     async def judge(self, journal: Journal) -> str:
@@ -237,7 +260,8 @@ class GenerationRun:
         """Write examples, split and summary of what is judged, and return the summary."""
         labelled = labelled_examples(journal.rows, self.setup.corpus)
         write_jsonl(self.outputs.examples, (one.example.row() for one in labelled))
-        summary = summarize(journal.rows, stop, time.monotonic() - self._started, self.setup.ledger)
+        seconds, earlier = time.monotonic() - self._started, self.outputs.noted.get("summary", {})
+        summary = summarize(journal.rows, stop, seconds, self.setup.ledger, earlier)
         own = self.outputs.split_hashes
         if self.test_fraction and stop.failure is None:
             split = split_examples(labelled, self.test_fraction, self.setup.config.seed)

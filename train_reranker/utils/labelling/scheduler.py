@@ -152,16 +152,24 @@ class Scheduler:
         """Yield every source's row, in the order of the sources and their turns, which are read only as far as needed.
 
         A source's row in ``settled``, by its place in that order, is yielded as it is, unless the corpus has other
-        texts now. A candidate is judged once per source, whichever arms retrieve it. What is in flight when the caller
-        stops is cancelled; exceptions reach the caller in the source's turn.
+        texts now. Blocks behind the last of them are begun once the caller asks for more: it may have enough. A
+        candidate is judged once per source, whichever arms retrieve it. What is in flight when the caller stops is
+        cancelled; exceptions reach the caller in the source's turn.
         """
-        numbered = enumerate(sources)
+        numbered, begun, known = enumerate(sources), 0, 1 + max(settled, default=-1)
         # While a block is searched its slots are free: start enough blocks to keep them busy.
         enough = self.pipeline.concurrency + BLOCK if self.pipeline.concurrency > 1 else 1
         pending: deque[asyncio.Task[JudgedSource]] = deque()
         try:
             while True:
-                while sum(not task.done() for task in pending) < enough and (block := list(islice(numbered, BLOCK))):
+                if not pending and begun >= known:
+                    known = 0
+                while (
+                    (begun < known or not known)
+                    and sum(not task.done() for task in pending) < enough
+                    and (block := list(islice(numbered, BLOCK)))
+                ):
+                    begun += len(block)
                     preparing = asyncio.create_task(self._prepare(block, settled))
                     pending += [asyncio.create_task(self._judge(preparing, i, n)) for i, (n, _) in enumerate(block)]
                 if not pending:

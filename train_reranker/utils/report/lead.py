@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from utils.data.first_stage import FIRST
+from utils.data.split import FEW
 from utils.evaluation.paired import BETTER, WORSE
 from utils.evaluation.results import AblationResult, ArmComparison, RerankerTestResult, Result
 from utils.evaluation.verdict import FUSED, MODEL, advised_order
@@ -59,6 +60,8 @@ def reranker_test_lead(result: RerankerTestResult) -> Lead:
         steps.append(Step(f"Keep the order that you have, the first stage's ({result.first_stage})."))
         if gain and gain.pairs_needed and (gain.difference or 0) > 0:
             steps.append(Step(f"To confirm so small a gain, test on about {gain.pairs_needed:,} queries."))
+        elif result.queries < FEW:
+            steps.append(Step(f"Test on {FEW} queries or more: {result.queries} can show only large gains."))
     if result.examples:
         steps.append(Step("Read the queries that it won and lost", section="cases"))
     if metric == "MRR":  # rows, which a teacher may have labelled

@@ -6,10 +6,11 @@ import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from utils.config import Config
 from utils.corpus.documents import Corpus
 from utils.errors import InputError
 from utils.files import find
@@ -19,9 +20,7 @@ from utils.retrieval.faiss_files import SAME
 from utils.retrieval.faiss_store import FaissOptions, open_index
 from utils.retrieval.milvus_store import MilvusOptions, open_milvus
 
-if TYPE_CHECKING:
-    from utils.config import Config
-
+DEFAULT_LENGTH = Config.retrieval_query_max_length
 CHECKED = 8  # rows that are encoded and compared whenever an index is opened
 
 
@@ -80,7 +79,8 @@ STORES: dict[str, Callable[[Config, Corpus, Encoder], Index]] = {"faiss": _open_
 def index_file(config: Config, corpus: Corpus) -> Path:
     """Return where the FAISS index is, or is to be built: as the configuration says, else beside the corpus.
 
-    It is then named after the retriever; where that is no file name on every system, after the model's folder, hashed.
+    It is then named after the retriever; where that is no file name on every system, after the model's folder, hashed;
+    and after the longest text's tokens where they are not the default.
     """
     if config.index_path is not None:
         return _locate(config.index_path)
@@ -89,6 +89,8 @@ def index_file(config: Config, corpus: Corpus) -> Path:
         folder = config.encoder_path
         digest = hashlib.sha256(str(folder).encode()).hexdigest()[:8]  # tells folders of the same name apart
         name = re.sub(r"[^\w.-]+", "-", folder.name)[:64].strip("-.") + f"-{digest}"
+    length = config.retrieval_query_max_length
+    name += "" if length == DEFAULT_LENGTH else f".{length}"  # configurations of other lengths do not share vectors
     return corpus.path.with_name(f"{corpus.path.stem}.{name}.index")
 
 

@@ -114,3 +114,15 @@ class Ledger:
         reasons = {name: dict(sorted(getattr(self, name).items())) for name in ("retries", "failures")}
         by_model = {model: spent._asdict() for model, spent in sorted(self.by_model.items())}
         return {**counts, **reasons, "replies_without_usage": self.without_usage, "by_model": by_model}
+
+
+def summed(earlier: Any, now: Any, name: str = "") -> Any:
+    """Return what two processes of a run took, by name at any depth; of what only one knows, that one's.
+
+    A cost is unknown where one of them is.
+    """
+    if isinstance(earlier, dict) and isinstance(now, dict):
+        return earlier | {key: summed(earlier[key], now[key], key) if key in earlier else now[key] for key in now}
+    if not (isinstance(earlier, int | float) and isinstance(now, int | float)):
+        return None if name == "cost" else now
+    return max(earlier, now) if name == "longest_reply" else earlier + now

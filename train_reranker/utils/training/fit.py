@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from FlagEmbedding.abc.finetune.reranker import AbsRerankerTrainingArguments
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
-from utils.data.judged import pools_of_rows
+from utils.data.rows import pools_of_rows
 from utils.errors import InputError
 from utils.models.devices import CPU_BATCH_TOKENS
 from utils.models.loading import BASE, load_model

@@ -4,8 +4,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from utils.data.judged import JudgedPool, JudgedSet, is_beir, pools_of_rows, pools_of_run, rankable, read_beir
-from utils.data.rows import read_examples
+from utils.data.judged import JudgedPool, JudgedSet, is_beir, pools_of_run, rankable, read_beir
+from utils.data.rows import pools_of_rows, read_examples
 from utils.errors import InputError
 from utils.files import find_input
 from utils.retrieval.bm25 import BM25
@@ -31,8 +31,8 @@ def read_guard(paths: Sequence[str], seed: int, warn: Callable[[str], object]) -
             chosen = rng.sample(list(judged.queries), min(most, len(judged.queries)))
             found = pools_of_set(judged._replace(queries={query: judged.queries[query] for query in chosen}))
         else:
-            rows = [row for row in read_examples([path], "guard data", warn) if row.neg]
-            found = pools_of_rows(rng.sample(rows, min(most, len(rows))))
+            found = pools_of_rows(row for row in read_examples([path], "guard data", warn) if row.neg)
+            found = rng.sample(found, min(most, len(found)))
         if not (ranking := rankable(found)):
             raise InputError(f"guard data {path}: no query has both a relevant passage and another to rank")
         pools += ranking

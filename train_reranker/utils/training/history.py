@@ -16,7 +16,7 @@ import numpy as np
 from utils.data.judged import JudgedPool, rankable
 from utils.errors import InputError
 from utils.evaluation import metrics
-from utils.evaluation.paired import ALPHA, PairedDifference, paired
+from utils.evaluation.paired import ALPHA, PairedDifference, difference_text, paired
 from utils.files import replacing, write_json
 from utils.report.plots import new_figure
 from utils.report.text import p_value
@@ -197,11 +197,10 @@ class EvaluationHistory:
     def _line(self, name: str, found: PairedDifference) -> str:
         one = self.sets[name]
         assert one.final is not None
-        ends = f" [{found.interval.low:+.3f}, {found.interval.high:+.3f}]" if found.interval else ""
         share = f", mixed with {self.mix.share:g} of the base" if self.mix else ""
         return (
             f"{one.metric} of {len(one.pools)} {name} queries: base {fmean(one.points[0].values):.3f}, final "
-            f"{fmean(one.final.values):.3f} (step {self.best}{share}), difference {found.difference:+.3f}{ends}, "
+            f"{fmean(one.final.values):.3f} (step {self.best}{share}), difference {difference_text(found)}, "
             f"corrected p {p_value(found.p_corrected)}: {found.outcome}"
         )
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.data.judged import JudgedPool, pools_of_rows
+from utils.data.judged import JudgedPool
 from utils.data.near import text_groups
-from utils.data.rows import fill_negatives, read_examples
+from utils.data.rows import fill_negatives, pools_of_rows, read_examples
 from utils.data.seen import note_queries, share_seen
 from utils.data.split import Split
 from utils.errors import InputError
