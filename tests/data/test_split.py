@@ -234,7 +234,10 @@ def test_own_rows_are_split_into_files(
     assert (len(train), len(test), len(sample)) == (45, 15, 10)
     assert {row.query for row in train + test} == {row.query for row in read_examples([data])}
     assert not texts(train) & texts(test)
-    assert "next: python train_reranker.py --train_data mine/train_data.jsonl" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "train 45, test 15, dropped for the split 0, passages pruned 0; 15 queries to test on" in out
+    assert "can show only large gains: hold out 50 or more" in out
+    assert "python train_reranker.py --train_data mine/train_data.jsonl --output_dir ./output_mine" in out
     before = {path.name: path.read_bytes() for path in Path("mine").iterdir()}
     with pytest.raises(InputError, match="already exists: choose another --output_dir"):
         split_data.main([data, "--output_dir", "mine"])

@@ -146,6 +146,7 @@ def test_a_resumed_run_counts_on() -> None:
         "calls": 3, "tokens_in": 800_000, "tokens_out": 600_000, "cost": 2.0, "longest_reply": 600_000,
     }  # fmt: skip
     assert (both["failures"], both["cost_per_example"], both["finished"]) == ({"empty": 1}, 2.0, True)
+    assert (first["seconds"], both["seconds"]) == (1.0, 2.0)
     assert summarize(rows, Stop("done"), 1.0, Ledger(), both)["calls"] == 3
     unpriced = Ledger()
     unpriced.admit()

@@ -19,11 +19,16 @@ from utils.report.lead import ablation_lead, reranker_test_lead
     ],
 )
 def test_a_test_says_whether_the_model_helps(shift: float, answer: str, first: str) -> None:
-    lead = reranker_test_lead(reranker_test(shift))
+    lead = reranker_test_lead(replace(reranker_test(shift), queries=50))
     assert lead.answer.startswith(answer)
     assert lead.steps[0].text.startswith(first)
     assert {step.section for step in lead.steps} == {"", "cases"}
     assert "--model_path" in lead.steps[-1].command  # rows: a teacher may have labelled them
+
+
+def test_few_queries_do_not_tell() -> None:
+    lead = reranker_test_lead(replace(reranker_test(0.0), queries=49))
+    assert lead.answer.startswith("49 queries are too few to tell whether this reranker helps: MRR 0.")
 
 
 def test_a_graded_test_asks_for_no_confirmation_and_an_early_one_shows_its_summary() -> None:

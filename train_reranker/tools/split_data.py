@@ -13,8 +13,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from utils import cli
-from utils.data.rows import read_examples
-from utils.data.split import SPLIT_FILES, Split, labelled_by_query, split_examples, split_files
+from utils.data.rows import pools_of_rows, read_examples
+from utils.data.split import FEW, SPLIT_FILES, Split, labelled_by_query, split_examples, split_files
 from utils.errors import InputError
 from utils.files import new_output, replacing
 from utils.report.text import listed
@@ -43,11 +43,15 @@ def main(argv: list[str] | None = None) -> None:
         for path, text in zip(paths, split_files(split).values(), strict=True):
             with replacing(path) as out:
                 out.write(text)
-    print(listed(split.counts))
+    queries = len(pools_of_rows(split.test))
+    print(f"{listed(split.counts)}; {queries} queries to test on")
+    if queries < FEW:
+        print(f"a test on {queries} queries can show only large gains: hold out {FEW} or more")
     if len(split.test) < 0.9 * split.wanted:
         print(f"{len(split.test)} rows are held out, not {split.wanted}: {explain(split)}")
     print(f"training data are in {paths[0]}, test data in {paths[1]}")
-    print(f"next: python train_reranker.py --train_data {paths[0]} --output_dir ./output_{folder.resolve().name}")
+    command = f"python train_reranker.py --train_data {paths[0]} --output_dir ./output_{folder.resolve().name}"
+    print(f"next, with the --model_path of your base: {command}")
 
 
 def explain(split: Split) -> str:

@@ -169,7 +169,7 @@ def summarize(
         "examples": sources["example"],
         "sources by outcome": dict(sorted(sources.items())),
         "verdicts": dict(sorted(verdicts.items())),
-        "seconds": round(seconds, 1),
+        "seconds": round(summed(earlier.get("seconds"), seconds), 1),
         **spent,
     }
 

@@ -38,7 +38,7 @@ def find_model(path: str | Path) -> Path:
         folder = ROOT / "models" / repository.partition("/")[2]
         raise InputError(
             f"model {path} not found: download {repository} (hf download {repository} --local-dir {folder}), or name "
-            "the folder of a reranker or encoder that you have"
+            "the folder of a reranker or encoder that you have (--model_path)"
         )
     check_files(found)
     architecture = str((read_json(found / "config.json").get("architectures") or [""])[0])

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from utils.data.first_stage import FIRST
+from utils.data.first_stage import FIRST, LEXICAL
 from utils.data.split import FEW
-from utils.evaluation.paired import BETTER, WORSE
+from utils.evaluation.paired import BETTER, WORSE, difference_text
 from utils.evaluation.results import AblationResult, ArmComparison, RerankerTestResult, Result
 from utils.evaluation.verdict import FUSED, MODEL, advised_order
 
@@ -55,11 +55,17 @@ def reranker_test_lead(result: RerankerTestResult) -> Lead:
         steps.append(Step(_how_to_rerank(advice.depth, advice.weight)))
     else:
         worse = by_itself is not None and by_itself.outcome == WORSE
-        answer = f"This reranker {'ranks worse by itself, and does not help' if worse else 'is not shown to help'}"
+        if worse:
+            answer = "This reranker ranks worse by itself, and does not help"
+        elif result.queries < FEW:
+            answer = f"{result.queries} queries are too few to tell whether this reranker helps"
+        else:
+            answer = "This reranker is not shown to help"
         answer += f": {metric} {first:.3f} without it, {alone:.3f} with it, {fused:.3f} with both fused"
         steps.append(Step(f"Keep the order that you have, the first stage's ({result.first_stage})."))
         if gain and gain.pairs_needed and (gain.difference or 0) > 0:
-            steps.append(Step(f"To confirm so small a gain, test on about {gain.pairs_needed:,} queries."))
+            found = f"The gain of both fused, {difference_text(gain)}, may be chance"
+            steps.append(Step(f"{found}: to confirm it, test on about {gain.pairs_needed:,} queries."))
         elif result.queries < FEW:
             steps.append(Step(f"Test on {FEW} queries or more: {result.queries} can show only large gains."))
     if result.examples:
@@ -69,7 +75,8 @@ def reranker_test_lead(result: RerankerTestResult) -> Lead:
             "If the teacher that labelled the training rows labelled these, too, confirm it by people's judgements:"
         )
         steps.append(Step(confirm, BY_PEOPLE.format(model)))
-    why = f"{BEST.get(metric, metric)}. Without it, the order is the first stage's ({result.first_stage})."
+    unnamed = ", as no --config named a retriever" if result.first_stage == LEXICAL else ""
+    why = f"{BEST.get(metric, metric)}. Without it, the order is the first stage's ({result.first_stage}{unnamed})."
     return Lead(about, answer, why, steps)
 
 

@@ -132,7 +132,7 @@ def forest(values: Mapping[str, Difference], measure: str, *, lower_is_better: b
     sides = ("better", "worse") if lower_is_better else ("worse", "better")
     for side, arrow, end in zip(sides, ("← {}", "{} →"), ("left", "right"), strict=True):
         axes.set_title(arrow.format(side), loc=end, fontsize=10, color=OUTCOMES[side])
-    listed = "; ".join(f"{name} {one.value:+.3g}, {one.outcome}" for name, one in values.items())
+    listed = "; ".join(f"{name} {round(one.value, 3):+z.3g}, {one.outcome}" for name, one in values.items())
     description = (
         f"{measure[0].upper()}{measure[1:]}, with 95% intervals: one that holds 0 may be chance. Hollow: no "
         f"significant difference. {listed}."
