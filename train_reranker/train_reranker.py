@@ -139,7 +139,7 @@ def report(job: TrainingJob, history: EvaluationHistory | None) -> None:
     test = str(beside) if beside.is_file() else "FILE_OR_FOLDER"  # nothing that it was trained on
     command = ["--model_path", str(folder), "--baseline_model", str(job.model), "--test_data", test]
     command += ["--output_file", f"./{folder.name}_results.json"]
-    print(f"next, with --config for your retriever's order: {shlex.join(['python', 'test_reranker.py', *command])}")
+    print(f"next: {shlex.join(['python', 'test_reranker.py', *command])}  # and --config for your retriever's order")
 
 
 if __name__ == "__main__":

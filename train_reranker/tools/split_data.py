@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{len(split.test)} rows are held out, not {split.wanted}: {explain(split)}")
     print(f"training data are in {paths[0]}, test data in {paths[1]}")
     command = f"python train_reranker.py --train_data {paths[0]} --output_dir ./output_{folder.resolve().name}"
-    print(f"next, with the --model_path of your base: {command}")
+    print(f"next: {command}  # and --model_path for your base")
 
 
 def explain(split: Split) -> str:
