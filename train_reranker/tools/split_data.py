@@ -14,9 +14,10 @@ from pathlib import Path
 
 from utils import cli
 from utils.data.rows import pools_of_rows, read_examples
-from utils.data.split import FEW, SPLIT_FILES, Split, labelled_by_query, split_examples, split_files
+from utils.data.split import SPLIT_FILES, labelled_by_query, split_examples, split_files, too_few
 from utils.errors import InputError
 from utils.files import new_output, replacing
+from utils.progress import log
 from utils.report.text import listed
 
 
@@ -39,28 +40,19 @@ def main(argv: list[str] | None = None) -> None:
         paths = [held.enter_context(new_output(folder / name, "--output_dir")) for name in SPLIT_FILES]
         split = split_examples(labelled_by_query(read_examples(args.data, drop=False)), args.test_fraction, args.seed)
         if not split.test:
-            raise InputError(f"{', '.join(args.data)}: nothing can be held out: {explain(split)}")
+            raise InputError(
+                f"{', '.join(args.data)}: nothing can be held out: {split.shortfall or '--test_fraction is 0'}"
+            )
         for path, text in zip(paths, split_files(split).values(), strict=True):
             with replacing(path) as out:
                 out.write(text)
     queries = len(pools_of_rows(split.test))
     print(f"{listed(split.counts)}; {queries} queries to test on")
-    if queries < FEW:
-        print(f"a test on {queries} queries can show only large gains: hold out {FEW} or more")
-    if len(split.test) < 0.9 * split.wanted:
-        print(f"{len(split.test)} rows are held out, not {split.wanted}: {explain(split)}")
+    for warning in filter(None, (too_few(queries), split.shortfall)):
+        log.warning("%s", warning)
     print(f"training data are in {paths[0]}, test data in {paths[1]}")
     command = f"python train_reranker.py --train_data {paths[0]} --output_dir ./output_{folder.resolve().name}"
     print(f"next: {command}  # and --model_path for your base")
-
-
-def explain(split: Split) -> str:
-    """Return why fewer rows are held out than were asked for, and what helps."""
-    if not split.wanted:
-        return "--test_fraction is 0"
-    if sum(bool(row.neg) for row in (*split.train, *split.test)) < max(1, split.wanted):
-        return "too few rows have a negative to rank against; `python -m tools.mine_negatives` finds some"
-    return "more would cost too many of the others, which share queries or passages with them; give more rows"
 
 
 if __name__ == "__main__":

@@ -44,6 +44,20 @@ class Split(NamedTuple):
             "dropped for the split": self.dropped, "passages pruned": self.pruned + self.thinned,
         }  # fmt: skip
 
+    @property
+    def shortfall(self) -> str | None:
+        """Why far fewer examples are held out than were wanted; None if they are not."""
+        if len(self.test) >= 0.9 * self.wanted:
+            return None
+        if (ranking := sum(bool(row.neg) for row in (*self.train, *self.test))) < self.wanted:
+            return f"only {ranking} rows have a negative to rank against"
+        return f"holding out {self.wanted} would lose too many others, which share queries, positives or negatives"
+
+
+def too_few(queries: int) -> str | None:
+    """Say that a test on so few queries shows little, and what to do; None where they are enough."""
+    return f"a test on {queries} queries can show only large gains: hold out {FEW} or more" if queries < FEW else None
+
 
 def labelled_by_query(rows: Iterable[ContrastiveExample]) -> list[Labelled]:
     """Return rows whose source documents nobody knows, so that their queries stand for them."""

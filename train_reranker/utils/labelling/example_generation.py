@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from utils.corpus.documents import Corpus
 from utils.data.rows import consistent
-from utils.data.split import FEW, Labelled, split_examples, split_files
+from utils.data.split import Labelled, split_examples, split_files, too_few
 from utils.errors import InputError, RunError
 from utils.files import replacing, write_json, write_jsonl
 from utils.labelling.journal import Journal, open_journal
@@ -195,8 +195,8 @@ def plan(setup: Setup, target: Target, test_fraction: float = 0.0) -> str:
         with reporting_only():
             for endpoint in configured_endpoints(config):
                 setup.ledger.check_price(endpoint.model, endpoint.price)
-    if 0 < (held_out := math.ceil(target.examples * test_fraction)) < FEW:
-        log.warning("a test on %d examples can show only large gains: hold out %d or more", held_out, FEW)
+    if test_fraction and (warning := too_few(math.ceil(target.examples * test_fraction))):
+        log.warning("%s", warning)
     windows = count_windows(corpus.longest, config.max_document_tokens, config.max_document_windows)
     calls = count_calls(target, setup.candidates, sources, windows, setup.ledger.max_calls)
     wanted = f"{target.examples} examples from up to {min(sources, target.max_attempts or sources)} sources"
@@ -265,7 +265,7 @@ class GenerationRun:
         own = self.outputs.split_hashes
         if self.test_fraction and stop.failure is None:
             split = split_examples(labelled, self.test_fraction, self.setup.config.seed)
-            if len(split.test) < 0.9 * split.wanted:
+            if split.shortfall:
                 log.warning(
                     "%d of %d test examples: more would cost too many training examples, which share sources, "
                     "entities or passages with them; generate more examples, or name other test data (--eval_data "

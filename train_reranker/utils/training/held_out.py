@@ -17,15 +17,10 @@ def hold_out(rows: Sequence[ContrastiveExample], fraction: float, seed: int) -> 
 
 def shortfall(split: Split) -> str | None:
     """Say why far fewer rows are held out than asked for, what that means, and what to do; None if they are not."""
-    if len(split.test) >= 0.9 * split.wanted:
+    if (reason := split.shortfall) is None:
         return None
-    ranking = sum(bool(row.neg) for row in (*split.train, *split.test))
     if split.wanted < FEWEST_QUERIES:
         reason = f"too few rows to show anything would be held out ({split.wanted}, and {FEWEST_QUERIES} are needed)"
-    elif ranking < split.wanted:
-        reason = f"only {ranking} rows have a negative to rank against"
-    else:
-        reason = f"holding out {split.wanted} would lose too many others, which share queries, positives or negatives"
     if split.test:
         return f"only {len(split.test)} rows are held out: {reason}; name --eval_data to test on more"
     remedy = "test it on other rows afterwards, name --eval_data, raise --eval_fraction, or give more rows"
